@@ -1,0 +1,54 @@
+"""Transfer learning on your own pictures: the frozen base of a pretrained Keras network runs once.
+
+    import permafrost as pf
+
+    features = pf.extract("photos", base="inception_v3", cut="mixed7", pool="avg", image_size=150)
+    X, y = features.arrays("train")
+    run = pf.fit_head(features, head="logistic", out="runs/first")
+    tuned = pf.finetune(run, unfreeze="mixed6", epochs=5)
+
+Importing this loads none of TensorFlow, Keras, scikit-learn and h5py; what needs them does, when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from permafrost.evaluation import evaluate as evaluate
+    from permafrost.evaluation import predict as predict
+    from permafrost.extraction import extract as extract
+    from permafrost.extractor import FeatureExtractor as FeatureExtractor
+    from permafrost.feature_set import FeatureSet as FeatureSet
+    from permafrost.feature_set import open_features as open_features
+    from permafrost.finetuning import finetune as finetune
+    from permafrost.fitting import fit_head as fit_head
+    from permafrost.runs import Run as Run
+    from permafrost.runs import open_run as open_run
+
+_HOMES: Final = {
+    "FeatureExtractor": "extractor",
+    "FeatureSet": "feature_set",
+    "Run": "runs",
+    "evaluate": "serving",
+    "extract": "extraction",
+    "finetune": "finetuning",
+    "fit_head": "fitting",
+    "open_features": "feature_set",
+    "open_run": "runs",
+    "predict": "serving",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for from its module, at first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'permafrost' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"permafrost.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,375 @@
+"""A feature set: a listing's rows in one store, as arrays and batches.
+
+The set's file holds the listing (paths, content digests, labels, splits, class names), a copy of the trunk's
+description, and where each row lies. It is small; the features themselves stay in the store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from permafrost.errors import OptionError, SetError, StoreError
+from permafrost.files import commit_bytes
+from permafrost.listing import SPLITS, path_of
+from permafrost.store import RowAddress, Store, hdf5_bytes
+from permafrost.trunk_spec import TrunkSpec, canonical_json, first_difference
+
+if TYPE_CHECKING:
+    import h5py
+    import numpy as np
+
+FORMAT: Final = "permafrost feature set"
+VERSION: Final = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SetContent:
+    """All that a set file says.
+
+    Attributes:
+        spec: the trunk.
+        store: the store's folder, relative to the set file's folder.
+        root: the data set's absolute path.
+        names: for each picture its path relative to the root's folder; undecodable bytes as surrogates (PEP 383).
+        digests: (n, 32) uint8.
+        labels: (n,) int64.
+        splits: (n,) uint8, indices into `listing.SPLITS`.
+        class_names: the classes.
+        shards: names of the shards that hold the rows.
+        places: (n, 2) int64, for each picture the index of its shard and its row there.
+        set_aside: what was found and is not in the set, with the reason.
+        about: what the set was made with: the base and the weights as they were asked for, versions.
+    """
+
+    spec: TrunkSpec
+    store: str
+    root: str
+    names: tuple[str, ...]
+    digests: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    class_names: tuple[str, ...]
+    shards: tuple[str, ...]
+    places: np.ndarray
+    set_aside: tuple[tuple[str, str], ...]
+    about: dict[str, Any]
+
+
+class FeatureSet:
+    """Kept features of one data set. Made by `permafrost.extract`, opened by `permafrost.open_features`.
+
+    Attributes:
+        path: the set's file.
+        spec: what decides the features.
+        class_names: the classes, in the order of the labels.
+        set_aside: what was found and is not in the set, with the reason.
+        summary: of the extraction that made it, where it has just been made: what `extract --json` prints.
+    """
+
+    def __init__(self, path: Path, content: SetContent, *, summary: dict[str, Any] | None = None) -> None:
+        self.path = path
+        self.spec = content.spec
+        self.class_names = list(content.class_names)
+        self.set_aside = content.set_aside
+        self.root = content.root
+        self.about = content.about
+        self.summary = summary
+        self._content = content
+
+    def __len__(self) -> int:
+        return len(self._content.labels)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{split} {len(self.rows(split))}" for split in SPLITS)
+        return f"FeatureSet({str(self.path)!r}, {self.spec.base} {self.spec.cut}, shape {self.shape}, {counts})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one picture's features, e.g. `(7, 7, 768)`; of its first tensor where it has several."""
+        return self.spec.shapes[0]
+
+    @property
+    def store(self) -> Store:
+        """The store that holds the features.
+
+        Raises:
+            SetError: it is gone, or holds another trunk's features now.
+        """
+        folder = self.path.parent / self._content.store
+        try:
+            store = Store(folder)
+        except StoreError as error:
+            raise SetError(
+                f"the store of {self.path} cannot be opened: {error.what}",
+                do="move the set and the folder `store` together, or run extract again",
+            ) from error
+        difference = first_difference(self.spec, store.spec)
+        if difference:
+            field, expected, found = difference
+            raise SetError(f"the store of {self.path} has changed: {field}", expected=expected, found=found)
+        return store
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the trunk, the pictures' contents, the labels and the splits: what a head is fitted to."""
+        hasher = hashlib.sha256(self.spec.digest.encode())
+        hasher.update(canonical_json(self.class_names))
+        for array in (self._content.digests, self._content.labels, self._content.splits):
+            hasher.update(array.tobytes())
+        return hasher.hexdigest()
+
+    def rows(self, split: str | None = None) -> np.ndarray:
+        """Indices of the pictures of `split`, or of all: (n,) int64, ascending.
+
+        Raises:
+            OptionError: there is no such split.
+        """
+        import numpy as np
+
+        if split is None:
+            return np.arange(len(self))
+        if split not in SPLITS:
+            raise OptionError("no such split", expected=", ".join(SPLITS), found=split)
+        return np.flatnonzero(self._content.splits == SPLITS.index(split))
+
+    def labels(self, split: str | None = None) -> np.ndarray:
+        """The labels of the pictures of `split`, or of all: (n,) int64, indices into `class_names`."""
+        return self._content.labels[self.rows(split)]
+
+    def digests(self, split: str | None = None) -> np.ndarray:
+        """The content digests of the pictures of `split`, or of all: (n, 32) uint8."""
+        return self._content.digests[self.rows(split)]
+
+    def names(self, split: str | None = None) -> list[str]:
+        """The pictures' paths relative to the data set."""
+        return [self._content.names[row] for row in self.rows(split)]
+
+    def paths(self, split: str | None = None) -> list[str]:
+        """The pictures' paths, in the order of `arrays`. Bytes that are no UTF-8 are surrogates, as in `os.fsdecode`."""
+        return [path_of(self.root, name) for name in self.names(split)]
+
+    def arrays(self, split: str | None = None) -> tuple[Any, np.ndarray]:
+        """Features and labels of `split`, or of all.
+
+        Returns:
+            X, (n, *shape) float32, or a tuple of such arrays where the cut crosses several tensors; and y, (n,) int64.
+
+        Raises:
+            ShardError: a shard is missing or damaged.
+        """
+        rows = self.rows(split)
+        return self.features(rows), self._content.labels[rows]
+
+    def features(self, rows: np.ndarray) -> Any:
+        """Features of the pictures with these indices, in this order: as `arrays` returns them."""
+        import numpy as np
+
+        store, content = self.store, self._content
+        tensors = tuple(np.empty((len(rows), *shape), np.float32) for shape in self.spec.shapes)
+        places = content.places[rows]
+        order = np.lexsort((places[:, 1], places[:, 0]))
+        numbers, starts = np.unique(places[order, 0], return_index=True)
+        for number, at in zip(numbers, np.split(order, starts[1:]), strict=True):
+            store.read(content.shards[number], places[at, 1], tensors, at=at)
+        return tensors if len(tensors) > 1 else tensors[0]
+
+    def batches(
+        self, split: str | None = None, *, batch_size: int = 32, shuffle: bool = False, seed: int = 0
+    ) -> Iterator[tuple[Any, np.ndarray]]:
+        """Features and labels in batches, once through; never more than one batch in memory.
+
+        Args:
+            split: `train`, `validation` or `test`; all pictures if None.
+            batch_size: pictures a batch; the last one may be smaller.
+            shuffle: whether in an order drawn from `seed` rather than that of `paths`.
+            seed: of the order.
+
+        Yields:
+            X and y, as `arrays` returns them.
+        """
+        import numpy as np
+
+        if batch_size < 1:
+            raise OptionError("a batch has at least one picture", expected="1 or more", found=batch_size)
+        rows = self.rows(split)
+        if shuffle:
+            rows = np.random.default_rng(seed).permutation(rows)
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            yield self.features(batch), self._content.labels[batch]
+
+    def describe(self) -> dict[str, Any]:
+        """What the set is, as `features show --json` prints it."""
+        content = self._content
+        counts = {
+            split: {name: int((self.labels(split) == i).sum()) for i, name in enumerate(self.class_names)}
+            for split in SPLITS
+        }
+        return {
+            "set": str(self.path),
+            "store": str(self.path.parent / content.store),
+            "data": self.root,
+            "pictures": len(self),
+            "classes": self.class_names,
+            "splits": {split: {"n": sum(classes.values()), "classes": classes} for split, classes in counts.items()},
+            "shape": list(self.shape),
+            "trunk": self.spec.to_json(),
+            "key": self.spec.key,
+            "shards": len(content.shards),
+            "set_aside": [{"path": name, "reason": reason} for name, reason in content.set_aside],
+        }
+
+
+def open_features(path: str | os.PathLike[str]) -> FeatureSet:
+    """Open a kept feature set.
+
+    Args:
+        path: the set's file, e.g. `features/photos.h5`. Its store lies beside it, in `store/`.
+
+    Raises:
+        SetError: the file is no feature set, is damaged, or its store is gone or holds another trunk's features.
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.is_file():
+        raise SetError(f"no feature set at {path}", do="make one with extract, or list them with `features list`")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            content = _read_content(path, file)
+    except SetError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise SetError(f"not a feature set: {path}", found=str(error), do="run extract again") from error
+    features = FeatureSet(path, content)
+    _ = features.store  # A set without its store is refused at once, not at the first row.
+    return features
+
+
+def write_set(path: str | os.PathLike[str], content: SetContent) -> None:
+    """Write a set's file, whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    import numpy as np
+
+    blob, offsets = _pack_names(content.names)
+
+    def fill(file: h5py.File) -> None:
+        file["digests"] = np.ascontiguousarray(content.digests, np.uint8).reshape(-1, 32)
+        file["labels"] = np.asarray(content.labels, np.int64)
+        file["splits"] = np.asarray(content.splits, np.uint8)
+        file["places"] = np.asarray(content.places, np.int64).reshape(-1, 2)
+        file["path_bytes"] = blob
+        file["path_offsets"] = offsets
+        file["description"] = np.frombuffer(json.dumps(_description(content)).encode("ascii"), np.uint8)
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        file.attrs["checksum"] = _checksum(file)
+
+    commit_bytes(Path(path), hdf5_bytes(fill))
+
+
+_DATASETS: Final = {
+    "digests": "|u1",
+    "labels": "<i8",
+    "splits": "|u1",
+    "places": "<i8",
+    "path_bytes": "|u1",
+    "path_offsets": "<i8",
+    "description": "|u1",
+}
+
+
+def _description(content: SetContent) -> dict[str, Any]:
+    return {
+        "trunk": content.spec.to_json(),
+        "store": content.store,
+        "root": content.root,
+        "class_names": list(content.class_names),
+        "shards": list(content.shards),
+        "set_aside": [list(entry) for entry in content.set_aside],
+        "about": content.about,
+    }
+
+
+def _read_content(path: Path, file: h5py.File) -> SetContent:
+    import h5py
+
+    if file.attrs.get("format") != FORMAT:
+        raise SetError(f"not a feature set: {path}", expected=FORMAT, found=file.attrs.get("format", "no format"))
+    if file.attrs["version"] != VERSION:
+        raise SetError(f"{path} is of another version", expected=VERSION, found=file.attrs["version"])
+    for name, dtype in _DATASETS.items():
+        dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+        if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+            raise SetError(f"damaged feature set {path}: {name} is no plain data set", do="run extract again")
+        if dataset.dtype.str != dtype:
+            raise SetError(f"damaged feature set {path}: {name}", expected=dtype, found=dataset.dtype.str)
+    if file.attrs["checksum"] != _checksum(file):
+        raise SetError(f"damaged feature set {path}: its checksum does not hold", do="run extract again")
+    description = json.loads(file["description"][...].tobytes())
+    return SetContent(
+        spec=TrunkSpec.from_json(description["trunk"]),
+        store=description["store"],
+        root=description["root"],
+        names=_unpack_names(file["path_bytes"][...], file["path_offsets"][...]),
+        digests=file["digests"][...],
+        labels=file["labels"][...],
+        splits=file["splits"][...],
+        class_names=tuple(description["class_names"]),
+        shards=tuple(description["shards"]),
+        places=file["places"][...],
+        set_aside=tuple((name, reason) for name, reason in description["set_aside"]),
+        about=description["about"],
+    )
+
+
+def _checksum(file: h5py.File) -> str:
+    """XXH3 (128 bits) of names, shapes, dtypes and bytes of all data sets."""
+    import xxhash
+
+    hasher = xxhash.xxh3_128()
+    for name, dtype in _DATASETS.items():
+        hasher.update(canonical_json([name, list(file[name].shape), dtype]))
+        hasher.update(file[name][...].tobytes())
+    return hasher.hexdigest()
+
+
+def _pack_names(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Names as bytes in a row, and (n + 1,) int64 offsets: file names are bytes, and need not be UTF-8."""
+    import numpy as np
+
+    encoded = [os.fsencode(name) for name in names]
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(name) for name in encoded], out=offsets[1:])
+    return np.frombuffer(b"".join(encoded), np.uint8), offsets
+
+
+def _unpack_names(blob: np.ndarray, offsets: np.ndarray) -> tuple[str, ...]:
+    data, edges = blob.tobytes(), offsets.tolist()
+    return tuple(os.fsdecode(data[start:stop]) for start, stop in zip(edges, edges[1:], strict=False))
+
+
+def place_rows(addresses: Sequence[RowAddress]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Addresses as a set keeps them.
+
+    Returns:
+        Names of the shards, and (n, 2) int64: for each address the index of its shard and its row there.
+    """
+    import numpy as np
+
+    numbers: dict[str, int] = {}
+    places = np.empty((len(addresses), 2), np.int64)
+    for i, address in enumerate(addresses):
+        places[i] = numbers.setdefault(address.shard, len(numbers)), address.row
+    return tuple(numbers), places
+
+

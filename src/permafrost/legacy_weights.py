@@ -1,0 +1,117 @@
+"""The `.h5` layout in which `keras.applications` publishes weights, read without Keras and without trust.
+
+A group a layer, in the order of the model's layers; the attribute `layer_names` of the file (or of its group
+`model_weights`, where a whole model was saved) gives that order, and `weight_names` of each group its arrays. Layers are
+matched by order, as Keras does. A file with the classifier has its layers last, so they are left over.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from permafrost.errors import WeightsError
+
+if TYPE_CHECKING:
+    import h5py
+    import keras
+    import numpy as np
+
+
+def is_legacy_weights(path: str | os.PathLike[str]) -> bool:
+    """Whether the file at `path` is HDF5 in the legacy layout.
+
+    Raises:
+        WeightsError: it is no HDF5 file.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return _root(file) is not None
+    except OSError as error:
+        raise WeightsError(f"cannot read weights from {path}: {error}", expected="an HDF5 file") from error
+
+
+def load_legacy_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Give `model` the weights in the file at `path`, which may have the classifier's after them.
+
+    Raises:
+        WeightsError: they do not fit: the first layer that does not is named, with both shapes.
+    """
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        root = _root(file)
+        assert root is not None, "call is_legacy_weights first"
+        saved = [name for name in _names(root, "layer_names") if _names(_group(root, name, path), "weight_names")]
+        layers = [layer for layer in model.layers if layer.weights]
+        if len(saved) < len(layers):
+            raise WeightsError(
+                f"the weights in {path} do not fit {model.name}",
+                expected=f"{len(layers)} layers",
+                found=f"{len(saved)}",
+            )
+        for name, layer in zip(saved, layers, strict=False):
+            _assign(layer, name, _arrays(_group(root, name, path), path), path)
+
+
+def _assign(layer: keras.Layer, name: str, arrays: list[np.ndarray], path: str | os.PathLike[str]) -> None:
+    variables = layer.trainable_weights + layer.non_trainable_weights
+    expected = [tuple(variable.shape) for variable in variables]
+    found = [array.shape for array in arrays]
+    if expected != found:
+        raise WeightsError(
+            f"the weights of {name} in {path} do not fit layer {layer.name}",
+            expected=f"shapes {expected}",
+            found=f"{found}",
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()  # Normalization works on a copy of its weights.
+
+
+def _root(file: h5py.File) -> h5py.Group | None:
+    import h5py
+
+    group = file.get("model_weights") if isinstance(file.get("model_weights", getlink=True), h5py.HardLink) else file
+    return group if group is not None and _names(group, "layer_names") else None
+
+
+def _group(parent: h5py.Group, name: str, path: str | os.PathLike[str]) -> h5py.Group:
+    import h5py
+
+    group = parent[name] if isinstance(parent.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(group, h5py.Group):
+        raise WeightsError(f"damaged weights file {path}: {name} is missing or a link")
+    return group
+
+
+def _arrays(group: h5py.Group, path: str | os.PathLike[str]) -> list[np.ndarray]:
+    arrays = []
+    for name in _names(group, "weight_names"):
+        holder = group
+        *folders, leaf = name.split("/")
+        for folder in folders:
+            holder = _group(holder, folder, path)
+        arrays.append(_array(holder, leaf, path))
+    return arrays
+
+
+def _array(group: h5py.Group, name: str, path: str | os.PathLike[str]) -> np.ndarray:
+    import h5py
+
+    data = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external or data.dtype.kind not in "fiu":
+        raise WeightsError(f"damaged weights file {path}: {name} is no plain array of numbers")
+    return data[...]
+
+
+def _names(group: h5py.Group, attribute: str) -> list[str]:
+    """The attribute's strings; Keras splits a list over `NAME0`, `NAME1`, ... where it exceeds HDF5's limit of 64 KB."""
+    keys = [attribute] if attribute in group.attrs else []
+    while f"{attribute}{len(keys)}" in group.attrs:
+        keys.append(f"{attribute}{len(keys)}")
+    values = [value for key in keys for value in group.attrs[key]]
+    return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]

@@ -1,0 +1,419 @@
+"""What a data set is: paths, labels, splits, class names.
+
+Three forms are read: a folder with one folder a class, or with `train/`, `validation/` and `test/` folders of those; a
+CSV with the columns `path,label[,split]`; an `.npz` with `X_train, y_train[, X_validation, y_validation, ...]`.
+Labels belong here and never to the features: the same picture may be listed under any number of labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from permafrost.errors import ListingError, OptionError
+from permafrost.pictures import EXTENSIONS, array_digest, as_pixels, content_digest, decode_resized, read_file, resize
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SPLITS: Final = ("train", "validation", "test")
+"""The splits, in the order of their numbers in a feature set."""
+
+SPLIT_FOLDERS: Final = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of folders, and of splits in a CSV, and what they mean; upper and lower case are the same here."""
+
+VALIDATION_FRACTION: Final = 0.15
+TEST_FRACTION: Final = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePicture:
+    """A picture in a file.
+
+    Attributes:
+        path: where it is.
+    """
+
+    path: str
+
+    def load(self) -> LoadedPicture:
+        """Read it.
+
+        Raises:
+            PictureError: it cannot be read.
+        """
+        data = read_file(self.path)
+        return LoadedPicture(content_digest(data), data)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayPicture:
+    """A picture in memory.
+
+    Attributes:
+        array: what `pictures.as_pixels` takes.
+    """
+
+    array: np.ndarray
+
+    def load(self) -> LoadedPicture:
+        """Bring it into the common form.
+
+        Raises:
+            PictureError: it is no picture.
+        """
+        pixels = as_pixels(self.array)
+        return LoadedPicture(array_digest(pixels), pixels)
+
+
+Picture = FilePicture | ArrayPicture
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedPicture:
+    """A picture's content before decoding.
+
+    Attributes:
+        digest: SHA-256 of the content, 32 bytes.
+        content: a file's bytes, or pixels (h, w, 3) uint8.
+    """
+
+    digest: bytes
+    content: bytes | np.ndarray
+
+    def pixels(self, size: tuple[int, int]) -> np.ndarray:
+        """Decoded and resized: (size[0], size[1], 3) uint8.
+
+        Raises:
+            PictureError: it cannot be decoded.
+        """
+        if isinstance(self.content, bytes):
+            return decode_resized(self.content, size)
+        return resize(self.content, size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A data set: one entry a picture, in a stable order.
+
+    Attributes:
+        root: the absolute path of the folder, CSV or npz file.
+        names: for each picture its path relative to the root's folder, any bytes, undecodable ones as surrogates
+            (PEP 383); for a picture in an npz file `X_train[17]`.
+        labels: for each picture its class's index.
+        splits: for each picture its split's name, or None where the data set does not say.
+        class_names: the classes, sorted.
+        set_aside: names of things that were found and are no pictures, with the reason.
+        arrays: for an npz file its pictures.
+    """
+
+    root: str
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    splits: tuple[str | None, ...]
+    class_names: tuple[str, ...]
+    set_aside: tuple[tuple[str, str], ...] = ()
+    arrays: tuple[np.ndarray, ...] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def picture(self, index: int) -> Picture:
+        """The picture of entry `index`."""
+        if self.arrays is not None:
+            return ArrayPicture(self.arrays[index])
+        return FilePicture(path_of(self.root, self.names[index]))
+
+    @property
+    def name(self) -> str:
+        """A name for what is made of this data set: the folder's or file's own."""
+        return Path(self.root).stem if self.root.endswith((".csv", ".npz")) else Path(self.root).name
+
+
+def path_of(root: str, name: str) -> str:
+    """The path of the picture `name` of the data set at `root`."""
+    return os.path.join(os.path.dirname(root) if root.endswith(".csv") else root, name)
+
+
+def read_listing(data: str | os.PathLike[str]) -> Listing:
+    """List the data set at `data`.
+
+    Raises:
+        ListingError: it is not there, has no pictures, or fewer than two classes.
+    """
+    root = os.path.abspath(os.fspath(data))
+    if os.path.isdir(root):
+        listing = _read_folder(root)
+    elif not os.path.exists(root):
+        raise ListingError(
+            f"no such folder or file: {root}", do="give a folder with one folder a class, a .csv or an .npz"
+        )
+    elif root.endswith(".csv"):
+        listing = _read_csv(root)
+    elif root.endswith(".npz"):
+        listing = _read_npz(root)
+    else:
+        raise ListingError(f"not a data set: {root}", expected="a folder, a .csv or an .npz", found="another file")
+    if not listing.names:
+        raise ListingError(
+            f"no pictures in {root}",
+            expected="folders of pictures, one folder a class",
+            found=f"{len(listing.set_aside)} other files" if listing.set_aside else "none",
+        )
+    if len(listing.class_names) < 2:
+        raise ListingError(
+            f"only one class in {root}",
+            expected="at least two",
+            found=listing.class_names[0],
+            do="put the pictures of each class into a folder of its own",
+        )
+    return listing
+
+
+def assign_splits(
+    digests: Iterable[bytes],
+    given: Iterable[str | None],
+    *,
+    validation_fraction: float | None = None,
+    test_fraction: float | None = None,
+) -> list[str]:
+    """The split of each picture: the given one, or where none is given one that follows from its content.
+
+    A picture's split stays what it is when others come and go, and copies of one picture share theirs.
+
+    Args:
+        digests: content digests, 32 bytes each.
+        given: splits' names, or None.
+        validation_fraction: of the pictures without a split, the share for validation, 0 to 1.
+        test_fraction: the share for test.
+
+    Raises:
+        OptionError: a fraction is out of range, or the two leave nothing to train on.
+    """
+    validation = VALIDATION_FRACTION if validation_fraction is None else validation_fraction
+    test = TEST_FRACTION if test_fraction is None else test_fraction
+    if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
+        raise OptionError(
+            "fractions for validation and test leave nothing to train on",
+            expected="each at least 0, together less than 1",
+            found=f"{validation:g} and {test:g}",
+        )
+
+    def split_of(digest: bytes) -> str:
+        position = content_position(digest)
+        if position < test:
+            return "test"
+        return "validation" if position < test + validation else "train"
+
+    return [split or split_of(digest) for digest, split in zip(digests, given, strict=True)]
+
+
+def content_position(digest: bytes) -> float:
+    """A number from 0 to 1, uniform over contents, that follows from a content digest alone."""
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _read_folder(root: str) -> Listing:
+    with _listing_errors(root):
+        children = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
+    split_folders = [name for name in children if name.lower() in SPLIT_FOLDERS]
+    entries: list[tuple[str, str, str | None]] = []
+    aside: list[tuple[str, str]] = []
+    if "train" in {SPLIT_FOLDERS[name.lower()] for name in split_folders}:
+        for split_folder in split_folders:
+            split = SPLIT_FOLDERS[split_folder.lower()]
+            _collect(root, split_folder, split, entries, aside)
+        aside += [(name, "beside the split folders") for name in children if name not in split_folders]
+    else:
+        _collect(root, "", None, entries, aside)
+    return _listing(root, entries, aside)
+
+
+def _collect(
+    root: str,
+    folder: str,
+    split: str | None,
+    entries: list[tuple[str, str, str | None]],
+    aside: list[tuple[str, str]],
+) -> None:
+    """Add the pictures of `folder`, which has one folder a class, as (name, class, split)."""
+    with _listing_errors(root):
+        children = sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name)
+    for child in children:
+        name = os.path.join(folder, child.name)
+        if _hidden(child.name):
+            aside.append((name, "hidden"))
+        elif child.is_dir():
+            entries += [(picture, child.name, split) for picture in _walk(root, name, aside)]
+        else:
+            aside.append((name, "not in a class folder"))
+
+
+def _walk(root: str, folder: str, aside: list[tuple[str, str]]) -> Iterator[str]:
+    """Names of the pictures below `folder`, sorted; what is none is set aside. Linked folders are not entered."""
+    try:
+        children = sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name)
+    except OSError as error:
+        aside.append((folder, error.strerror or str(error)))
+        return
+    for child in children:
+        name = os.path.join(folder, child.name)
+        if _hidden(child.name):
+            aside.append((name, "hidden"))
+        elif child.is_dir(follow_symlinks=False):
+            yield from _walk(root, name, aside)
+        elif os.path.splitext(child.name)[1].lower() not in EXTENSIONS:
+            aside.append((name, "not a picture by its name"))
+        elif child.is_dir():
+            aside.append((name, "a link to a folder"))
+        else:
+            yield name
+
+
+def _read_csv(path: str) -> Listing:
+    with _listing_errors(path), open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or ())
+        if not {"path", "label"} <= columns:
+            raise ListingError(
+                f"columns missing in {path}",
+                expected="path,label and, if you like, split",
+                found=",".join(reader.fieldnames or ()) or "an empty file",
+            )
+        entries = [_csv_entry(path, reader.line_num, row) for row in reader]
+    return _listing(path, entries, [])
+
+
+def _csv_entry(path: str, line: int, row: dict[str, str | None]) -> tuple[str, str, str | None]:
+    name, label, split = (row.get("path") or ""), (row.get("label") or "").strip(), (row.get("split") or "").strip()
+    if not name or not label:
+        missing = "path" if not name else "label"
+        raise ListingError(f"no {missing} in {path}, line {line}", do=f"fill in the {missing} or remove the line")
+    if split and split.lower() not in SPLIT_FOLDERS:
+        raise ListingError(f"unknown split in {path}, line {line}", expected=", ".join(SPLITS), found=split)
+    return name, label, SPLIT_FOLDERS[split.lower()] if split else None
+
+
+def _read_npz(path: str) -> Listing:
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = {key: file[key] for key in file.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise ListingError(f"cannot read {path}", found=str(error), do="save it with numpy.savez") from error
+    pieces: list[tuple[str, str | None, np.ndarray, np.ndarray]] = []
+    for key in stored:
+        if key != "X" and not key.startswith("X_"):
+            continue
+        suffix = key[1:]
+        if suffix and suffix[1:].lower() not in SPLIT_FOLDERS:
+            raise ListingError(f"unknown split in {path}", expected="X_train, X_validation, X_test", found=key)
+        if f"y{suffix}" not in stored:
+            raise ListingError(f"labels missing in {path}", expected=f"y{suffix} beside {key}", found=", ".join(stored))
+        pictures, labels = stored[key], stored[f"y{suffix}"]
+        _check_npz(path, key, pictures, labels)
+        split = SPLIT_FOLDERS[suffix[1:].lower()] if suffix else None
+        pieces.append((key, split, pictures, labels))
+    if not pieces:
+        raise ListingError(f"no pictures in {path}", expected="X_train and y_train", found=", ".join(stored) or "none")
+    return _npz_listing(path, pieces, stored.get("class_names"))
+
+
+def _check_npz(path: str, key: str, pictures: np.ndarray, labels: np.ndarray) -> None:
+    if pictures.ndim not in (3, 4):
+        raise ListingError(f"{key} in {path} holds no pictures", expected="shape (n, h, w, 3)", found=pictures.shape)
+    flat = labels.reshape(len(labels), -1) if labels.ndim else labels
+    if labels.ndim not in (1, 2) or flat.shape[1] != 1 or labels.dtype.kind not in "iuUS":
+        raise ListingError(
+            f"labels of {key} in {path} are not one class a picture",
+            expected="whole numbers or names, shape (n,)",
+            found=f"{labels.dtype} {labels.shape}",
+        )
+    if len(labels) != len(pictures):
+        raise ListingError(f"labels of {key} in {path}", expected=f"{len(pictures)}", found=f"{len(labels)}")
+
+
+def _npz_listing(
+    path: str, pieces: list[tuple[str, str | None, np.ndarray, np.ndarray]], class_names: np.ndarray | None
+) -> Listing:
+    names: list[str] = []
+    splits: list[str | None] = []
+    arrays: list[np.ndarray] = []
+    labels: list[int | str] = []
+    for key, split, pictures, targets in pieces:
+        names += [f"{key}[{i}]" for i in range(len(pictures))]
+        splits += [split] * len(pictures)
+        arrays += list(pictures)
+        labels += [
+            label.decode() if isinstance(label, bytes) else label for label in targets.reshape(-1).tolist()
+        ]
+    classes = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
+    shown = [str(label) for label in classes]
+    if class_names is not None:
+        if len(class_names) <= max((label for label in classes if isinstance(label, int)), default=-1):
+            raise ListingError(f"too few class_names in {path}", expected=f"{max(classes)} + 1", found=len(class_names))
+        shown = [str(class_names[label]) if isinstance(label, int) else label for label in classes]
+    index = {label: i for i, label in enumerate(classes)}
+    return Listing(
+        root=path,
+        names=tuple(names),
+        labels=tuple(index[label] for label in labels),
+        splits=tuple(splits),
+        class_names=tuple(shown),
+        arrays=tuple(arrays),
+    )
+
+
+def _listing(root: str, entries: list[tuple[str, str, str | None]], aside: list[tuple[str, str]]) -> Listing:
+    class_names = sorted({label for _, label, _ in entries})
+    _check_case(root, class_names)
+    index = {label: i for i, label in enumerate(class_names)}
+    return Listing(
+        root=root,
+        names=tuple(name for name, _, _ in entries),
+        labels=tuple(index[label] for _, label, _ in entries),
+        splits=tuple(split for _, _, split in entries),
+        class_names=tuple(class_names),
+        set_aside=tuple(aside),
+    )
+
+
+def _check_case(root: str, class_names: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in class_names:
+        folded = unicodedata.normalize("NFC", name).casefold()
+        if folded in seen:
+            raise ListingError(
+                f"two classes in {root} differ only in upper and lower case",
+                found=f"{seen[folded]} and {name}",
+                do="give both the same name, or clearly different ones",
+            )
+        seen[folded] = name
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+@contextlib.contextmanager
+def _listing_errors(root: str) -> Iterator[None]:
+    """Turn the operating system's refusal to read a data set into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise ListingError(f"cannot read {root}: {error.strerror or error}") from error

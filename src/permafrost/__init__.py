@@ -16,8 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from permafrost.evaluation import evaluate as evaluate
-    from permafrost.evaluation import predict as predict
+    from permafrost.serving import evaluate as evaluate
+    from permafrost.serving import predict as predict
     from permafrost.extraction import extract as extract
     from permafrost.extractor import FeatureExtractor as FeatureExtractor
     from permafrost.feature_set import FeatureSet as FeatureSet

@@ -141,6 +141,8 @@ def load_base(
         )
     if preprocessing is not None and preprocessing not in RULES:
         raise OptionError(f"unknown preprocessing {preprocessing}", expected=", ".join(RULES))
+    if image_size is not None and min(image_size) < 1:
+        raise OptionError("image size too small", expected="1 px or more", found=f"{image_size[0]}x{image_size[1]}")
     if base.endswith(".keras"):
         return _load_file(base, weights, image_size, preprocessing)
     name, options = parse_base(base)

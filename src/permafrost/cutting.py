@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import inspect
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+    from permafrost.store import Store
+
 POOLINGS: Final = ("none", "avg", "max")
 PRECISIONS: Final = ("float32", "bfloat16")
 DTYPES: Final = ("float32", "float16")
@@ -28,7 +31,7 @@ TRUNK_FILE: Final = "trunk.keras"
 _SETTINGS_WITHOUT_EFFECT: Final = frozenset(
     "name trainable dtype batch_shape seed momentum synchronized build_config".split()
 )
-"""Settings of layers that change no feature of a frozen trunk, or that the record holds elsewhere."""
+"""Settings of layers that change no feature of a frozen trunk, or that are held elsewhere: a dtype by its policy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +41,12 @@ class Trunk:
     Attributes:
         model: from (n, h, w, 3) float32, 0 to 255, to the features (n, *shape) float32.
         spec: what decides them.
+        base_layers: names of all layers of the base, in their order; indices given by users count in it.
     """
 
     model: keras.Model
     spec: TrunkSpec
+    base_layers: tuple[str, ...]
 
 
 def build_trunks(
@@ -88,7 +93,8 @@ def build_trunks(
     for layer, tensor in zip(layers, features if isinstance(features, list) else [features], strict=True):
         trunk = keras.Model(pixels, _pooled(tensor, layer, pool, precision), name="trunk")
         trunk.trainable = False
-        trunks.append(Trunk(trunk, _spec(base, trunk, layer, pool=pool, precision=precision, dtype=dtype)))
+        spec = _spec(base, trunk, layer, pool=pool, precision=precision, dtype=dtype)
+        trunks.append(Trunk(trunk, spec, tuple(member.name for member in base.model.layers)))
     return trunks
 
 
@@ -101,7 +107,7 @@ def find_layer(model: keras.Model, cut: str | int | None) -> str:
     names = [layer.name for layer in model.layers]
     if cut is None:
         return names[-1]
-    if isinstance(cut, int) or cut.lstrip("-").isdigit():
+    if isinstance(cut, int) or re.fullmatch(r"-?[0-9]+", cut):
         index = int(cut)
         if not -len(names) <= index < len(names):
             raise CutError(
@@ -134,13 +140,13 @@ def save_trunk(trunk: Trunk, folder: str | os.PathLike[str]) -> None:
             trunk.model.save(temporary)
 
 
-def load_trunk(folder: str | os.PathLike[str], spec: TrunkSpec) -> Trunk:
-    """The trunk that `save_trunk` kept, checked against what decides its features.
+def load_trunk(store: Store) -> Trunk:
+    """The trunk that `save_trunk` kept in a store, checked against what decides its features.
 
     Raises:
-        StoreError: it is missing or damaged, or gives other features than `spec` says.
+        StoreError: it is missing or damaged, or gives other features than the store says.
     """
-    path = Path(folder) / TRUNK_FILE
+    path, spec = store.folder / TRUNK_FILE, store.spec
     if not path.is_file():
         raise StoreError(f"no trunk at {path}", do="run the same extract again: it is written anew")
     model = load_model_file(path)
@@ -152,7 +158,7 @@ def load_trunk(folder: str | os.PathLike[str], spec: TrunkSpec) -> Trunk:
                 found=found,
                 do="remove it and run the same extract again",
             )
-    return Trunk(model, spec)
+    return Trunk(model, spec, tuple(store.about["base_layers"]))
 
 
 def architecture_digest(model: keras.Model) -> str:
@@ -204,7 +210,14 @@ def _part(base: Base, model: keras.Model, layer: str) -> keras.Model:
     """The part of a base up to `layer`, its weights checked."""
     import keras
 
-    output = model.get_layer(layer).output
+    member = model.get_layer(layer)
+    if isinstance(member, keras.Model):
+        raise CutError(
+            f"layer {layer} is a model of its own",
+            expected="a layer",
+            do="cut at the layer after it, or save it to a file of its own and give that as the base",
+        )
+    output = member.output
     if not isinstance(output, keras.KerasTensor):
         raise CutError(f"layer {layer} gives {len(output)} tensors", expected="one")
     part = keras.Model(model.inputs[0], output)
@@ -381,6 +394,9 @@ def _settings(operation: Any) -> dict[str, Any]:
         default = parameters[key].default if key in parameters else inspect.Parameter.empty
         if default is inspect.Parameter.empty or plain != _plain_or_none(default):
             settings[key] = plain
+    policy = getattr(operation, "dtype_policy", None)
+    if policy is not None and policy.name != "float32":
+        settings["dtype"] = policy.name
     return settings
 
 

@@ -182,6 +182,8 @@ class Extraction:
         self._batch_size, self._workers = batch_size, workers or os.cpu_count() or 1
         self._on_bad, self._progress = on_bad, progress
         cuts = list(cut) if isinstance(cut, list | tuple) else [cut]
+        if not cuts:
+            raise OptionError("no layer to cut at", expected="one or more", found="an empty list")
         several = len(cuts) > 1
         path = _set_path(out, self.listing)
         self._trunks = _trunks(
@@ -289,6 +291,8 @@ class Extraction:
     ) -> FeatureSet:
         import numpy as np
 
+        from permafrost.cutting import save_trunk
+
         listing, digests = self.listing, [digest for _, digest in kept]
         splits = assign_splits(digests, (listing.splits[index] for index, _ in kept), **self._fractions)
         shards, places = place_rows([target.address(digest) for digest in digests])
@@ -306,6 +310,7 @@ class Extraction:
             set_aside=tuple(aside),
             about=library_versions(),
         )
+        save_trunk(target.trunk, target.folder)  # Where the store was there but the trunk was not, too.
         write_set(target.path, content)
         summary = {
             "set": str(target.path),
@@ -355,11 +360,9 @@ class _Target:
         """Keep rows; the store's folder is made with the first of them, so a run that fails early leaves none."""
         import numpy as np
 
-        from permafrost.cutting import save_trunk
-
         if self._store is None:
-            self._store = Store.create(self.folder.parent, self.spec, versions=library_versions())
-            save_trunk(self.trunk, self.folder)
+            about = {"libraries": library_versions(), "base_layers": list(self.trunk.base_layers)}
+            self._store = Store.create(self.folder.parent, self.spec, about=about)
         rows = Rows(
             np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
             np.zeros(len(digests), np.int32),

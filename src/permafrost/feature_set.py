@@ -7,6 +7,7 @@ description, and where each row lies. It is small; the features themselves stay 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -14,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from permafrost.errors import OptionError, SetError, StoreError
+from permafrost.errors import OptionError, PictureError, SetError, StoreError
 from permafrost.files import commit_bytes
-from permafrost.listing import SPLITS, path_of
-from permafrost.store import RowAddress, Store, hdf5_bytes
+from permafrost.listing import SPLITS, FilePicture, Listing, LoadedPicture, path_of, read_listing
+from permafrost.store import RowAddress, Store, hdf5_bytes, read_text, read_version, write_text
 from permafrost.trunk_spec import TrunkSpec, canonical_json, first_difference
 
 if TYPE_CHECKING:
@@ -154,6 +155,27 @@ class FeatureSet:
         """The pictures' paths, in the order of `arrays`. Bytes that are no UTF-8 are surrogates, as in `os.fsdecode`."""
         return [path_of(self.root, name) for name in self.names(split)]
 
+    def load_picture(self, row: int) -> LoadedPicture:
+        """Read the picture with this index, and make sure that its content is still what its features came from.
+
+        Raises:
+            PictureError: it is gone, cannot be read, or has changed.
+        """
+        name = self._content.names[row]
+        picture = self._listing.picture(self._listing.names.index(name)) if self._listing else None
+        try:
+            loaded = (picture or FilePicture(path_of(self.root, name))).load()
+        except PictureError as error:
+            raise PictureError(f"cannot read {path_of(self.root, name)}: {error}") from error
+        if loaded.digest != self._content.digests[row].tobytes():
+            raise PictureError(f"{path_of(self.root, name)} has changed since its features were kept", do="extract again")
+        return loaded
+
+    @functools.cached_property
+    def _listing(self) -> Listing | None:
+        """Where pictures are arrays in a file: that file, read."""
+        return read_listing(self.root) if self.root.endswith(".npz") else None
+
     def arrays(self, split: str | None = None) -> tuple[Any, np.ndarray]:
         """Features and labels of `split`, or of all.
 
@@ -175,8 +197,9 @@ class FeatureSet:
         places = content.places[rows]
         order = np.lexsort((places[:, 1], places[:, 0]))
         numbers, starts = np.unique(places[order, 0], return_index=True)
-        for number, at in zip(numbers, np.split(order, starts[1:]), strict=True):
-            store.read(content.shards[number], places[at, 1], tensors, at=at)
+        for number, at in zip(numbers, np.split(order, starts)[1:], strict=True):
+            digests = content.digests[rows][at]
+            store.read(content.shards[number], places[at, 1], tensors, at=at, digests=digests)
         return tensors if len(tensors) > 1 else tensors[0]
 
     def batches(
@@ -245,7 +268,7 @@ def open_features(path: str | os.PathLike[str]) -> FeatureSet:
             content = _read_content(path, file)
     except SetError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
         raise SetError(f"not a feature set: {path}", found=str(error), do="run extract again") from error
     features = FeatureSet(path, content)
     _ = features.store  # A set without its store is refused at once, not at the first row.
@@ -270,9 +293,9 @@ def write_set(path: str | os.PathLike[str], content: SetContent) -> None:
         file["path_bytes"] = blob
         file["path_offsets"] = offsets
         file["description"] = np.frombuffer(json.dumps(_description(content)).encode("ascii"), np.uint8)
-        file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
-        file.attrs["checksum"] = _checksum(file)
+        write_text(file, "format", FORMAT)
+        write_text(file, "checksum", _checksum(file))
 
     commit_bytes(Path(path), hdf5_bytes(fill))
 
@@ -303,17 +326,20 @@ def _description(content: SetContent) -> dict[str, Any]:
 def _read_content(path: Path, file: h5py.File) -> SetContent:
     import h5py
 
-    if file.attrs.get("format") != FORMAT:
-        raise SetError(f"not a feature set: {path}", expected=FORMAT, found=file.attrs.get("format", "no format"))
-    if file.attrs["version"] != VERSION:
-        raise SetError(f"{path} is of another version", expected=VERSION, found=file.attrs["version"])
+    form = read_text(file, "format") if "format" in file.attrs else "no format"
+    if form != FORMAT:
+        raise SetError(f"not a feature set: {path}", expected=FORMAT, found=form)
+    if read_version(file) != VERSION:
+        raise SetError(f"{path} is of another version", expected=VERSION, found=read_version(file))
     for name, dtype in _DATASETS.items():
         dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
         if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
             raise SetError(f"damaged feature set {path}: {name} is no plain data set", do="run extract again")
+        if dataset.nbytes > path.stat().st_size:
+            raise SetError(f"damaged feature set {path}: {name} claims more than the file holds", do="run extract again")
         if dataset.dtype.str != dtype:
             raise SetError(f"damaged feature set {path}: {name}", expected=dtype, found=dataset.dtype.str)
-    if file.attrs["checksum"] != _checksum(file):
+    if read_text(file, "checksum") != _checksum(file):
         raise SetError(f"damaged feature set {path}: its checksum does not hold", do="run extract again")
     description = json.loads(file["description"][...].tobytes())
     return SetContent(

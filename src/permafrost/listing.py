@@ -12,12 +12,14 @@ import csv
 import dataclasses
 import os
 import unicodedata
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.errors import ListingError, OptionError
-from permafrost.pictures import EXTENSIONS, array_digest, as_pixels, content_digest, decode_resized, read_file, resize
+from permafrost.pictures import EXTENSIONS, array_digest, as_pixels, content_digest, decode, decode_resized, read_file, resize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,6 +97,14 @@ class LoadedPicture:
     digest: bytes
     content: bytes | np.ndarray
 
+    def full_size(self) -> np.ndarray:
+        """Decoded: (h, w, 3) uint8.
+
+        Raises:
+            PictureError: it cannot be decoded.
+        """
+        return decode(self.content) if isinstance(self.content, bytes) else self.content
+
     def pixels(self, size: tuple[int, int]) -> np.ndarray:
         """Decoded and resized: (size[0], size[1], 3) uint8.
 
@@ -141,12 +151,17 @@ class Listing:
     @property
     def name(self) -> str:
         """A name for what is made of this data set: the folder's or file's own."""
-        return Path(self.root).stem if self.root.endswith((".csv", ".npz")) else Path(self.root).name
+        return Path(self.root).stem if _is_file(self.root, ".csv", ".npz") else Path(self.root).name
 
 
 def path_of(root: str, name: str) -> str:
     """The path of the picture `name` of the data set at `root`."""
-    return os.path.join(os.path.dirname(root) if root.endswith(".csv") else root, name)
+    return os.path.join(os.path.dirname(root) if _is_file(root, ".csv") else root, name)
+
+
+def _is_file(root: str, *endings: str) -> bool:
+    # A folder may be called `photos.csv`. Where nothing is left of a data set, its name has to do.
+    return root.endswith(endings) and not os.path.isdir(root)
 
 
 def read_listing(data: str | os.PathLike[str]) -> Listing:
@@ -229,15 +244,16 @@ def content_position(digest: bytes) -> float:
 
 def _read_folder(root: str) -> Listing:
     with _listing_errors(root):
-        children = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
-    split_folders = [name for name in children if name.lower() in SPLIT_FOLDERS]
+        children = sorted(os.scandir(root), key=lambda entry: entry.name)
+    split_folders = [entry.name for entry in children if entry.name.lower() in SPLIT_FOLDERS and _is_folder(entry)]
     entries: list[tuple[str, str, str | None]] = []
     aside: list[tuple[str, str]] = []
     if "train" in {SPLIT_FOLDERS[name.lower()] for name in split_folders}:
         for split_folder in split_folders:
             split = SPLIT_FOLDERS[split_folder.lower()]
             _collect(root, split_folder, split, entries, aside)
-        aside += [(name, "beside the split folders") for name in children if name not in split_folders]
+        strays = [entry.name for entry in children if entry.name not in split_folders]
+        aside += [(name, "hidden" if _hidden(name) else "beside the split folders") for name in strays]
     else:
         _collect(root, "", None, entries, aside)
     return _listing(root, entries, aside)
@@ -257,7 +273,7 @@ def _collect(
         name = os.path.join(folder, child.name)
         if _hidden(child.name):
             aside.append((name, "hidden"))
-        elif child.is_dir():
+        elif _is_folder(child):
             entries += [(picture, child.name, split) for picture in _walk(root, name, aside)]
         else:
             aside.append((name, "not in a class folder"))
@@ -278,7 +294,7 @@ def _walk(root: str, folder: str, aside: list[tuple[str, str]]) -> Iterator[str]
             yield from _walk(root, name, aside)
         elif os.path.splitext(child.name)[1].lower() not in EXTENSIONS:
             aside.append((name, "not a picture by its name"))
-        elif child.is_dir():
+        elif _is_folder(child):
             aside.append((name, "a link to a folder"))
         else:
             yield name
@@ -294,7 +310,10 @@ def _read_csv(path: str) -> Listing:
                 expected="path,label and, if you like, split",
                 found=",".join(reader.fieldnames or ()) or "an empty file",
             )
-        entries = [_csv_entry(path, reader.line_num, row) for row in reader]
+        try:
+            entries = [_csv_entry(path, reader.line_num, row) for row in reader]
+        except csv.Error as error:
+            raise ListingError(f"cannot read {path}, line {reader.line_num}", found=str(error)) from error
     return _listing(path, entries, [])
 
 
@@ -312,9 +331,9 @@ def _read_npz(path: str) -> Listing:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             stored = {key: file[key] for key in file.files}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ListingError(f"cannot read {path}", found=str(error), do="save it with numpy.savez") from error
     pieces: list[tuple[str, str | None, np.ndarray, np.ndarray]] = []
     for key in stored:
@@ -337,15 +356,12 @@ def _read_npz(path: str) -> Listing:
 def _check_npz(path: str, key: str, pictures: np.ndarray, labels: np.ndarray) -> None:
     if pictures.ndim not in (3, 4):
         raise ListingError(f"{key} in {path} holds no pictures", expected="shape (n, h, w, 3)", found=pictures.shape)
-    flat = labels.reshape(len(labels), -1) if labels.ndim else labels
-    if labels.ndim not in (1, 2) or flat.shape[1] != 1 or labels.dtype.kind not in "iuUS":
+    if labels.shape not in ((len(pictures),), (len(pictures), 1)) or labels.dtype.kind not in "iuUS":
         raise ListingError(
             f"labels of {key} in {path} are not one class a picture",
-            expected="whole numbers or names, shape (n,)",
+            expected=f"{len(pictures)} whole numbers or names, shape ({len(pictures)},)",
             found=f"{labels.dtype} {labels.shape}",
         )
-    if len(labels) != len(pictures):
-        raise ListingError(f"labels of {key} in {path}", expected=f"{len(pictures)}", found=f"{len(labels)}")
 
 
 def _npz_listing(
@@ -354,20 +370,27 @@ def _npz_listing(
     names: list[str] = []
     splits: list[str | None] = []
     arrays: list[np.ndarray] = []
-    labels: list[int | str] = []
+    labels: list[Any] = []
     for key, split, pictures, targets in pieces:
         names += [f"{key}[{i}]" for i in range(len(pictures))]
         splits += [split] * len(pictures)
         arrays += list(pictures)
         labels += [
-            label.decode() if isinstance(label, bytes) else label for label in targets.reshape(-1).tolist()
+            os.fsdecode(label) if isinstance(label, bytes) else label for label in targets.reshape(-1).tolist()
         ]
-    classes = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
+    if len({type(label) for label in labels}) > 1:
+        raise ListingError(f"labels in {path} are numbers in one split and names in another", expected="the same kind")
+    classes = sorted(set(labels))
     shown = [str(label) for label in classes]
-    if class_names is not None:
-        if len(class_names) <= max((label for label in classes if isinstance(label, int)), default=-1):
-            raise ListingError(f"too few class_names in {path}", expected=f"{max(classes)} + 1", found=len(class_names))
-        shown = [str(class_names[label]) if isinstance(label, int) else label for label in classes]
+    if class_names is not None and classes and isinstance(classes[0], int):
+        if class_names.ndim != 1 or classes[0] < 0 or classes[-1] >= len(class_names):
+            raise ListingError(
+                f"class_names in {path} do not fit the labels",
+                expected=f"a name for each of {classes[0]} to {classes[-1]}",
+                found=f"shape {class_names.shape}",
+            )
+        shown = [str(class_names[label]) for label in classes]
+    _check_case(path, shown)
     index = {label: i for i, label in enumerate(classes)}
     return Listing(
         root=path,
@@ -399,7 +422,7 @@ def _check_case(root: str, class_names: list[str]) -> None:
         folded = unicodedata.normalize("NFC", name).casefold()
         if folded in seen:
             raise ListingError(
-                f"two classes in {root} differ only in upper and lower case",
+                f"two classes in {root} differ at most in upper and lower case",
                 found=f"{seen[folded]} and {name}",
                 do="give both the same name, or clearly different ones",
             )
@@ -408,6 +431,13 @@ def _check_case(root: str, class_names: list[str]) -> None:
 
 def _hidden(name: str) -> bool:
     return name.startswith(".")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 @contextlib.contextmanager

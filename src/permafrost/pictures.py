@@ -57,6 +57,8 @@ def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
             return file.read()
     except OSError as error:
         raise PictureError(error.strerror or str(error)) from error
+    except ValueError as error:
+        raise PictureError(f"no file can have this name: {error}") from error
 
 
 def content_digest(data: bytes) -> bytes:
@@ -159,7 +161,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             if width * height > max_pixels:
                 raise PictureError("too many pixels", expected=f"at most {max_pixels:,}", found=f"{width} x {height}")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image), image.format)
     except PictureError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -173,13 +175,14 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise PictureError(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
     import numpy as np
     from PIL import Image
 
     if image.mode == "RGB":
         return image
-    if image.mode in _SIXTEEN_BIT:
+    # Pillow gives 16-bit PGM as 32-bit integers, scaled to 65,535.
+    if image.mode in _SIXTEEN_BIT or (image.mode == "I" and file_format == "PPM"):
         return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise PictureError("pixels of no known range", expected="8 or 16 bits a channel", found=f"mode {image.mode}")

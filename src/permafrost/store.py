@@ -60,6 +60,12 @@ class RowAddress:
 class Store:
     """All features of one trunk that are kept under one folder.
 
+    Attributes:
+        folder: the folder.
+        spec: what decides the features.
+        about: what else its description says: `libraries`, the versions that computed the first of them, and
+            `base_layers`, the names of all layers of the base, in their order.
+
     Args:
         folder: the store's folder, which has a `trunk.json`.
 
@@ -69,16 +75,16 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self.spec = _read_description(self.folder)
+        self.spec, self.about = _read_description(self.folder)
 
     @classmethod
-    def create(cls, parent: str | os.PathLike[str], spec: TrunkSpec, *, versions: dict[str, str]) -> Store:
+    def create(cls, parent: str | os.PathLike[str], spec: TrunkSpec, *, about: dict[str, Any]) -> Store:
         """Open the store of the trunk `spec` below `parent`, and make it where there is none.
 
         Args:
             parent: the folder that holds stores, e.g. `features/store`.
             spec: what decides the features.
-            versions: of the libraries that compute them, recorded for people.
+            about: what else to record, as the attribute of that name.
 
         Raises:
             StoreError: a store of that name holds another trunk's features.
@@ -87,7 +93,8 @@ class Store:
         folder = Path(parent) / spec.folder_name
         if not (folder / DESCRIPTION_FILE).exists():
             description = {"format": "permafrost trunk", "version": VERSION, "digest": spec.digest}
-            description |= {"trunk": spec.to_json(), "libraries": versions}
+            description |= {"trunk": spec.to_json(), "about": about}
+            description["checksum"] = _description_checksum(description)
             with write_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             commit_bytes(folder / DESCRIPTION_FILE, json.dumps(description, indent=2).encode() + b"\n")
@@ -138,7 +145,15 @@ class Store:
         with self._open(name) as shard:
             return shard.digests, shard.views
 
-    def read(self, name: str, rows: np.ndarray, out: Sequence[np.ndarray], *, at: np.ndarray) -> None:
+    def read(
+        self,
+        name: str,
+        rows: np.ndarray,
+        out: Sequence[np.ndarray],
+        *,
+        at: np.ndarray,
+        digests: np.ndarray | None = None,
+    ) -> None:
         """Read rows of one shard.
 
         Args:
@@ -146,12 +161,13 @@ class Store:
             rows: (k,) int64, indices of rows in the shard, ascending.
             out: for each tensor an array (m, *shape), which is filled.
             at: (k,) int64, for each row its index in `out`.
+            digests: (k, 32) uint8, of the pictures whose rows these have to be; not checked if None.
 
         Raises:
             ShardError: the shard is missing, damaged, or another trunk's, or a row's checksum does not hold.
         """
         with self._open(name) as shard:
-            shard.read(rows, out, at)
+            shard.read(rows, out, at, digests)
 
     def verify(self, name: str) -> int:
         """Read a whole shard and check it: its name, its index, and every row.
@@ -174,7 +190,7 @@ class Store:
         with self._open(name) as shard:
             everything = np.arange(len(shard))
             out = [np.empty((len(shard), *tensor.shape[1:]), tensor.dtype) for tensor in shard.tensors]
-            shard.read(everything, out, everything)
+            shard.read(everything, out, everything, None)
             return len(shard)
 
     def _open(self, name: str) -> _Shard:
@@ -240,19 +256,29 @@ def _prefixes(digests: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(digests[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
 
 
-def _read_description(folder: Path) -> TrunkSpec:
+def _read_description(folder: Path) -> tuple[TrunkSpec, dict[str, Any]]:
     path = folder / DESCRIPTION_FILE
     try:
         description = json.loads(path.read_bytes())
+        whole = description.pop("checksum") == _description_checksum(description)
         spec = TrunkSpec.from_json(description["trunk"])
-        digest = description["digest"]
+        digest, about = description["digest"], dict(description["about"])
     except FileNotFoundError as error:
         raise StoreError(f"no store at {folder}: {DESCRIPTION_FILE} is missing", do="run extract again") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"damaged description {path}", found=repr(error), do="remove it and run extract again") from error
+    if not whole:
+        raise StoreError(
+            f"damaged description {path}: its checksum does not hold", do="remove it and run extract again"
+        )
     if digest != spec.digest:
         raise StoreError(f"damaged description {path}: digest", expected=spec.digest, found=digest)
-    return spec
+    return spec, about
+
+
+def _description_checksum(description: dict[str, Any]) -> str:
+    """SHA-256 of all else that a store's description says: the trunk's digest does not cover what is for people."""
+    return hashlib.sha256(canonical_json(description)).hexdigest()
 
 
 def _shard_image(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
@@ -265,11 +291,11 @@ def _shard_image(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
         file["checksums"] = np.stack([row_checksums(tensor) for tensor in rows.features], axis=1)
         for name, tensor in zip(tensor_names(len(rows.features)), rows.features, strict=True):
             file[name] = np.ascontiguousarray(tensor)
-        file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
-        file.attrs["trunk"] = spec.digest
-        file.attrs["engine"] = engine
-        file.attrs["index_checksum"] = _index_checksum(file)
+        write_text(file, "format", FORMAT)
+        write_text(file, "trunk", spec.digest)
+        write_text(file, "engine", engine)
+        write_text(file, "index_checksum", _index_checksum(file))
 
     return hdf5_bytes(fill)
 
@@ -288,6 +314,41 @@ def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
     with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
         fill(file)
     return buffer.getvalue()
+
+
+def write_text(file: h5py.File, name: str, text: str) -> None:
+    """Keep `text` as an attribute of fixed length, which lies in the object header, under its checksum.
+
+    Strings of variable length lie in a heap that has none: a flipped bit there can make HDF5 read for ever.
+    """
+    import numpy as np
+
+    file.attrs[name] = np.bytes_(text.encode("utf-8"))
+
+
+def read_text(file: h5py.File, name: str) -> str:
+    """The attribute that `write_text` kept.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it is something else, which is not read.
+    """
+    if file.attrs.get_id(name).dtype.kind != "S":
+        raise ValueError(f"attribute {name} is no string of fixed length")
+    return file.attrs[name].decode("utf-8")
+
+
+def read_version(file: h5py.File) -> int:
+    """The attribute `version`, a whole number.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it is something else, which is not read.
+    """
+    attribute = file.attrs.get_id("version")
+    if attribute.dtype.kind not in "iu" or attribute.shape != ():
+        raise ValueError("attribute version is no whole number")
+    return int(file.attrs["version"])
 
 
 def tensor_names(count: int) -> list[str]:
@@ -311,7 +372,7 @@ def _index_checksum(file: h5py.File) -> str:
 
     names = sorted(file)
     layout: list[Any] = [[name, list(file[name].shape), file[name].dtype.str] for name in names]
-    attributes = [str(file.attrs[name]) for name in ("format", "version", "trunk", "engine")]
+    attributes = [read_version(file), *(read_text(file, name) for name in ("format", "trunk", "engine"))]
     hasher = xxhash.xxh3_128(canonical_json([layout, attributes]))
     for name in ("digests", "view", "checksums"):
         hasher.update(file[name][...].tobytes())
@@ -344,10 +405,16 @@ class _Shard:
     def __len__(self) -> int:
         return len(self.digests)
 
-    def read(self, rows: np.ndarray, out: Sequence[np.ndarray], at: np.ndarray) -> None:
+    def read(
+        self, rows: np.ndarray, out: Sequence[np.ndarray], at: np.ndarray, digests: np.ndarray | None
+    ) -> None:
         """As `Store.read`."""
         import numpy as np
 
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
+            raise self._damaged(f"it has no rows {rows[0]} to {rows[-1]}, only {len(self)}")
+        if digests is not None and not np.array_equal(self.digests[rows], digests):
+            raise self._damaged("it holds other pictures' rows")
         for number, tensor in enumerate(self.tensors):
             for start, stop in _runs(rows):
                 first, last = int(rows[start]), int(rows[stop - 1]) + 1
@@ -368,20 +435,22 @@ class _Shard:
             if set(file) != expected:
                 raise self._damaged(f"holds {sorted(file)} in place of {sorted(expected)}")
             count = len(self._dataset("digests"))
+            if count * DIGEST_BYTES > self.path.stat().st_size:
+                raise self._damaged(f"claims {count} rows, more than it can hold")
             self._require_shapes(spec, count)
             self.digests: np.ndarray = file["digests"][...]
             self.views: np.ndarray = file["view"][...]
             self.checksums: np.ndarray = file["checksums"][...]
-            checksum, trunk = file.attrs["index_checksum"], file.attrs["trunk"]
+            checksum, trunk = read_text(file, "index_checksum"), read_text(file, "trunk")
             if trunk != spec.digest:
                 raise ShardError(f"foreign shard {self.path}: trunk", expected=spec.digest, found=trunk)
-            if file.attrs["format"] != FORMAT or file.attrs["version"] != VERSION:
+            if read_text(file, "format") != FORMAT or read_version(file) != VERSION:
                 raise self._damaged("it is of another format or version")
             if checksum != _index_checksum(file):
                 raise self._damaged("the checksum of its index does not hold")
         except ShardError:
             raise
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
             raise self._damaged(str(error)) from error
 
     def _dataset(self, name: str) -> h5py.Dataset:

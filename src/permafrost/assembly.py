@@ -1,0 +1,230 @@
+"""One Keras model from pictures to probabilities, and the check that it agrees with what it was made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import keras
+import numpy as np
+
+from permafrost.bases import load_model_file
+from permafrost.errors import ParityError, PictureError, RunError
+from permafrost.files import replacing
+from permafrost.pictures import resize
+
+if TYPE_CHECKING:
+    from permafrost.cutting import Trunk
+    from permafrost.trunk_spec import TrunkSpec
+
+RESIZING_LAYER: Final = "resizing"
+PARITY_PICTURES: Final = 64
+TOLERANCE: Final = 1e-4
+REDUCED_TOLERANCE: Final = 3e-2
+"""Where the trunk computes in bfloat16 or features are stored in float16: eight and eleven bits of precision."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How an exported model compares with what it was made of, on some pictures.
+
+    Attributes:
+        pictures: how many were compared.
+        synthetic: whether they were made up, because none of the data set's could be read.
+        resized_max_difference: the largest difference of a probability, on pictures resized as in extraction.
+        tolerance: what it may be.
+        full_size_equal_labels: on pictures at full size, which the model resizes itself, the share of equal labels.
+        full_size_max_difference: there, the largest difference of a probability.
+    """
+
+    pictures: int
+    synthetic: bool
+    resized_max_difference: float
+    tolerance: float
+    full_size_equal_labels: float | None
+    full_size_max_difference: float | None
+
+
+def assemble(trunk: Trunk, head: keras.Model) -> keras.Model:
+    """Join resizing, preprocessing, trunk and head.
+
+    Every layer of the base is a layer of the model, by its own name; there is no Lambda layer and none of this
+    package's.
+
+    Args:
+        trunk: from pixels to features.
+        head: from features to probabilities.
+
+    Returns:
+        From (n, height, width, 3), any height and width, 0 to 255, to (n, classes) float32. A picture of the trunk's
+        size passes its resizing untouched.
+    """
+    height, width = trunk.spec.image_size
+    _reserve_names(trunk.model)
+    pictures = keras.Input((None, None, 3), name=_free_name("pictures", trunk.model), dtype="float32")
+    resizing = keras.layers.Resizing(
+        height,
+        width,
+        interpolation="bilinear",
+        antialias=True,
+        dtype="float32",
+        name=_free_name(RESIZING_LAYER, trunk.model),
+    )
+    # Rounded, as the extraction's resize gives whole numbers.
+    pixels = keras.ops.round(resizing(pictures))
+    features = trunk.model.call(pixels)
+    return keras.Model(pictures, head.call(features), name="permafrost")
+
+
+def export_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Save `model` beside `path`, then rename: the file is the old model or the new one, always whole.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with replacing(Path(path)) as temporary:
+        model.save(temporary)
+
+
+def check_parity(
+    path: str | os.PathLike[str],
+    spec: TrunkSpec,
+    pictures: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    reference: Callable[[np.ndarray], np.ndarray],
+) -> Parity:
+    """Compare an exported model, read back from its file, with what it was made of.
+
+    Args:
+        path: the model's file; it is opened in safe mode.
+        spec: of the features that the head was fitted to.
+        pictures: of the data set, (h, w, 3) uint8 at full size, each with the probabilities (classes,) of the head on
+            its kept features.
+        reference: probabilities of the parts in memory for pixels (n, h, w, 3) uint8, for where there is no picture.
+
+    Raises:
+        ParityError: on pictures resized as in extraction, a probability differs by more than the tolerance.
+    """
+    model = load_model_file(path)
+    prepare = resizer(model)
+    trios = [(resize(pixels, spec.image_size), prepare(pixels), row) for pixels, row in pictures]
+    synthetic = not trios
+    if synthetic:
+        resized = np.random.default_rng(0).integers(0, 256, (8, *spec.image_size, 3), np.uint8)
+        expected = reference(resized)
+    else:
+        resized = np.stack([pixels for pixels, _, _ in trios])
+        expected = np.stack([row for _, _, row in trios])
+    difference = _max_difference(probabilities(model, resized), expected)
+    tolerance = TOLERANCE if spec.precision == spec.dtype == "float32" else REDUCED_TOLERANCE
+    if not difference <= tolerance:
+        raise ParityError(
+            f"the exported model {path} does not agree with the head on kept features",
+            expected=f"probabilities within {tolerance:g} on {len(resized)} pictures",
+            found=f"a difference of {difference:.3g}",
+        )
+    served = None if synthetic else probabilities(model, [pixels for _, pixels, _ in trios])
+    return Parity(
+        pictures=len(resized),
+        synthetic=synthetic,
+        resized_max_difference=difference,
+        tolerance=tolerance,
+        full_size_equal_labels=None if served is None else float((served.argmax(1) == expected.argmax(1)).mean()),
+        full_size_max_difference=None if served is None else _max_difference(served, expected),
+    )
+
+
+def probabilities(model: keras.Model, pictures: Iterable[np.ndarray], *, batch_size: int = 32) -> np.ndarray:
+    """What a model gives for pictures of any sizes, each resized by the model's own layer.
+
+    Pictures of different sizes cannot share a batch, and a network of many layers is slow one by one: so the model's
+    resizing alone runs on each picture, and the whole model on batches of what it gives, which it leaves as it is.
+
+    Args:
+        model: from pictures of any size to probabilities; or of a fixed size, to which pictures are resized here.
+        pictures: each (h, w, 3), 0 to 255; never more than a batch of them is held.
+        batch_size: pictures a batch.
+
+    Returns:
+        (n, classes) float32.
+    """
+    prepare = resizer(model)
+    chunks: list[np.ndarray] = []
+    remaining = iter(pictures)
+    while batch := [prepare(pixels) for pixels in itertools.islice(remaining, batch_size)]:
+        chunks.append(np.asarray(model.predict_on_batch(_filled(batch, batch_size)))[: len(batch)])
+    if not chunks:
+        return np.empty((0, model.outputs[0].shape[-1]), np.float32)
+    return np.concatenate(chunks).astype(np.float32)
+
+
+def body_of(model: keras.Model) -> keras.Model:
+    """An exported model without its resizing: from (n, h, w, 3) of the trunk's size to probabilities; layers are shared.
+
+    Raises:
+        RunError: the model has no resizing that `assemble` put there.
+    """
+    for operation in model.operations[:4]:
+        if type(operation).__name__ == "Round":
+            return keras.Model(operation.output, model.outputs[0], name="body")
+    raise RunError(f"{model.name} was not exported by permafrost", expected="a model that resizes its pictures")
+
+
+def resizer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """What brings a picture (h, w, 3) to the one size at which `model` works on it.
+
+    Returns:
+        A function from (h, w, 3), 0 to 255, to (height, width, 3) float32.
+    """
+    height, width = model.inputs[0].shape[1:3]
+    if height is not None and width is not None:
+        return lambda pixels: resize(pixels, (height, width)).astype(np.float32)
+    for layer in model.layers[:3]:
+        if isinstance(layer, keras.layers.Resizing):
+            return _layer_resizer(layer)
+    # Nothing says at which size it was trained: pictures go in as they are.
+    return lambda pixels: pixels.astype(np.float32)
+
+
+def _layer_resizer(layer: Any) -> Callable[[np.ndarray], np.ndarray]:
+    def run(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(keras.ops.convert_to_numpy(layer(pixels[None].astype(np.float32))))[0]
+
+    return run
+
+
+def _filled(pixels: list[np.ndarray], batch_size: int) -> np.ndarray:
+    """A batch filled up to one size, so that the backend does not compile anew for the last one."""
+    if len({picture.shape for picture in pixels}) > 1:
+        raise PictureError("pictures of different sizes", expected="a model that resizes them")
+    batch = np.zeros((batch_size, *pixels[0].shape), np.float32)
+    batch[: len(pixels)] = pixels
+    return batch
+
+
+def _max_difference(left: np.ndarray, right: np.ndarray) -> float:
+    return float(np.abs(left - right).max())
+
+
+def _free_name(name: str, model: keras.Model) -> str:
+    """`name`, or with a number where the model has it: a trunk may itself be an exported model."""
+    taken = {operation.name for operation in model.operations}
+    number = 1
+    free = name
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
+
+
+def _reserve_names(model: keras.Model) -> None:
+    """Have Keras count on from the numbers in `model`'s names, so that names that it makes up are free."""
+    for operation in model.operations:
+        match = re.fullmatch(r"(.+?)(?:_(\d+))?", operation.name)
+        assert match is not None
+        while keras.backend.get_uid(match[1]) <= int(match[2] or 0):
+            pass

@@ -1,0 +1,126 @@
+"""Figures and plots of how well a model does."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """Figures of predictions against the truth.
+
+    Args:
+        labels: (n,) int64.
+        probabilities: (n, classes).
+        class_names: the classes.
+
+    Returns:
+        `n`; `accuracy`, the share of right labels; `balanced_accuracy`, its mean over the classes that occur;
+        `log_loss`, mean, in nats; `classes`, for each `n`, `precision`, `recall`, `f1`, None where undefined; and
+        `confusion`, (classes, classes), a row a true class. Only `n` where there are no pictures.
+    """
+    if not len(labels):
+        return {"n": 0}
+    matrix = confusion(labels, probabilities.argmax(axis=1), len(class_names))
+    hits, truths, guesses = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    occurring = truths > 0
+    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return {
+        "n": len(labels),
+        "accuracy": float(hits.sum() / len(labels)),
+        "balanced_accuracy": float((hits[occurring] / truths[occurring]).mean()),
+        "log_loss": float(-np.log(np.clip(chosen, 1e-15, None)).mean()),
+        "classes": {
+            name: {
+                "n": int(truths[i]),
+                "precision": _share(hits[i], guesses[i]),
+                "recall": _share(hits[i], truths[i]),
+                "f1": _share(2 * hits[i], truths[i] + guesses[i]),
+            }
+            for i, name in enumerate(class_names)
+        },
+        "confusion": matrix.tolist(),
+    }
+
+
+def confusion(labels: np.ndarray, guesses: np.ndarray, class_count: int) -> np.ndarray:
+    """How often each class (row) was taken for each (column): (classes, classes) int64."""
+    matrix = np.zeros((class_count, class_count), np.int64)
+    np.add.at(matrix, (labels, guesses), 1)
+    return matrix
+
+
+def curves_png(history: Sequence[dict[str, float]], title: str) -> bytes:
+    """A plot of a history: loss and accuracy by epoch, or a score by the setting that was compared; as PNG."""
+    from matplotlib.figure import Figure
+
+    keys = list(history[0]) if history else ["epoch"]
+    across, rest = keys[0], [key for key in keys[1:] if key != "standard_error"]
+    groups = [[key for key in rest if "accuracy" in key], [key for key in rest if "accuracy" not in key]]
+    panels = [group for group in groups if group] or [[]]
+    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    for panel, group in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        x = [row[across] for row in history]
+        for key in group:
+            y = [row[key] for row in history]
+            panel.plot(x, y, marker="o", markersize=3, label=_curve_name(key))
+            if "standard_error" in keys:
+                spread = np.array([row["standard_error"] for row in history])
+                panel.fill_between(x, np.array(y) - spread, np.array(y) + spread, alpha=0.2, label="one standard error")
+        if across != "epoch" and history:
+            panel.set_xscale("log")
+        panel.set_xlabel(across.replace("_", " "))
+        panel.set_ylabel("accuracy" if group and "accuracy" in group[0] else "loss")
+        panel.grid(alpha=0.3)
+        if group:
+            panel.legend()
+    if not history:
+        figure.axes[0].text(0.5, 0.5, "nothing was compared", ha="center")
+    figure.suptitle(title)
+    return _png(figure)
+
+
+def confusion_png(matrix: np.ndarray, class_names: Sequence[str], title: str) -> bytes:
+    """A plot of a confusion matrix, coloured by each true class's share, as PNG."""
+    from matplotlib.figure import Figure
+
+    count = len(class_names)
+    side = max(4.0, min(0.6 * count + 2.5, 20.0))
+    figure = Figure(figsize=(side + 0.5, side), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    names = [name if len(name) <= 20 else name[:19] + "…" for name in class_names]
+    axes.set_xticks(range(count), names, rotation=45, ha="right")
+    axes.set_yticks(range(count), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if count <= 25:
+        for row, column in np.ndindex(count, count):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", color=colour)
+    axes.set_title(title)
+    return _png(figure)
+
+
+def _curve_name(key: str) -> str:
+    if key.startswith("val_"):
+        return "validation"
+    return "training" if key in ("loss", "accuracy") else key.replace("_", " ")
+
+
+def _share(part: Any, whole: Any) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

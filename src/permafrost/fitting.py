@@ -1,0 +1,212 @@
+"""Fit a head to kept features, and leave a run: the work behind `fit-head`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from permafrost.assembly import PARITY_PICTURES, assemble, check_parity, export_model
+from permafrost.cutting import load_trunk
+from permafrost.engines import make_engine
+from permafrost.errors import HeadError, PictureError
+from permafrost.evaluation import metrics
+from permafrost.feature_set import FeatureSet, open_features
+from permafrost.heads import NEEDS_VALIDATION, FittedHead, HeadData, HeadOptions, find_head
+from permafrost.listing import SPLITS, content_position
+from permafrost.pictures import content_digest
+from permafrost.runs import MODEL_FILE, Run, RunContent, free_folder, staging, write_run
+from permafrost.training import TrainingOptions
+
+HELD_OUT: Final = 0.1
+"""Of the training pictures, the share that is held out where a head has to watch validation pictures and has none."""
+
+
+def fit_head(
+    features: FeatureSet | str | os.PathLike[str],
+    head: str = "dense",
+    *,
+    hidden: int | Sequence[int] = 256,
+    dropout: float = 0.0,
+    regularization: float | None = None,
+    epochs: int = TrainingOptions.epochs,
+    batch_size: int = TrainingOptions.batch_size,
+    steps_per_epoch: int | None = None,
+    optimizer: str = TrainingOptions.optimizer,
+    learning_rate: float = TrainingOptions.learning_rate,
+    momentum: float = TrainingOptions.momentum,
+    monitor: str = TrainingOptions.monitor,
+    patience: int = TrainingOptions.patience,
+    min_delta: float = TrainingOptions.min_delta,
+    class_weight: str = TrainingOptions.class_weight,
+    seed: int = TrainingOptions.seed,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Run:
+    """Fit a classifier to kept features and export it, with the trunk, as one Keras model.
+
+    Args:
+        features: a feature set, or its file.
+        head: `dense`, fully connected layers trained by Keras; or `logistic`, scikit-learn's logistic regression.
+        hidden: units of the hidden layer of `dense`, or of each of several; `()` for none.
+        dropout: share of units that `dense` drops in training.
+        regularization: the inverse strength `C` of `logistic`; chosen by cross-validation if None.
+        epochs, batch_size, steps_per_epoch, optimizer, learning_rate, momentum, monitor, patience, min_delta,
+            class_weight, seed: see `training.TrainingOptions`.
+        out: the run's folder; `runs/<set>-<head>` if None, with a number where that is taken.
+        progress: whether to draw a progress bar where standard error is a terminal.
+
+    Returns:
+        The run.
+
+    Raises:
+        PermafrostError: something about the request or its input; see `permafrost.errors`.
+    """
+    started = time.perf_counter()
+    fit = find_head(head)
+    options = HeadOptions(
+        training=TrainingOptions(
+            epochs=epochs,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            monitor=monitor,
+            patience=patience,
+            min_delta=min_delta,
+            class_weight=class_weight,
+            seed=seed,
+        ),
+        hidden=(hidden,) if isinstance(hidden, int) else tuple(hidden),
+        dropout=dropout,
+        regularization=regularization,
+        progress=progress,
+    )
+    if not isinstance(features, FeatureSet):
+        features = open_features(features)
+    folder = free_folder(out, f"{features.path.stem}-{head}")
+    rows = split_rows(features, hold_out=head in NEEDS_VALIDATION and options.training.monitor.startswith("val_"))
+    arrays = {split: features.features(selected) for split, selected in rows.items()}
+    labels = {split: features.labels()[selected] for split, selected in rows.items()}
+    require_classes(labels["train"], features.class_names)
+    fitting = time.perf_counter()
+    fitted = fit(_head_data(arrays, labels, features), options)
+    fitted_at = time.perf_counter()
+    outputs = {split: _outputs(fitted, arrays[split]) for split in SPLITS}
+    trunk = load_trunk(features.store)
+    with staging(folder) as stage:
+        path = stage / MODEL_FILE
+        export_model(assemble(trunk, fitted.model), path)
+        parity = check_parity(
+            path,
+            features.spec,
+            sample_pictures(features, rows, lambda chosen: _outputs(fitted, features.features(chosen))),
+            reference=lambda pixels: _outputs(fitted, make_engine("keras", trunk.model, batch_size=32)(pixels)[0]),
+        )
+        now = time.perf_counter()
+        seconds = {"load": fitting - started, "fit": fitted_at - fitting, "export": now - fitted_at, "total": now - started}
+        about = {
+            "kind": "fit-head",
+            "head": head,
+            "options": dataclasses.asdict(options),
+            "details": fitted.details,
+            **features_record(features),
+            "parity": dataclasses.asdict(parity),
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
+        figures = {split: metrics(labels[split], outputs[split], features.class_names) for split in SPLITS}
+        content = RunContent(
+            class_names=tuple(features.class_names),
+            about=about,
+            metrics=figures,
+            history=fitted.history,
+            title=f"{head} head on {features.spec.base} {features.spec.cut}",
+        )
+        return write_run(folder, stage, content)
+
+
+def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]:
+    """Rows of each split. Where there is no validation and `hold_out`, a tenth of training, chosen by content, is held out.
+
+    Raises:
+        HeadError: there is nothing to train on.
+    """
+    rows = {split: features.rows(split) for split in SPLITS}
+    if not len(rows["train"]):
+        raise HeadError(f"no training pictures in {features.path}", do="extract with smaller --validation-fraction")
+    if hold_out and not len(rows["validation"]):
+        # A second hash: where splits were drawn from the digest itself, its leading bits are no longer uniform.
+        digests = features.digests("train")
+        held = np.array([content_position(content_digest(digest.tobytes())) < HELD_OUT for digest in digests], bool)
+        rows["train"], rows["validation"] = rows["train"][~held], rows["train"][held]
+    return rows
+
+
+def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Refuse training data in which a class does not occur.
+
+    Raises:
+        HeadError: the class is named.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    if not counts.all():
+        raise HeadError(
+            f"class {class_names[int(counts.argmin())]} has no training pictures",
+            expected="at least one in each class",
+            do="add some, or leave the class out",
+        )
+
+
+def sample_pictures(
+    features: FeatureSet, rows: dict[str, np.ndarray], outputs: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Up to 64 pictures, spread over the test pictures, or where there are none over all, to check parity on.
+
+    Args:
+        features: the set.
+        rows: of each split.
+        outputs: given (k,) rows, the probabilities (k, classes) to compare with.
+
+    Yields:
+        (h, w, 3) uint8 at full size, and (classes,), for each picture that is still there and has not changed.
+    """
+    candidates = rows["test"] if len(rows["test"]) else np.arange(len(features))
+    chosen = candidates[np.unique(np.linspace(0, len(candidates) - 1, PARITY_PICTURES).astype(int))]
+    for row, expected in zip(chosen, outputs(chosen), strict=True):
+        with contextlib.suppress(PictureError):
+            yield features.load_picture(int(row)).full_size(), expected
+
+
+def features_record(features: FeatureSet) -> dict[str, Any]:
+    """What a run remembers of the features that it came from."""
+    return {
+        "features": os.path.abspath(features.path),
+        "features_digest": features.digest,
+        "data": features.root,
+        "trunk": features.spec.to_json(),
+        "key": features.spec.key,
+        "libraries": features.about,
+    }
+
+
+def _head_data(arrays: dict[str, Any], labels: dict[str, np.ndarray], features: FeatureSet) -> HeadData:
+    validated = len(labels["validation"]) > 0
+    return HeadData(
+        x=arrays["train"],
+        y=labels["train"],
+        validation_x=arrays["validation"] if validated else None,
+        validation_y=labels["validation"] if validated else None,
+        class_names=tuple(features.class_names),
+    )
+
+
+def _outputs(fitted: FittedHead, x: np.ndarray) -> np.ndarray:
+    if not len(x):
+        return np.empty((0, fitted.model.outputs[0].shape[-1]), np.float32)
+    return np.asarray(fitted.model.predict(x, batch_size=256, verbose=0), np.float32)

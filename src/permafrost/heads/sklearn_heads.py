@@ -1,0 +1,146 @@
+"""Heads that scikit-learn fits, folded into Keras layers with equal probabilities. Nothing is pickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Final
+
+import keras
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
+
+from permafrost.errors import HeadError, OptionError
+from permafrost.heads import FittedHead, HeadData, HeadOptions
+
+STRENGTHS: Final = tuple(float(c) for c in np.logspace(-4, 0, 17))
+"""The inverse regularisation strengths `C` among which `logistic` chooses."""
+
+FOLDS: Final = 5
+MAX_ITERATIONS: Final = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineClassifier:
+    """`softmax((x - mean) / scale @ weights + bias)` on flattened features.
+
+    Attributes:
+        mean, scale: (d,) float64.
+        weights: (d, classes) float64.
+        bias: (classes,) float64.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+
+    def to_keras(self, shape: tuple[int, ...]) -> keras.Model:
+        """The same as one dense layer, the scaling folded into its weights.
+
+        Args:
+            shape: of one picture's features.
+        """
+        kernel = self.weights / self.scale[:, None]
+        bias = self.bias - self.mean @ kernel
+        features = x = keras.Input(shape, name="features")
+        if len(shape) > 1:
+            x = keras.layers.Flatten(name="head_flatten")(x)
+        layer = keras.layers.Dense(kernel.shape[1], "softmax", name="head_probabilities")
+        model = keras.Model(features, layer(x), name="head")
+        layer.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
+        return model
+
+
+def fit_logistic(data: HeadData, options: HeadOptions) -> FittedHead:
+    """Standardised features and an L2-regularised logistic regression (scikit-learn's, by L-BFGS).
+
+    Where no strength is given, it is chosen by stratified five-fold cross-validation on the training pictures: the
+    strongest regularisation whose log loss is within one standard error of the least (the one-standard-error rule:
+    Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10). With more features than pictures the regression is fitted in the space that the pictures span,
+    which holds its solution (the same, section 18.3.5).
+
+    Raises:
+        OptionError: a strength that is not positive.
+        HeadError: a class with a single training picture, and a strength to be chosen.
+    """
+    if options.regularization is not None and not options.regularization > 0:
+        raise OptionError("C is not positive", expected="more than 0", found=options.regularization)
+    flat = data.x.reshape(len(data.x), -1).astype(np.float64)
+    scaler = StandardScaler(copy=False).fit(flat)
+    scaled = scaler.transform(flat)
+    basis = _span(scaled)
+    reduced = scaled if basis is None else scaled @ basis.T
+    weight = None if options.training.class_weight == "none" else "balanced"
+    with warnings.catch_warnings():
+        # Weak regularisation converges slowly; such settings are compared as they stand.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if options.regularization is None:
+            strength, history = _choose_strength(reduced, data, weight, options.training.seed)
+        else:
+            strength, history = options.regularization, []
+        model = LogisticRegression(C=strength, class_weight=weight, max_iter=MAX_ITERATIONS).fit(reduced, data.y)
+    weights = model.coef_ if basis is None else model.coef_ @ basis
+    classifier = AffineClassifier(scaler.mean_, scaler.scale_, *_as_softmax(weights, model.intercept_))
+    return FittedHead(
+        model=classifier.to_keras(data.x.shape[1:]),
+        history=history,
+        details={"C": strength, "chosen_by": "cross-validation" if history else "option"},
+    )
+
+
+def _choose_strength(
+    x: np.ndarray, data: HeadData, weight: str | None, seed: int
+) -> tuple[float, list[dict[str, float]]]:
+    smallest = int(np.bincount(data.y).min())
+    if smallest < 2:
+        name = data.class_names[int(np.bincount(data.y).argmin())]
+        raise HeadError(
+            f"class {name} has too few training pictures to choose C by cross-validation",
+            expected="at least 2",
+            found=smallest,
+            do="add pictures of it, or give --regularization",
+        )
+    folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
+    search = LogisticRegressionCV(
+        Cs=STRENGTHS,
+        cv=folds,
+        scoring="neg_log_loss",
+        class_weight=weight,
+        max_iter=MAX_ITERATIONS,
+        l1_ratios=(0.0,),
+        use_legacy_attributes=False,
+    ).fit(x, data.y)
+    losses = -np.asarray(search.scores_).reshape(folds.get_n_splits(), len(STRENGTHS))
+    means, errors = losses.mean(axis=0), losses.std(axis=0, ddof=1) / np.sqrt(len(losses))
+    best = int(means.argmin())
+    chosen = int(np.argmax(means <= means[best] + errors[best]))
+    history = [
+        {"C": strength, "cross_validation_log_loss": float(mean), "standard_error": float(error)}
+        for strength, mean, error in zip(STRENGTHS, means, errors, strict=True)
+    ]
+    return STRENGTHS[chosen], history
+
+
+def _span(x: np.ndarray) -> np.ndarray | None:
+    """An orthonormal basis (r, d) of the rows of x (n, d) where d exceeds n, else None."""
+    if x.shape[1] <= x.shape[0]:
+        return None
+    # The eigenvectors of the small (n, n) matrix of inner products give the basis at a fraction of the cost of an SVD.
+    values, vectors = np.linalg.eigh(x @ x.T)
+    kept = values > values[-1] * 1e-10
+    basis: np.ndarray = (vectors[:, kept] / np.sqrt(values[kept])).T @ x
+    return basis
+
+
+def _as_softmax(coefficients: np.ndarray, intercepts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's coefficients as (d, classes) and (classes,) of a softmax; two classes are given one row by it."""
+    if len(coefficients) == 1:
+        coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
+        intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
+    return coefficients.T, intercepts
+
+

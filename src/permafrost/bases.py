@@ -337,18 +337,34 @@ def _snake_case(name: str) -> str:
 
 
 def _set_random_weights(model: keras.Model) -> None:
-    """The same random weights every time, on every backend: normal, variance 1 / fan-in; vectors as Keras starts them."""
+    """The same random weights every time, on every backend; vectors as Keras starts them.
+
+    Normal with variance 2 / fan-in, which keeps the size of activations through layers with ReLU (He et al. 2015,
+    "Delving Deep into Rectifiers").
+    """
+    import keras
     import numpy as np
 
     generator = np.random.default_rng(0)
-    for variable in model.weights:
-        shape = tuple(variable.shape)
-        if len(shape) >= 2:
-            deviation = float(np.prod(shape[:-1])) ** -0.5
+    for layer in _leaves(model):
+        for variable in layer.weights:
+            shape = tuple(variable.shape)
+            if len(shape) < 2:
+                continue
             # A depthwise kernel is (h, w, channels, multiplier): each output sees h * w inputs only.
-            if "depthwise" in variable.path:
-                deviation = float(np.prod(shape[:2])) ** -0.5
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D) or "depthwise" in variable.name
+            inputs = shape[:2] if depthwise else shape[:-1]
+            deviation = (2 / float(np.prod(inputs))) ** 0.5
             variable.assign((generator.standard_normal(shape) * deviation).astype(np.float32))
+
+
+def _leaves(model: keras.Model) -> Iterator[Any]:
+    """A model's layers, those of models inside it in their place."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _leaves(layer)
+        else:
+            yield layer
 
 
 def _load_weights(model: keras.Model, path: str) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
-from typing import Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 
 import keras
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads import FittedHead, HeadData, HeadOptions
@@ -21,6 +25,8 @@ STRENGTHS: Final = tuple(float(c) for c in np.logspace(-4, 0, 17))
 
 FOLDS: Final = 5
 MAX_ITERATIONS: Final = 1000
+SMALL: Final = 10_000_000
+"""Numbers in a matrix below which one thread multiplies it faster than several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +88,8 @@ def fit_logistic(data: HeadData, options: HeadOptions) -> FittedHead:
             strength, history = _choose_strength(reduced, data, weight, options.training.seed)
         else:
             strength, history = options.regularization, []
-        model = LogisticRegression(C=strength, class_weight=weight, max_iter=MAX_ITERATIONS).fit(reduced, data.y)
+        with threadpool_limits(1 if reduced.size < SMALL else None, "blas"):
+            model = LogisticRegression(C=strength, class_weight=weight, max_iter=MAX_ITERATIONS).fit(reduced, data.y)
     weights = model.coef_ if basis is None else model.coef_ @ basis
     classifier = AffineClassifier(scaler.mean_, scaler.scale_, *_as_softmax(weights, model.intercept_))
     return FittedHead(
@@ -104,25 +111,41 @@ def _choose_strength(
             found=smallest,
             do="add pictures of it, or give --regularization",
         )
-    folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
-    search = LogisticRegressionCV(
-        Cs=STRENGTHS,
-        cv=folds,
-        scoring="neg_log_loss",
-        class_weight=weight,
-        max_iter=MAX_ITERATIONS,
-        l1_ratios=(0.0,),
-        use_legacy_attributes=False,
-    ).fit(x, data.y)
-    losses = -np.asarray(search.scores_).reshape(folds.get_n_splits(), len(STRENGTHS))
-    means, errors = losses.mean(axis=0), losses.std(axis=0, ddof=1) / np.sqrt(len(losses))
-    best = int(means.argmin())
-    chosen = int(np.argmax(means <= means[best] + errors[best]))
-    history = [
-        {"C": strength, "cross_validation_log_loss": float(mean), "standard_error": float(error)}
-        for strength, mean, error in zip(STRENGTHS, means, errors, strict=True)
-    ]
-    return STRENGTHS[chosen], history
+    x = x.astype(np.float32)  # Twice as fast, and precise enough to compare strengths.
+    folds = list(StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed).split(x, data.y))
+    models = [LogisticRegression(class_weight=weight, max_iter=MAX_ITERATIONS, warm_start=True) for _ in folds]
+    history: list[dict[str, float]] = []
+    for strength in STRENGTHS:
+        losses = _fold_losses(models, strength, x, data.y, folds)
+        error = float(np.std(losses, ddof=1) / np.sqrt(len(losses)))
+        history.append({"C": strength, "cross_validation_log_loss": float(np.mean(losses)), "standard_error": error})
+        # The curve has one valley, and weak regularisation is slow: once it clearly rises, there is nothing to find.
+        best = min(history, key=_loss)
+        if _loss(history[-1]) > _loss(best) + 2 * best["standard_error"]:
+            break
+    chosen = next(row for row in history if _loss(row) <= _loss(best) + best["standard_error"])
+    return chosen["C"], history
+
+
+def _fold_losses(
+    models: list[LogisticRegression], strength: float, x: np.ndarray, y: np.ndarray, folds: list[Any]
+) -> list[float]:
+    """The log loss on each fold, a thread a fold: several threads within a matrix product cost more than they give."""
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count(), "folds") as threads:
+        return list(threads.map(lambda pair: _fold_loss(pair[0], strength, x, y, pair[1]), zip(models, folds, strict=True)))
+
+
+def _fold_loss(
+    model: LogisticRegression, strength: float, x: np.ndarray, y: np.ndarray, fold: tuple[np.ndarray, np.ndarray]
+) -> float:
+    """The log loss on a fold's held-out rows; each strength starts from the coefficients of the last."""
+    train, held_out = fold
+    model.set_params(C=strength).fit(x[train], y[train])
+    return float(log_loss(y[held_out], model.predict_proba(x[held_out]), labels=model.classes_))
+
+
+def _loss(row: dict[str, float]) -> float:
+    return row["cross_validation_log_loss"]
 
 
 def _span(x: np.ndarray) -> np.ndarray | None:

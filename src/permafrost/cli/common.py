@@ -1,0 +1,229 @@
+"""What the commands share: options, the form of what they print, and quiet libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.abc
+import importlib.machinery
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import click
+
+from permafrost.errors import one_line
+
+
+def command(name: str, summary: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a click command of a function, with `--json` and `--debug`, its libraries kept quiet.
+
+    Args:
+        name: of the command.
+        summary: the first line of its help.
+    """
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        @functools.wraps(function)
+        def quiet(*args: Any, debug: bool, **options: Any) -> Any:
+            if debug:
+                return function(*args, **options)
+            with quiet_libraries():
+                return function(*args, **options)
+
+        wrapped = click.option("--debug", is_flag=True, help="Show tracebacks, and what the libraries print.")(quiet)
+        wrapped = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(wrapped)
+        return click.command(name, help=f"{summary}\n\n{_help_of(function)}", short_help=summary)(wrapped)
+
+    return decorate
+
+
+def show(value: Any, lines: Sequence[str], *, as_json: bool) -> None:
+    """Print a result: as one JSON object, or as lines."""
+    if as_json:
+        click.echo(json.dumps(value))
+    else:
+        for line in lines:
+            click.echo(one_line(line))
+
+
+def training_options(
+    *, epochs: int, optimizer: str, learning_rate: float, momentum: float, patience: int
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of `training.TrainingOptions`, with these defaults."""
+    options = [
+        click.option("--epochs", type=int, default=epochs, show_default=True, help="At most so many epochs."),
+        click.option("--batch-size", type=int, default=32, show_default=True, help="Pictures a step."),
+        click.option("--steps-per-epoch", type=int, help="Steps an epoch has; by default a whole pass."),
+        click.option(
+            "--optimizer", default=optimizer, show_default=True, help="One of adam, adamw, nadam, rmsprop, sgd."
+        ),
+        click.option("--learning-rate", type=float, default=learning_rate, show_default=True, help="Of the optimizer."),
+        click.option("--momentum", type=float, default=momentum, show_default=True, help="Of sgd and rmsprop."),
+        click.option(
+            "--monitor",
+            default="val_loss",
+            show_default=True,
+            help="What decides the best epoch: val_loss, val_accuracy, loss or accuracy.",
+        ),
+        click.option(
+            "--patience",
+            type=int,
+            default=patience,
+            show_default=True,
+            help="Epochs without improvement after which to stop; 0 never stops early.",
+        ),
+        click.option("--min-delta", type=float, default=0.0, show_default=True, help="What counts as an improvement."),
+        click.option(
+            "--class-weight", default="none", show_default=True, help="none, or balanced: each class has the same say."
+        ),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn at random."),
+    ]
+    return lambda function: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
+
+
+def split_fractions(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how pictures without a split are divided."""
+    shares = (
+        ("validation", "Share for validation of pictures for which the data set names no split.  [default: 0.15]"),
+        ("test", "Share for test of such pictures.  [default: 0.15]"),
+    )
+    for name, text in reversed(shares):
+        function = click.option(f"--{name}-fraction", type=float, help=text)(function)
+    return function
+
+
+def progress_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that turns progress bars off; they go to standard error, and only to a terminal."""
+    return click.option("--progress/--no-progress", default=True, help="Draw progress bars on a terminal.")(function)
+
+
+class ImageSize(click.ParamType):
+    """A picture size: `150`, or `120x160`, height and width."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[int, int]:
+        """Height and width of `value`."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value).strip().lower())
+        if not match or not int(match[1]) or (match[2] and not int(match[2])):
+            self.fail(f"expected a number of pixels, or HEIGHTxWIDTH, found {value}", param, context)
+        return int(match[1]), int(match[2] or match[1])
+
+
+def figures_line(name: str, figures: dict[str, Any]) -> str:
+    """A split's figures as one line: `test: accuracy 0.9733, balanced 0.9733, 600 pictures`."""
+    if not figures.get("n"):
+        return f"{name}: no pictures"
+    return (
+        f"{name}: accuracy {figures['accuracy']:.4f}, balanced {figures['balanced_accuracy']:.4f}, "
+        f"{figures['n']:,} pictures"
+    )
+
+
+def parity_lines(parity: dict[str, Any]) -> list[str]:
+    """What the check of an exported model found, as lines."""
+    if parity["synthetic"]:
+        return [
+            f"parity: largest difference {parity['resized_max_difference']:.1e} on {parity['pictures']} made-up pictures "
+            "(none of the data set's are where they were)"
+        ]
+    return [
+        f"parity: largest difference {parity['resized_max_difference']:.1e} on {parity['pictures']} pictures; "
+        f"at full size {parity['full_size_equal_labels']:.1%} of the labels are equal"
+    ]
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: `1.5 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' chatter off standard error, which is for progress and for the one line of an error."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    finder = _QuietFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _QuietFinder(importlib.abc.MetaPathFinder):
+    """Has TensorFlow imported with standard error put aside: its C++ part writes there before any setting is read."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != "tensorflow":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _QuietLoader(spec.loader)
+        return spec
+
+
+class _QuietLoader(importlib.abc.Loader):
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        with _standard_error_aside():
+            self._loader.exec_module(module)
+
+
+@contextlib.contextmanager
+def _standard_error_aside() -> Iterator[None]:
+    """Put what is written to standard error, from C++ too, into a file; print it after all where the block fails."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            aside.seek(0)
+            os.write(real, aside.read())
+            raise
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+
+
+def _help_of(function: Callable[..., Any]) -> str:
+    """A function's docstring without its first line, which is the summary."""
+    lines = (function.__doc__ or "").strip().splitlines()[1:]
+    return "\n".join(line.removeprefix("    ") for line in lines).strip()

@@ -1,0 +1,33 @@
+"""`evaluate`: a model and a data set in, figures out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from permafrost.cli import COMMANDS
+from permafrost.cli.common import command, figures_line, show, split_fractions
+
+
+@command("evaluate", COMMANDS["evaluate"])
+@click.argument("model", metavar="RUN/|MODEL.keras", type=click.Path())
+@click.argument("data", type=click.Path())
+@click.option("--split", default="test", show_default=True, help="train, validation or test.")
+@split_fractions
+def evaluate(*, model: str, data: str, as_json: bool, **options: Any) -> None:
+    """Say how well a model does on a data set.
+
+    Pictures are read from their files at full size; the model itself resizes them.
+    """
+    from permafrost.serving import evaluate as run
+
+    figures = run(model, data, **options)
+    lines = [f"set aside: {figures['set_aside']}"] if figures["set_aside"] else []
+    for name, values in figures["classes"].items():
+        shares = ", ".join(
+            f"{key} {'undefined' if values[key] is None else format(values[key], '.4f')}"
+            for key in ("precision", "recall", "f1")
+        )
+        lines.append(f"  {name}: {shares}, {values['n']:,} pictures")
+    show(figures, [*lines, figures_line(figures["split"], figures)], as_json=as_json)

@@ -1,0 +1,86 @@
+"""`extract`: pictures in, a feature set out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from permafrost.cli import COMMANDS
+from permafrost.cli.common import ImageSize, command, duration, progress_option, show, size, split_fractions
+
+
+@command("extract", COMMANDS["extract"])
+@click.argument("data", type=click.Path())
+@click.option("--base", help="A name from keras.applications, with options behind a colon, or FILE.keras.  [default: mobilenet_v2]")
+@click.option("--weights", default="imagenet", show_default=True, help="imagenet, none (random), or a file.")
+@click.option("--cut", metavar="LAYER|INDEX[,...]", help="Layer whose output is kept; several in one pass.  [default: the last]")
+@click.option("--pool", default="none", show_default=True, help="none, avg or max, over height and width.")
+@click.option("--image-size", metavar="PX|HxW", type=ImageSize(), help="Height and width at which the base sees pictures.  [default: the base's own]")
+@click.option("--preprocessing", help="What a FILE.keras wants as input: none, tf, caffe or torch.")
+@click.option("--dtype", default="float32", show_default=True, help="What features are stored in: float32 or float16.")
+@click.option("--precision", default="float32", show_default=True, help="What the base computes in: float32 or bfloat16.")
+@click.option("--engine", default="auto", show_default=True, help="What runs the base: auto or keras.")
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Pictures computed at once.")
+@click.option("--workers", type=int, help="Threads that read and decode.  [default: one a processor]")
+@split_fractions
+@click.option("--out", type=click.Path(), metavar="SET.h5", help="The set's file.  [default: features/<DATA>.h5]")
+@click.option("--on-bad", default="skip", show_default=True, help="With pictures that cannot be decoded: skip or fail.")
+@click.option("--dry-run", is_flag=True, help="Say what would be computed, and do nothing.")
+@progress_option
+def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Run the frozen base once over the pictures and keep its features.
+
+    DATA is a folder with one folder a class, or with train/, validation/ and test/ folders of those; a CSV with the
+    columns path,label[,split]; or an .npz with X_train, y_train[, X_validation, ...].
+
+    Pictures whose features are kept already are not computed again, whatever they are called and wherever they lie.
+    """
+    from permafrost.extraction import Extraction
+
+    cuts = cut.split(",") if cut else None
+    extraction = Extraction(cut=cuts, **options)
+    if dry_run:
+        plans = [dataclasses.asdict(plan) for plan in extraction.plan()]
+        lines = [line for plan in plans for line in _plan_lines(plan)]
+        show(plans if len(plans) > 1 else plans[0], lines, as_json=as_json)
+        return
+    sets = extraction.run()
+    summaries = [features.summary or {} for features in sets]
+    lines = _aside_lines(summaries[0]) + [line for features in sets for line in _set_lines(features)]
+    show(summaries if len(summaries) > 1 else summaries[0], lines, as_json=as_json)
+
+
+def _plan_lines(plan: dict[str, Any]) -> list[str]:
+    return [
+        f"would compute {plan['compute']:,} of {plan['pictures']:,} pictures; {plan['keep']:,} are kept already",
+        f"features of shape {plan['shape']} take {size(plan['bytes'])}, and about {duration(plan['seconds'])}",
+        f"store: {plan['store']}",
+        f"set: {plan['set']} (not written: this was a dry run)",
+    ]
+
+
+def _aside_lines(summary: dict[str, Any], most: int = 10) -> list[str]:
+    aside = summary["set_aside_paths"]
+    if not aside:
+        return []
+    lines = [f"set aside: {len(aside):,}"] + [f"  {entry['path']}: {entry['reason']}" for entry in aside[:most]]
+    if len(aside) > most:
+        lines.append(f"  and {len(aside) - most:,} more; `permafrost features show` lists them")
+    return lines
+
+
+def _set_lines(features: Any) -> list[str]:
+    summary, description = features.summary, features.describe()
+    seconds = summary["seconds"]
+    times = ", ".join(f"{name} {duration(seconds[name])}" for name in ("start", "read", "compute", "write"))
+    splits = ", ".join(f"{name} {split['n']:,}" for name, split in description["splits"].items())
+    return [
+        f"pictures: {summary['pictures']:,} ({splits}); {len(features.class_names)} classes",
+        f"computed: {summary['computed']:,} by {summary['engine']}; kept already: {summary['kept']:,}",
+        f"time: {duration(seconds['total'])} (waiting for: {times})",
+        f"features: {features.spec.base} {features.spec.cut}, shape {tuple(summary['shape'])}, {features.spec.dtype}",
+        f"store: {summary['store']}",
+        f"set: {summary['set']}",
+    ]

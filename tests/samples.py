@@ -1,0 +1,164 @@
+"""Small things to test on: pictures, a tiny base, rows, sets. Everything follows from its arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from permafrost.feature_set import SetContent
+from permafrost.store import Rows
+from permafrost.trunk_spec import TrunkSpec
+
+if TYPE_CHECKING:
+    import h5py
+    import keras
+
+CLASSES = ("checks", "dots", "stripes")
+PX = 32
+"""Height and width of what the tiny base sees."""
+
+WHOLE_SPEC = TrunkSpec(
+    architecture="a" * 64,
+    weights="b" * 64,
+    preprocessing="tf",
+    image_size=(PX, PX),
+    pooling="none",
+    precision="float32",
+    dtype="float32",
+    base="tiny",
+    weights_source="tiny.keras",
+    cut="top",
+    shapes=((2, 3),),
+)
+
+
+def spec_with(**changes: Any) -> TrunkSpec:
+    """A trunk's record, with these fields changed."""
+    return dataclasses.replace(WHOLE_SPEC, **changes)
+
+
+def texture(kind: str, seed: int, size: tuple[int, int] = (44, 52)) -> np.ndarray:
+    """A picture (h, w, 3) uint8 whose class shows in its texture and tint, and whose seed shows in all else."""
+    generator = np.random.default_rng([CLASSES.index(kind), seed])
+    y, x = np.mgrid[: size[0], : size[1]] + generator.integers(0, 16, 2)[:, None, None]
+    pattern = {
+        "checks": (x // 6 + y // 6) % 2,
+        "dots": ((x % 8 - 4) ** 2 + (y % 8 - 4) ** 2 < 9),
+        "stripes": (x + y) // 4 % 2,
+    }[kind].astype(float)
+    tint = {"checks": (200, 90, 80), "dots": (90, 190, 90), "stripes": (80, 100, 210)}[kind]
+    light = 0.45 + 0.45 * pattern + generator.normal(0, 0.05, size)
+    return np.clip(light[:, :, None] * np.array(tint) + generator.normal(0, 6, (*size, 3)), 0, 255).astype(np.uint8)
+
+
+def encoded(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
+    """A picture file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def write_photos(folder: Path, *, per_class: int = 6, classes: Sequence[str] = CLASSES, first: int = 0) -> Path:
+    """A folder with one folder a class: PNG and JPEG by turns, of several sizes."""
+    for kind in classes:
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for seed in range(first, first + per_class):
+            form, ending = (("PNG", "png"), ("JPEG", "jpg"))[seed % 2]
+            pixels = texture(kind, seed, (40 + seed % 3 * 6, 48 + seed % 4 * 5))
+            (folder / kind / f"{kind}-{seed:03}.{ending}").write_bytes(encoded(pixels, form))
+    return folder
+
+
+def write_split_photos(folder: Path) -> Path:
+    """A folder with `train`, `validation` and `test` folders of those, no picture in two of them."""
+    for split, per_class, first in (("train", 6, 0), ("validation", 3, 100), ("test", 3, 200)):
+        write_photos(folder / split, per_class=per_class, first=first)
+    return folder
+
+
+def make_rows(spec: TrunkSpec, count: int, *, seed: int = 0) -> Rows:
+    """Rows of random features of pictures that do not exist."""
+    generator = np.random.default_rng(seed)
+    return Rows(
+        generator.integers(0, 256, (count, 32), dtype=np.uint8),
+        np.zeros(count, np.int32),
+        tuple(generator.standard_normal((count, *shape)).astype(spec.dtype) for shape in spec.shapes),
+    )
+
+
+def make_content(rows: Rows, shards: Sequence[str], places: np.ndarray, **changes: Any) -> SetContent:
+    """What a set file says about `rows`: three pictures in four to train on, two classes."""
+    count = len(rows)
+    content = SetContent(
+        spec=WHOLE_SPEC,
+        store=os.path.join("store", WHOLE_SPEC.folder_name),
+        root="/data/photos",
+        names=tuple(f"{'ab'[i % 2]}/{i}.jpg" for i in range(count)),
+        digests=rows.digests,
+        labels=np.arange(count) % 2,
+        splits=np.array([(0, 0, 1, 0)[i % 4] for i in range(count)], np.uint8),
+        class_names=("a", "b"),
+        shards=tuple(shards),
+        places=places,
+        set_aside=(("a/notes.txt", "not a picture by its name"),),
+        about={"keras": "3"},
+    )
+    return dataclasses.replace(content, **changes)
+
+
+def tiny_model(*, seed: int = 0, strides: int = 2, activation: str = "relu", top: str = "top") -> keras.Model:
+    """A base with convolutions, batch normalization and a branch, its weights drawn by NumPy and so always the same."""
+    import keras
+
+    pixels = keras.Input((PX, PX, 3), name="pixels_in")
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(pixels)
+    stem = keras.layers.Conv2D(8, 3, strides=strides, padding="same", activation=activation, name="stem")(scaled)
+    stem = keras.layers.BatchNormalization(name="stem_norm")(stem)
+    left = keras.layers.Conv2D(8, 1, activation="relu", name="left")(stem)
+    right = keras.layers.Conv2D(8, 3, padding="same", name="right")(stem)
+    joined = keras.layers.Concatenate(name="joined")([left, right])
+    final = keras.layers.Conv2D(16, 3, strides=2, padding="same", activation="relu", name=top)(joined)
+    model = keras.Model(pixels, final, name="tiny")
+    randomize(model, seed=seed)
+    return model
+
+
+def randomize(model: keras.Model, *, seed: int = 0) -> None:
+    """Give a model random weights of a size that keeps features near 1; variances stay positive."""
+    generator = np.random.default_rng(seed)
+    for variable in model.weights:
+        shape = tuple(variable.shape)
+        if len(shape) > 1:
+            variable.assign(generator.normal(0, float(np.prod(shape[:-1])) ** -0.5, shape).astype(np.float32))
+        else:
+            variable.assign(generator.uniform(0.5, 1.5, shape).astype(np.float32))
+
+
+def legacy_group(parent: h5py.Group, layer: str, arrays: dict[str, np.ndarray]) -> None:
+    """Add a layer to a weights file in the layout that `keras.applications` publishes."""
+    names = [name.decode() for name in parent.attrs.get("layer_names", [])]
+    parent.attrs["layer_names"] = np.array([*names, layer], "S")
+    group = parent.create_group(layer)
+    group.attrs["weight_names"] = np.array(list(arrays), "S") if arrays else np.array([], "S1")
+    for name, array in arrays.items():
+        group[name] = array
+
+
+def write_legacy(model: keras.Model, path: Path, *, group: str = "", rename: Callable[[str], str] = str) -> Path:
+    """A model's weights as `keras.applications` publishes them; below `model_weights` as in files of whole models."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        parent = file.create_group(group) if group else file
+        for layer in model.layers:
+            variables = layer.trainable_weights + layer.non_trainable_weights
+            arrays = {f"{variable.name}:0": variable.numpy() for variable in variables}
+            legacy_group(parent, rename(layer.name), arrays)
+    return path

@@ -16,8 +16,6 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from permafrost.serving import evaluate as evaluate
-    from permafrost.serving import predict as predict
     from permafrost.extraction import extract as extract
     from permafrost.extractor import FeatureExtractor as FeatureExtractor
     from permafrost.feature_set import FeatureSet as FeatureSet
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from permafrost.fitting import fit_head as fit_head
     from permafrost.runs import Run as Run
     from permafrost.runs import open_run as open_run
+    from permafrost.serving import evaluate as evaluate
+    from permafrost.serving import predict as predict
 
 _HOMES: Final = {
     "FeatureExtractor": "extractor",

@@ -164,7 +164,7 @@ def probabilities(model: keras.Model, pictures: Iterable[np.ndarray], *, batch_s
 
 
 def body_of(model: keras.Model) -> keras.Model:
-    """An exported model without its resizing: from (n, h, w, 3) of the trunk's size to probabilities; layers are shared.
+    """An exported model without its resizing: from (n, h, w, 3) of the trunk's size to probabilities.
 
     Raises:
         RunError: the model has no resizing that `assemble` put there.
@@ -193,7 +193,8 @@ def resizer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
 
 def _layer_resizer(layer: Any) -> Callable[[np.ndarray], np.ndarray]:
     def run(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(keras.ops.convert_to_numpy(layer(pixels[None].astype(np.float32))))[0]
+        resized: np.ndarray = keras.ops.convert_to_numpy(layer(pixels[None].astype(np.float32)))
+        return resized[0]
 
     return run
 

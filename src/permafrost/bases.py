@@ -86,7 +86,7 @@ BASES: Final[dict[str, BaseEntry]] = {
 DEFAULT_BASE: Final = "mobilenet_v2"
 
 _NOT_OPTIONS: Final = frozenset(
-    "include_top weights input_tensor input_shape pooling classes classifier_activation name".split()
+    ["include_top", "weights", "input_tensor", "input_shape", "pooling", "classes", "classifier_activation", "name"]
 )
 
 
@@ -119,7 +119,7 @@ def load_base(
     """Build a base and load its weights.
 
     Args:
-        base: a name in `BASES`, with options of its builder behind a colon (`mobilenet:alpha=0.25`), or a `.keras` file.
+        base: a name in `BASES`, options of its builder behind a colon (`mobilenet:alpha=0.25`), or a `.keras` file.
         weights: `imagenet`, `none` (the same random weights every time), or a file: the legacy `.h5` that
             `keras.applications` publishes, with or without the classifier, or a `.weights.h5`.
         image_size: height and width in pixels; the base's default size if None.
@@ -154,13 +154,14 @@ def load_base(
             expected=f"at least {entry.minimum_size} px",
             found=f"{size[0]}x{size[1]}",
         )
+    wanted = preprocessing or _table_preprocessing(entry, options)
     model = _build(name, entry, options, size, weights)
     full_name = name + (":" + ",".join(f"{key}={value}" for key, value in options.items()) if options else "")
     return Base(
         model=model,
         name=full_name,
         weights_source=weights if weights in ("imagenet", "none") else Path(weights).name,
-        preprocessing=preprocessing or _table_preprocessing(entry, options),
+        preprocessing=wanted,
         image_size=size,
     )
 
@@ -203,9 +204,7 @@ def _table_preprocessing(entry: BaseEntry, options: dict[str, Any]) -> str:
     )
 
 
-def _build(
-    name: str, entry: BaseEntry, options: dict[str, Any], size: tuple[int, int], weights: str
-) -> keras.Model:
+def _build(name: str, entry: BaseEntry, options: dict[str, Any], size: tuple[int, int], weights: str) -> keras.Model:
     import keras
 
     builder = getattr(keras.applications, entry.builder)
@@ -239,9 +238,7 @@ def _build_error(name: str, weights: str, error: Exception) -> BaseError:
     return BaseError(f"{name} cannot be built: {error}")
 
 
-def _load_file(
-    path: str, weights: str, image_size: tuple[int, int] | None, preprocessing: str | None
-) -> Base:
+def _load_file(path: str, weights: str, image_size: tuple[int, int] | None, preprocessing: str | None) -> Base:
     model = load_model_file(path)
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
         shapes = ", ".join(str(tensor.shape) for tensor in model.inputs)
@@ -306,7 +303,8 @@ def _file_preprocessing(path: str, model: keras.Model) -> str:
     if any(isinstance(layer, scaling) for layer in model.layers[:4]):
         return "none"
     entries = {entry.builder.lower(): entry.preprocessing for entry in BASES.values()}
-    known = entries.get(re.sub(r"[_-]", "", model.name).lower())
+    name = re.sub(r"_\d\.\d+_\d+$", "", model.name)  # MobileNets add their width and size: `mobilenet_0.25_224`.
+    known = entries.get(re.sub(r"[_-]", "", name).lower())
     if known:
         return known
     raise OptionError(
@@ -374,7 +372,8 @@ def _load_weights(model: keras.Model, path: str) -> None:
         load_legacy_weights(model, path)
     elif path.endswith(".weights.h5"):
         try:
-            model.load_weights(path)
+            with _quiet_keras():
+                model.load_weights(path)
         except Exception as error:
             raise WeightsError(f"the weights in {path} do not fit {model.name}: {error}") from error
     else:

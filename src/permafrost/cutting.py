@@ -29,7 +29,7 @@ DTYPES: Final = ("float32", "float16")
 TRUNK_FILE: Final = "trunk.keras"
 
 _SETTINGS_WITHOUT_EFFECT: Final = frozenset(
-    "name trainable dtype batch_shape seed momentum synchronized build_config".split()
+    ["name", "trainable", "dtype", "batch_shape", "seed", "momentum", "synchronized", "build_config"]
 )
 """Settings of layers that change no feature of a frozen trunk, or that are held elsewhere: a dtype by its policy."""
 
@@ -73,7 +73,11 @@ def build_trunks(
     """
     import keras
 
-    for option, value, known in (("pool", pool, POOLINGS), ("precision", precision, PRECISIONS), ("dtype", dtype, DTYPES)):
+    for option, value, known in (
+        ("pool", pool, POOLINGS),
+        ("precision", precision, PRECISIONS),
+        ("dtype", dtype, DTYPES),
+    ):
         if value not in known:
             raise OptionError(f"unknown {option}", expected=" or ".join(known), found=value)
     layers = [find_layer(base.model, cut) for cut in cuts]
@@ -106,14 +110,14 @@ def find_layer(model: keras.Model, cut: str | int | None) -> str:
     """
     names = [layer.name for layer in model.layers]
     if cut is None:
-        return names[-1]
+        return str(names[-1])
     if isinstance(cut, int) or re.fullmatch(r"-?[0-9]+", cut):
         index = int(cut)
         if not -len(names) <= index < len(names):
             raise CutError(
                 f"{model.name} has no layer {index}", expected=f"{-len(names)} to {len(names) - 1}", found=index
             )
-        return names[index]
+        return str(names[index])
     if cut not in names:
         raise CutError(f"{model.name} has no layer {cut}", do=f"try {nearest(cut, names)}")
     return cut
@@ -183,7 +187,8 @@ def as_array(variable: Any) -> np.ndarray:
     """A Keras variable's value, (*shape) in its own dtype."""
     import keras
 
-    return keras.ops.convert_to_numpy(variable)
+    value: np.ndarray = keras.ops.convert_to_numpy(variable)
+    return value
 
 
 def require_finite(model: keras.Model, source: str) -> None:
@@ -375,7 +380,9 @@ def _arguments(value: Any, numbers: dict[tuple[str, int], int]) -> Any:
 def _operation_signature(operation: Any) -> Any:
     import keras
 
-    if isinstance(operation, keras.Sequential) or (isinstance(operation, keras.Model) and hasattr(operation, "operations")):
+    if isinstance(operation, keras.Sequential) or (
+        isinstance(operation, keras.Model) and hasattr(operation, "operations")
+    ):
         return _signature(operation)
     return [type(operation).__name__, _settings(operation)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from permafrost.errors import OptionError, PictureError, SetError, StoreError
 from permafrost.files import commit_bytes
 from permafrost.listing import SPLITS, FilePicture, Listing, LoadedPicture, path_of, read_listing
-from permafrost.store import RowAddress, Store, hdf5_bytes, read_text, read_version, write_text
+from permafrost.store import Store, hdf5_bytes, read_text, read_version, write_text
 from permafrost.trunk_spec import TrunkSpec, canonical_json, first_difference
 
 if TYPE_CHECKING:
@@ -141,18 +142,20 @@ class FeatureSet:
 
     def labels(self, split: str | None = None) -> np.ndarray:
         """The labels of the pictures of `split`, or of all: (n,) int64, indices into `class_names`."""
-        return self._content.labels[self.rows(split)]
+        labels: np.ndarray = self._content.labels[self.rows(split)]
+        return labels
 
     def digests(self, split: str | None = None) -> np.ndarray:
         """The content digests of the pictures of `split`, or of all: (n, 32) uint8."""
-        return self._content.digests[self.rows(split)]
+        digests: np.ndarray = self._content.digests[self.rows(split)]
+        return digests
 
     def names(self, split: str | None = None) -> list[str]:
         """The pictures' paths relative to the data set."""
         return [self._content.names[row] for row in self.rows(split)]
 
     def paths(self, split: str | None = None) -> list[str]:
-        """The pictures' paths, in the order of `arrays`. Bytes that are no UTF-8 are surrogates, as in `os.fsdecode`."""
+        """The pictures' paths, in the order of `arrays`. Bytes that are no UTF-8 are surrogates (PEP 383)."""
         return [path_of(self.root, name) for name in self.names(split)]
 
     def load_picture(self, row: int) -> LoadedPicture:
@@ -168,7 +171,9 @@ class FeatureSet:
         except PictureError as error:
             raise PictureError(f"cannot read {path_of(self.root, name)}: {error}") from error
         if loaded.digest != self._content.digests[row].tobytes():
-            raise PictureError(f"{path_of(self.root, name)} has changed since its features were kept", do="extract again")
+            raise PictureError(
+                f"{path_of(self.root, name)} has changed since its features were kept", do="extract again"
+            )
         return loaded
 
     @functools.cached_property
@@ -190,16 +195,8 @@ class FeatureSet:
 
     def features(self, rows: np.ndarray) -> Any:
         """Features of the pictures with these indices, in this order: as `arrays` returns them."""
-        import numpy as np
-
-        store, content = self.store, self._content
-        tensors = tuple(np.empty((len(rows), *shape), np.float32) for shape in self.spec.shapes)
-        places = content.places[rows]
-        order = np.lexsort((places[:, 1], places[:, 0]))
-        numbers, starts = np.unique(places[order, 0], return_index=True)
-        for number, at in zip(numbers, np.split(order, starts)[1:], strict=True):
-            digests = content.digests[rows][at]
-            store.read(content.shards[number], places[at, 1], tensors, at=at, digests=digests)
+        content = self._content
+        tensors = self.store.gather(content.shards, content.places[rows], digests=content.digests[rows])
         return tensors if len(tensors) > 1 else tensors[0]
 
     def batches(
@@ -336,7 +333,9 @@ def _read_content(path: Path, file: h5py.File) -> SetContent:
         if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
             raise SetError(f"damaged feature set {path}: {name} is no plain data set", do="run extract again")
         if dataset.nbytes > path.stat().st_size:
-            raise SetError(f"damaged feature set {path}: {name} claims more than the file holds", do="run extract again")
+            raise SetError(
+                f"damaged feature set {path}: {name} claims more than the file holds", do="run extract again"
+            )
         if dataset.dtype.str != dtype:
             raise SetError(f"damaged feature set {path}: {name}", expected=dtype, found=dataset.dtype.str)
     if read_text(file, "checksum") != _checksum(file):
@@ -381,21 +380,4 @@ def _pack_names(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def _unpack_names(blob: np.ndarray, offsets: np.ndarray) -> tuple[str, ...]:
     data, edges = blob.tobytes(), offsets.tolist()
-    return tuple(os.fsdecode(data[start:stop]) for start, stop in zip(edges, edges[1:], strict=False))
-
-
-def place_rows(addresses: Sequence[RowAddress]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Addresses as a set keeps them.
-
-    Returns:
-        Names of the shards, and (n, 2) int64: for each address the index of its shard and its row there.
-    """
-    import numpy as np
-
-    numbers: dict[str, int] = {}
-    places = np.empty((len(addresses), 2), np.int64)
-    for i, address in enumerate(addresses):
-        places[i] = numbers.setdefault(address.shard, len(numbers)), address.row
-    return tuple(numbers), places
-
-
+    return tuple(os.fsdecode(data[start:stop]) for start, stop in itertools.pairwise(edges))

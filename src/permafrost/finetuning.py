@@ -108,7 +108,9 @@ def finetune(
             parity = check_parity(
                 path,
                 features.spec,
-                sample_pictures(features, rows, lambda chosen: predict_examples(body, _examples(features, chosen, threads))),
+                sample_pictures(
+                    features, rows, lambda chosen: predict_examples(body, _examples(features, chosen, threads))
+                ),
                 reference=lambda pixels: np.asarray(body.predict_on_batch(pixels.astype(np.float32))),
             )
             now = time.perf_counter()
@@ -128,9 +130,7 @@ def finetune(
             content = RunContent(
                 class_names=run.class_names,
                 about=about,
-                metrics={
-                    split: metrics(examples[split].labels, outputs[split], run.class_names) for split in SPLITS
-                },
+                metrics={split: metrics(examples[split].labels, outputs[split], run.class_names) for split in SPLITS},
                 history=outcome.history,
                 title=f"{features.spec.base} fine-tuned from {base_layers[lowest]}",
             )
@@ -262,9 +262,7 @@ def _train(
     return _Outcome(history, details | {"epochs": len(history)})
 
 
-def _monitored(
-    body: keras.Model, examples: Examples | None, options: TrainingOptions, class_names: list[str]
-) -> float:
+def _monitored(body: keras.Model, examples: Examples | None, options: TrainingOptions, class_names: list[str]) -> float:
     if examples is None:
         raise OptionError(
             f"nothing to watch {options.monitor} on: there are no validation pictures",

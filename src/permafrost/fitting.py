@@ -110,7 +110,12 @@ def fit_head(
             reference=lambda pixels: _outputs(fitted, make_engine("keras", trunk.model, batch_size=32)(pixels)[0]),
         )
         now = time.perf_counter()
-        seconds = {"load": fitting - started, "fit": fitted_at - fitting, "export": now - fitted_at, "total": now - started}
+        seconds = {
+            "load": fitting - started,
+            "fit": fitted_at - fitting,
+            "export": now - fitted_at,
+            "total": now - started,
+        }
         about = {
             "kind": "fit-head",
             "head": head,
@@ -132,7 +137,7 @@ def fit_head(
 
 
 def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]:
-    """Rows of each split. Where there is no validation and `hold_out`, a tenth of training, chosen by content, is held out.
+    """Rows of each split; where there is no validation and `hold_out`, a tenth of training, chosen by content, is it.
 
     Raises:
         HeadError: there is nothing to train on.

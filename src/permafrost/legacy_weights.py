@@ -1,14 +1,14 @@
 """The `.h5` layout in which `keras.applications` publishes weights, read without Keras and without trust.
 
 A group a layer, in the order of the model's layers; the attribute `layer_names` of the file (or of its group
-`model_weights`, where a whole model was saved) gives that order, and `weight_names` of each group its arrays. Layers are
-matched by order, as Keras does. A file with the classifier has its layers last, so they are left over.
+`model_weights`, where a whole model was saved) gives that order, and `weight_names` of each group its arrays. Layers
+are matched by order, as Keras does. A file with the classifier has its layers last, so they are left over.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from permafrost.errors import WeightsError
 
@@ -102,14 +102,15 @@ def _arrays(group: h5py.Group, path: str | os.PathLike[str]) -> list[np.ndarray]
 def _array(group: h5py.Group, name: str, path: str | os.PathLike[str]) -> np.ndarray:
     import h5py
 
-    data = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+    data: Any = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external or data.dtype.kind not in "fiu":
         raise WeightsError(f"damaged weights file {path}: {name} is no plain array of numbers")
-    return data[...]
+    values: np.ndarray = data[...]
+    return values
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """The attribute's strings; Keras splits a list over `NAME0`, `NAME1`, ... where it exceeds HDF5's limit of 64 KB."""
+    """The attribute's strings; Keras splits a list over `NAME0`, `NAME1`, ... beyond HDF5's limit of 64 KB."""
     keys = [attribute] if attribute in group.attrs else []
     while f"{attribute}{len(keys)}" in group.attrs:
         keys.append(f"{attribute}{len(keys)}")

@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.errors import ListingError, OptionError
-from permafrost.pictures import EXTENSIONS, array_digest, as_pixels, content_digest, decode, decode_resized, read_file, resize
+from permafrost.pictures import (
+    EXTENSIONS,
+    array_digest,
+    as_pixels,
+    content_digest,
+    decode,
+    decode_resized,
+    read_file,
+    resize,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -375,9 +384,7 @@ def _npz_listing(
         names += [f"{key}[{i}]" for i in range(len(pictures))]
         splits += [split] * len(pictures)
         arrays += list(pictures)
-        labels += [
-            os.fsdecode(label) if isinstance(label, bytes) else label for label in targets.reshape(-1).tolist()
-        ]
+        labels += [os.fsdecode(label) if isinstance(label, bytes) else label for label in targets.reshape(-1).tolist()]
     if len({type(label) for label in labels}) > 1:
         raise ListingError(f"labels in {path} are numbers in one split and names in another", expected="the same kind")
     classes = sorted(set(labels))

@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-EXTENSIONS: Final = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .tga .jp2".split()
-)
+# fmt: off
+EXTENSIONS: Final = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2",
+})
+# fmt: on
 """File names that end so are taken for pictures; what they hold is found out from their bytes."""
 
 MAX_PIXELS: Final = 178_956_970
@@ -151,7 +154,7 @@ def quiet_decoding() -> Iterator[None]:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
         raise PictureError("the file is empty")
@@ -164,7 +167,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(image), image.format)
     except PictureError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise PictureError("not a picture in any format that Pillow reads") from error
     except Image.DecompressionBombError as error:
         raise PictureError("too many pixels", expected=f"at most {max_pixels:,}", found=str(error)) from error

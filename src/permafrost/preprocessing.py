@@ -57,6 +57,6 @@ def preprocess(pixels: keras.KerasTensor, rule: str) -> Any:
         return pixels
     if steps.bgr:
         pixels = keras.ops.flip(pixels, axis=-1)
-    return keras.layers.Rescaling(
-        list(steps.scale), offset=list(steps.offset), dtype="float32", name="preprocessing"
-    )(pixels)
+    return keras.layers.Rescaling(list(steps.scale), offset=list(steps.offset), dtype="float32", name="preprocessing")(
+        pixels
+    )

@@ -1,12 +1,12 @@
 """A run: a folder with a fitted model and all that explains it.
 
-    model.keras     pictures in, probabilities out; opens with plain Keras
-    labels.txt      the classes, one a line, in the order of the probabilities
-    run.json        what it was made of and how; its parity
-    metrics.json    figures for each split, with its size
-    history.csv     a row for each epoch, or for each setting that was compared
-    curves.png      the history, drawn
-    confusion.png   which class was taken for which
+model.keras     pictures in, probabilities out; opens with plain Keras
+labels.txt      the classes, one a line, in the order of the probabilities
+run.json        what it was made of and how; its parity
+metrics.json    figures for each split, with its size
+history.csv     a row for each epoch, or for each setting that was compared
+curves.png      the history, drawn
+confusion.png   which class was taken for which
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Run:
         metrics: the content of `metrics.json`: for each split its figures.
     """
 
-    def __init__(self, folder: Path, class_names: tuple[str, ...], about: dict[str, Any], metrics: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, class_names: tuple[str, ...], about: dict[str, Any], metrics: dict[str, Any]
+    ) -> None:
         self.folder = folder
         self.class_names = class_names
         self.about = about

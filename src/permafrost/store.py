@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -169,6 +170,32 @@ class Store:
         with self._open(name) as shard:
             shard.read(rows, out, at, digests)
 
+    def gather(
+        self, shards: Sequence[str], places: np.ndarray, *, digests: np.ndarray | None = None
+    ) -> tuple[np.ndarray, ...]:
+        """Read rows from any shards, in any order.
+
+        Args:
+            shards: file names.
+            places: (n, 2) int64, for each row the index of its shard in `shards` and its row there.
+            digests: (n, 32) uint8, of the pictures whose rows these have to be; not checked if None.
+
+        Returns:
+            For each tensor of the trunk (n, *shape) float32.
+
+        Raises:
+            ShardError: as `read`.
+        """
+        import numpy as np
+
+        tensors = tuple(np.empty((len(places), *shape), np.float32) for shape in self.spec.shapes)
+        order = np.lexsort((places[:, 1], places[:, 0]))
+        numbers, starts = np.unique(places[order, 0], return_index=True)
+        for number, at in zip(numbers, np.split(order, starts)[1:], strict=True):  # Without rows there is no shard.
+            known = None if digests is None else digests[at]
+            self.read(shards[number], places[at, 1], tensors, at=at, digests=known)
+        return tensors
+
     def verify(self, name: str) -> int:
         """Read a whole shard and check it: its name, its index, and every row.
 
@@ -203,7 +230,8 @@ _HEAL: Final = "run the same extract again: it computes what is missing"
 class RowIndex:
     """Finds rows by content digest and view: sorted arrays, about 45 bytes a row.
 
-    Shards that are damaged or another trunk's are left out: their rows are missing rows, to be computed again.
+    Shards that are damaged or another trunk's are left out: their rows are missing rows, to be computed again. Indices
+    are checked at once; the rows of a shard, when one of them is first found.
 
     Args:
         store: whose rows.
@@ -213,6 +241,8 @@ class RowIndex:
         import numpy as np
 
         self.damaged: list[ShardError] = []
+        self._store = store
+        self._whole: dict[str, bool] = {}
         self._shards: list[str] = []
         digests, views, places = [np.empty((0, 32), np.uint8)], [np.empty(0, np.int32)], [np.empty((0, 2), np.int64)]
         for name in store.shard_names():
@@ -227,7 +257,11 @@ class RowIndex:
             digests.append(shard_digests)
             views.append(shard_views)
             places.append(place)
-        self._digests, self._views, self._places = np.concatenate(digests), np.concatenate(views), np.concatenate(places)
+        self._digests, self._views, self._places = (
+            np.concatenate(digests),
+            np.concatenate(views),
+            np.concatenate(places),
+        )
         prefixes = _prefixes(self._digests)
         self._order = np.argsort(prefixes, kind="stable")
         self._prefixes = prefixes[self._order]
@@ -245,9 +279,35 @@ class RowIndex:
             row = self._order[start]
             if self._views[row] == view and self._digests[row].tobytes() == digest:
                 shard, place = self._places[row]
-                return RowAddress(self._shards[shard], int(place))
+                if self._is_whole(self._shards[shard]):
+                    return RowAddress(self._shards[shard], int(place))
             start += 1
         return None
+
+    def _is_whole(self, shard: str) -> bool:
+        if shard not in self._whole:
+            try:
+                self._store.verify(shard)
+                self._whole[shard] = True
+            except ShardError as error:
+                self.damaged.append(error)
+                self._whole[shard] = False
+        return self._whole[shard]
+
+
+def place_rows(addresses: Sequence[RowAddress]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Addresses as a set keeps them.
+
+    Returns:
+        Names of the shards, and (n, 2) int64: for each address the index of its shard and its row there.
+    """
+    import numpy as np
+
+    numbers: dict[str, int] = {}
+    places = np.empty((len(addresses), 2), np.int64)
+    for i, address in enumerate(addresses):
+        places[i] = numbers.setdefault(address.shard, len(numbers)), address.row
+    return tuple(numbers), places
 
 
 def _prefixes(digests: np.ndarray) -> np.ndarray:
@@ -266,7 +326,9 @@ def _read_description(folder: Path) -> tuple[TrunkSpec, dict[str, Any]]:
     except FileNotFoundError as error:
         raise StoreError(f"no store at {folder}: {DESCRIPTION_FILE} is missing", do="run extract again") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"damaged description {path}", found=repr(error), do="remove it and run extract again") from error
+        raise StoreError(
+            f"damaged description {path}", found=repr(error), do="remove it and run extract again"
+        ) from error
     if not whole:
         raise StoreError(
             f"damaged description {path}: its checksum does not hold", do="remove it and run extract again"
@@ -311,7 +373,14 @@ def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
     import h5py
 
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)  # Else the root group says when it was made, which `h5py.File` cannot be told.
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, buffer)
+    name = repr(buffer).encode("ascii")
+    with h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access)) as file:
         fill(file)
     return buffer.getvalue()
 
@@ -335,7 +404,7 @@ def read_text(file: h5py.File, name: str) -> str:
     """
     if file.attrs.get_id(name).dtype.kind != "S":
         raise ValueError(f"attribute {name} is no string of fixed length")
-    return file.attrs[name].decode("utf-8")
+    return str(file.attrs[name].decode("utf-8"))
 
 
 def read_version(file: h5py.File) -> int:
@@ -405,9 +474,7 @@ class _Shard:
     def __len__(self) -> int:
         return len(self.digests)
 
-    def read(
-        self, rows: np.ndarray, out: Sequence[np.ndarray], at: np.ndarray, digests: np.ndarray | None
-    ) -> None:
+    def read(self, rows: np.ndarray, out: Sequence[np.ndarray], at: np.ndarray, digests: np.ndarray | None) -> None:
         """As `Store.read`."""
         import numpy as np
 
@@ -496,4 +563,4 @@ def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
 
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     edges = [0, *breaks.tolist(), len(rows)]
-    return ((start, stop) for start, stop in zip(edges, edges[1:], strict=False) if stop > start)
+    return ((start, stop) for start, stop in itertools.pairwise(edges) if stop > start)

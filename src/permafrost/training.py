@@ -158,7 +158,9 @@ def train(
         verbose=0,
     )
     epochs = [dict(zip(history.history, values, strict=True)) for values in zip(*history.history.values(), strict=True)]
-    return [{"epoch": number} | {key: float(value) for key, value in row.items()} for number, row in enumerate(epochs, 1)]
+    return [
+        {"epoch": number} | {key: float(value) for key, value in row.items()} for number, row in enumerate(epochs, 1)
+    ]
 
 
 def class_weights(labels: np.ndarray, class_count: int) -> dict[int, float]:
@@ -190,7 +192,7 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self._bar: tqdm[None] = tqdm(total=epochs, unit=" epochs", disable=None if shown else True, leave=False)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 - Keras passes it
         self._bar.set_postfix({key: f"{value:.4f}" for key, value in (logs or {}).items()}, refresh=False)
         self._bar.update()
 

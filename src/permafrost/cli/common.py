@@ -39,7 +39,9 @@ def command(name: str, summary: str) -> Callable[[Callable[..., Any]], click.Com
                 return function(*args, **options)
 
         wrapped = click.option("--debug", is_flag=True, help="Show tracebacks, and what the libraries print.")(quiet)
-        wrapped = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(wrapped)
+        wrapped = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(
+            wrapped
+        )
         return click.command(name, help=f"{summary}\n\n{_help_of(function)}", short_help=summary)(wrapped)
 
     return decorate
@@ -105,7 +107,7 @@ def progress_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--progress/--no-progress", default=True, help="Draw progress bars on a terminal.")(function)
 
 
-class ImageSize(click.ParamType):
+class ImageSize(click.ParamType[tuple[int, int]]):
     """A picture size: `150`, or `120x160`, height and width."""
 
     name = "size"
@@ -132,15 +134,10 @@ def figures_line(name: str, figures: dict[str, Any]) -> str:
 
 def parity_lines(parity: dict[str, Any]) -> list[str]:
     """What the check of an exported model found, as lines."""
+    found = f"parity: largest difference {parity['resized_max_difference']:.1e} on {parity['pictures']}"
     if parity["synthetic"]:
-        return [
-            f"parity: largest difference {parity['resized_max_difference']:.1e} on {parity['pictures']} made-up pictures "
-            "(none of the data set's are where they were)"
-        ]
-    return [
-        f"parity: largest difference {parity['resized_max_difference']:.1e} on {parity['pictures']} pictures; "
-        f"at full size {parity['full_size_equal_labels']:.1%} of the labels are equal"
-    ]
+        return [f"{found} made-up pictures, as none of the data set's are where they were"]
+    return [f"{found} pictures; at full size {parity['full_size_equal_labels']:.1%} of the labels are equal"]
 
 
 def duration(seconds: float) -> str:

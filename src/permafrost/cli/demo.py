@@ -97,4 +97,5 @@ def _extracted(features: Any) -> str:
 
 
 def _accuracy(run: Any) -> str:
-    return f"test accuracy {run.metrics['test']['accuracy']:.3f}, parity {run.about['parity']['resized_max_difference']:.0e}"
+    accuracy, difference = run.metrics["test"]["accuracy"], run.about["parity"]["resized_max_difference"]
+    return f"test accuracy {accuracy:.3f}, parity {difference:.0e}"

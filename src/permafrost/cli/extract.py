@@ -13,14 +13,26 @@ from permafrost.cli.common import ImageSize, command, duration, progress_option,
 
 @command("extract", COMMANDS["extract"])
 @click.argument("data", type=click.Path())
-@click.option("--base", help="A name from keras.applications, with options behind a colon, or FILE.keras.  [default: mobilenet_v2]")
+@click.option(
+    "--base",
+    help="A name from keras.applications, with options behind a colon, or FILE.keras.  [default: mobilenet_v2]",
+)
 @click.option("--weights", default="imagenet", show_default=True, help="imagenet, none (random), or a file.")
-@click.option("--cut", metavar="LAYER|INDEX[,...]", help="Layer whose output is kept; several in one pass.  [default: the last]")
+@click.option(
+    "--cut", metavar="LAYER|INDEX[,...]", help="Layer whose output is kept; several in one pass.  [default: the last]"
+)
 @click.option("--pool", default="none", show_default=True, help="none, avg or max, over height and width.")
-@click.option("--image-size", metavar="PX|HxW", type=ImageSize(), help="Height and width at which the base sees pictures.  [default: the base's own]")
+@click.option(
+    "--image-size",
+    metavar="PX|HxW",
+    type=ImageSize(),
+    help="Height and width at which the base sees pictures.  [default: the base's own]",
+)
 @click.option("--preprocessing", help="What a FILE.keras wants as input: none, tf, caffe or torch.")
 @click.option("--dtype", default="float32", show_default=True, help="What features are stored in: float32 or float16.")
-@click.option("--precision", default="float32", show_default=True, help="What the base computes in: float32 or bfloat16.")
+@click.option(
+    "--precision", default="float32", show_default=True, help="What the base computes in: float32 or bfloat16."
+)
 @click.option("--engine", default="auto", show_default=True, help="What runs the base: auto or keras.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Pictures computed at once.")
 @click.option("--workers", type=int, help="Threads that read and decode.  [default: one a processor]")

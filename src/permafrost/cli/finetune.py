@@ -13,9 +13,13 @@ from permafrost.cli.fit_head import run_lines
 
 @command("finetune", COMMANDS["finetune"])
 @click.argument("run", metavar="RUN/", type=click.Path())
-@click.option("--unfreeze", metavar="LAYER|INDEX|all", help="Lowest layer or block that is trained.  [default: the upper quarter]")
+@click.option(
+    "--unfreeze", metavar="LAYER|INDEX|all", help="Lowest layer or block that is trained.  [default: the upper quarter]"
+)
 @training_options(epochs=10, optimizer="sgd", learning_rate=1e-5, momentum=0.9, patience=3)
-@click.option("--train-batchnorm", is_flag=True, help="Train BatchNorm layers of the base too, instead of keeping them frozen.")
+@click.option(
+    "--train-batchnorm", is_flag=True, help="Train BatchNorm layers of the base too, instead of keeping them frozen."
+)
 @click.option("--out", type=click.Path(), metavar="RUN/", help="The new run's folder.  [default: runs/<RUN>-finetuned]")
 @progress_option
 def finetune(*, run: str, as_json: bool, **options: Any) -> None:
@@ -32,7 +36,11 @@ def finetune(*, run: str, as_json: bool, **options: Any) -> None:
     lines = [
         f"unfrozen: from {unfrozen['from']} (layer {unfrozen['index']}) up",
         f"{details['monitor']}: {details['before']:.4f} before, {details['after']:.4f} at best: {outcome}",
-        *(f"before: {figures_line(split, before[split])}" for split in ("validation", "test") if before[split].get("n")),
+        *(
+            f"before: {figures_line(split, before[split])}"
+            for split in ("validation", "test")
+            if before[split].get("n")
+        ),
         *run_lines(tuned),
     ]
     show(tuned.describe(), lines, as_json=as_json)

@@ -22,9 +22,18 @@ from permafrost.errors import OptionError
 @command("fit-head", COMMANDS["fit-head"])
 @click.argument("features", metavar="SET.h5", type=click.Path())
 @click.option("--head", default="dense", show_default=True, help="dense (Keras) or logistic (scikit-learn).")
-@click.option("--hidden", default="256", show_default=True, help="dense: units of each hidden layer: 256, 512,128, or 0 for none.")
-@click.option("--dropout", type=float, default=0.0, show_default=True, help="dense: share of units dropped in training.")
-@click.option("--regularization", type=float, metavar="C", help="logistic: inverse strength.  [default: chosen by cross-validation]")
+@click.option(
+    "--hidden", default="256", show_default=True, help="dense: units of each hidden layer: 256, 512,128, or 0 for none."
+)
+@click.option(
+    "--dropout", type=float, default=0.0, show_default=True, help="dense: share of units dropped in training."
+)
+@click.option(
+    "--regularization",
+    type=float,
+    metavar="C",
+    help="logistic: inverse strength.  [default: chosen by cross-validation]",
+)
 @training_options(epochs=30, optimizer="adam", learning_rate=1e-3, momentum=0.0, patience=5)
 @click.option("--out", type=click.Path(), metavar="RUN/", help="The run's folder.  [default: runs/<SET>-<head>]")
 @progress_option

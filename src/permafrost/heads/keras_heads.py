@@ -68,7 +68,9 @@ def centring(x: np.ndarray) -> tuple[keras.Layer, float]:
     mean = rows.mean(axis=0, dtype=np.float64)
     variance = float(np.mean(np.square(rows - mean.astype(np.float32)), dtype=np.float64))
     if not variance:
-        raise HeadError("all pictures have the same features", expected="features that differ", do="extract at another cut")
+        raise HeadError(
+            "all pictures have the same features", expected="features that differ", do="extract at another cut"
+        )
     layer = keras.layers.Normalization(name="head_centring")
     layer.build((None, *x.shape[1:]))
     layer.adapt_mean.assign(mean)

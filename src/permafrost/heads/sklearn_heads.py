@@ -66,8 +66,8 @@ def fit_logistic(data: HeadData, options: HeadOptions) -> FittedHead:
 
     Where no strength is given, it is chosen by stratified five-fold cross-validation on the training pictures: the
     strongest regularisation whose log loss is within one standard error of the least (the one-standard-error rule:
-    Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10). With more features than pictures the regression is fitted in the space that the pictures span,
-    which holds its solution (the same, section 18.3.5).
+    Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10). With more features than
+    pictures the regression is fitted in the space that the pictures span, which holds its solution (section 18.3.5).
 
     Raises:
         OptionError: a strength that is not positive.
@@ -132,7 +132,9 @@ def _fold_losses(
 ) -> list[float]:
     """The log loss on each fold, a thread a fold: several threads within a matrix product cost more than they give."""
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count(), "folds") as threads:
-        return list(threads.map(lambda pair: _fold_loss(pair[0], strength, x, y, pair[1]), zip(models, folds, strict=True)))
+        return list(
+            threads.map(lambda pair: _fold_loss(pair[0], strength, x, y, pair[1]), zip(models, folds, strict=True))
+        )
 
 
 def _fold_loss(
@@ -165,5 +167,3 @@ def _as_softmax(coefficients: np.ndarray, intercepts: np.ndarray) -> tuple[np.nd
         coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
         intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
     return coefficients.T, intercepts
-
-

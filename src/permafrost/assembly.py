@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from permafrost.bases import load_model_file
+from permafrost.engines.keras_engine import KerasEngine
 from permafrost.errors import ParityError, PictureError, RunError
 from permafrost.files import replacing
 from permafrost.pictures import resize
@@ -78,6 +79,8 @@ def assemble(trunk: Trunk, head: keras.Model) -> keras.Model:
     # Rounded, as the extraction's resize gives whole numbers.
     pixels = keras.ops.round(resizing(pictures))
     features = trunk.model.call(pixels)
+    for layer in head.layers:
+        layer.name = _free_name(layer.name, trunk.model)
     return keras.Model(pictures, head.call(features), name="permafrost")
 
 
@@ -154,13 +157,14 @@ def probabilities(model: keras.Model, pictures: Iterable[np.ndarray], *, batch_s
         (n, classes) float32.
     """
     prepare = resizer(model)
-    chunks: list[np.ndarray] = []
+    engine = KerasEngine(model, batch_size=batch_size)
+    chunks = [np.empty((0, model.outputs[0].shape[-1]), np.float32)]
     remaining = iter(pictures)
     while batch := [prepare(pixels) for pixels in itertools.islice(remaining, batch_size)]:
-        chunks.append(np.asarray(model.predict_on_batch(_filled(batch, batch_size)))[: len(batch)])
-    if not chunks:
-        return np.empty((0, model.outputs[0].shape[-1]), np.float32)
-    return np.concatenate(chunks).astype(np.float32)
+        if len({pixels.shape for pixels in batch}) > 1:
+            raise PictureError("pictures of different sizes", expected="a model that resizes them")
+        chunks.append(engine(np.stack(batch))[0])
+    return np.concatenate(chunks)
 
 
 def body_of(model: keras.Model) -> keras.Model:
@@ -193,19 +197,10 @@ def resizer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
 
 def _layer_resizer(layer: Any) -> Callable[[np.ndarray], np.ndarray]:
     def run(pixels: np.ndarray) -> np.ndarray:
-        resized: np.ndarray = keras.ops.convert_to_numpy(layer(pixels[None].astype(np.float32)))
-        return resized[0]
+        resized: np.ndarray = keras.ops.convert_to_numpy(layer(pixels[None].astype(np.float32)))[0]
+        return resized
 
     return run
-
-
-def _filled(pixels: list[np.ndarray], batch_size: int) -> np.ndarray:
-    """A batch filled up to one size, so that the backend does not compile anew for the last one."""
-    if len({picture.shape for picture in pixels}) > 1:
-        raise PictureError("pictures of different sizes", expected="a model that resizes them")
-    batch = np.zeros((batch_size, *pixels[0].shape), np.float32)
-    batch[: len(pixels)] = pixels
-    return batch
 
 
 def _max_difference(left: np.ndarray, right: np.ndarray) -> float:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from permafrost.errors import one_line
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+MOST_NAMES: Final = 100
+"""Class names along an axis of a plot, so that they can be read, and a thousand do not take a minute to lay out."""
 
 
 def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def curves_png(history: Sequence[dict[str, float]], title: str) -> bytes:
             panel.legend()
     if not history:
         figure.axes[0].text(0.5, 0.5, "nothing was compared", ha="center")
-    figure.suptitle(title)
+    figure.suptitle(one_line(title), parse_math=False)
     return _png(figure)
 
 
@@ -97,16 +104,19 @@ def confusion_png(matrix: np.ndarray, class_names: Sequence[str], title: str) ->
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
-    names = [name if len(name) <= 20 else name[:19] + "…" for name in class_names]
-    axes.set_xticks(range(count), names, rotation=45, ha="right")
-    axes.set_yticks(range(count), names)
+    step = -(-count // MOST_NAMES)
+    shown = [one_line(name) for name in class_names[::step]]
+    names = [name if len(name) <= 20 else name[:19] + "…" for name in shown]
+    # Without `parse_math` a class called `$x$` is a formula, and one called `$x_$` an error.
+    axes.set_xticks(range(0, count, step), names, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(0, count, step), names, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if count <= 25:
         for row, column in np.ndindex(count, count):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", color=colour)
-    axes.set_title(title)
+    axes.set_title(one_line(title), parse_math=False)
     return _png(figure)
 
 
@@ -122,5 +132,8 @@ def _share(part: Any, whole: Any) -> float | None:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with warnings.catch_warnings():
+        # A letter that the font does not have is drawn as a box: nothing to warn the user of.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

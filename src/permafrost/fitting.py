@@ -99,6 +99,7 @@ def fit_head(
     fitted = fit(_head_data(arrays, labels, features), options)
     fitted_at = time.perf_counter()
     outputs = {split: _outputs(fitted, arrays[split]) for split in SPLITS}
+    require_numbers(outputs["train"])
     trunk = load_trunk(features.store)
     with staging(folder) as stage:
         path = stage / MODEL_FILE
@@ -165,6 +166,21 @@ def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
             f"class {class_names[int(counts.argmin())]} has no training pictures",
             expected="at least one in each class",
             do="add some, or leave the class out",
+        )
+
+
+def require_numbers(outputs: np.ndarray) -> None:
+    """Refuse a head whose training ran off to infinity.
+
+    Raises:
+        HeadError: its probabilities are not numbers.
+    """
+    if not np.isfinite(outputs).all():
+        raise HeadError(
+            "training diverged: the head's probabilities are not numbers",
+            expected="probabilities",
+            found="NaN",
+            do="lower --learning-rate",
         )
 
 

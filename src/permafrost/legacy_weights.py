@@ -7,7 +7,9 @@ are matched by order, as Keras does. A file with the classifier has its layers l
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from permafrost.errors import WeightsError
@@ -22,26 +24,19 @@ def is_legacy_weights(path: str | os.PathLike[str]) -> bool:
     """Whether the file at `path` is HDF5 in the legacy layout.
 
     Raises:
-        WeightsError: it is no HDF5 file.
+        WeightsError: it is no HDF5 file, or a damaged one.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return _root(file) is not None
-    except OSError as error:
-        raise WeightsError(f"cannot read weights from {path}: {error}", expected="an HDF5 file") from error
+    with _open(path) as file:
+        return _root(file) is not None
 
 
 def load_legacy_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Give `model` the weights in the file at `path`, which may have the classifier's after them.
 
     Raises:
-        WeightsError: they do not fit: the first layer that does not is named, with both shapes.
+        WeightsError: they do not fit: the first layer that does not is named, with both shapes; or they are damaged.
     """
-    import h5py
-
-    with h5py.File(path, "r", locking=False) as file:
+    with _open(path) as file:
         root = _root(file)
         assert root is not None, "call is_legacy_weights first"
         saved = [name for name in _names(root, "layer_names") if _names(_group(root, name, path), "weight_names")]
@@ -54,6 +49,18 @@ def load_legacy_weights(model: keras.Model, path: str | os.PathLike[str]) -> Non
             )
         for name, layer in zip(saved, layers, strict=False):
             _assign(layer, name, _arrays(_group(root, name, path), path), path)
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Open a file of weights; what HDF5 says of a damaged one becomes one clear line."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        raise WeightsError(f"cannot read weights from {path}: {error}", expected="a whole HDF5 file") from error
 
 
 def _assign(layer: keras.Layer, name: str, arrays: list[np.ndarray], path: str | os.PathLike[str]) -> None:

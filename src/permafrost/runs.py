@@ -131,8 +131,8 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     try:
         about = json.loads((folder / RUN_FILE).read_bytes())
         figures = json.loads((folder / METRICS_FILE).read_bytes())
-        names = tuple(about["class_names"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        names, _ = tuple(about["class_names"]), figures.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"damaged run {folder}", found=repr(error), do="fit again") from error
     if about.get("format") != FORMAT or about.get("version") != VERSION:
         raise RunError(f"{folder} is a run of another version", expected=VERSION, found=about.get("version"))
@@ -196,7 +196,8 @@ def write_run(folder: Path, stage: Path, content: RunContent) -> Run:
     for name, data in files.items():
         commit_bytes(stage / name, data)
     _publish(stage, folder)
-    return Run(folder, content.class_names, about, content.metrics)
+    # As it will be read: JSON knows no tuples.
+    return Run(folder, content.class_names, json.loads(files[RUN_FILE]), json.loads(files[METRICS_FILE]))
 
 
 def file_digest(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import keras
 import numpy as np
 
+from permafrost.engines.keras_engine import KerasEngine
 from permafrost.errors import OptionError
 
 if TYPE_CHECKING:
@@ -171,9 +172,12 @@ def class_weights(labels: np.ndarray, class_count: int) -> dict[int, float]:
 
 def predict_examples(model: keras.Model, examples: Examples, *, batch_size: int = 64) -> np.ndarray:
     """The model's outputs for all examples, (n, classes) float32."""
-    if not len(examples):
-        return np.empty((0, model.outputs[0].shape[-1]), np.float32)
-    return np.asarray(model.predict(Batches(examples, batch_size, seed=None), verbose=0), np.float32)
+    engine = KerasEngine(model, batch_size=batch_size)
+    chunks = [np.empty((0, model.outputs[0].shape[-1]), np.float32)]
+    for start in range(0, len(examples), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(examples)))
+        chunks.append(engine(examples.load(rows))[0])
+    return np.concatenate(chunks)
 
 
 def _optimizer(options: TrainingOptions) -> keras.optimizers.Optimizer:

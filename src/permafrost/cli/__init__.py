@@ -72,6 +72,9 @@ def run(arguments: list[str]) -> int:
         return status if isinstance(status, int) else 0
     except PermafrostError as error:
         return _fail(arguments, str(error), debug)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
     except click.ClickException as error:
         return _fail(arguments, error.format_message(), debug)
     except (KeyboardInterrupt, click.Abort):

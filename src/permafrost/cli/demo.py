@@ -56,7 +56,9 @@ def demo(*, photos: str | None, out: str, as_json: bool) -> None:
     run = step("fit-head dense", lambda: pf.fit_head(features, out=folder / "runs" / "dense"), _accuracy)
     tuned = step(
         "finetune from conv_dw_5",
-        lambda: pf.finetune(run, "conv_dw_5", epochs=3, learning_rate=1e-2, out=folder / "runs" / "finetuned"),
+        lambda: pf.finetune(
+            run, "conv_dw_5", epochs=4, optimizer="adam", learning_rate=3e-4, out=folder / "runs" / "finetuned"
+        ),
         _accuracy,
     )
     figures = step("evaluate", lambda: pf.evaluate(tuned, data), lambda found: f"test accuracy {found['accuracy']:.3f}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import keras
 import numpy as np
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads import FittedHead, HeadData, HeadOptions
 from permafrost.training import Examples, train
+
+NORM: Final = 3.5
+"""Of the centred features of one picture, on average; found to suit Adam's default rate from 64 to 37,632 features."""
 
 
 def fit_dense(data: HeadData, options: HeadOptions) -> FittedHead:
@@ -20,7 +25,7 @@ def fit_dense(data: HeadData, options: HeadOptions) -> FittedHead:
         raise OptionError("a hidden layer needs units", expected="1 or more", found=min(options.hidden))
     if not 0 <= options.dropout < 1:
         raise OptionError("dropout is out of range", expected="0 to less than 1", found=options.dropout)
-    first, deviation = centring(data.x)
+    first, divisor = centring(data.x)
     model = _dense_model(data.x.shape[1:], len(data.class_names), first, options)
     validation = None
     if data.validation_x is not None and data.validation_y is not None:
@@ -43,23 +48,24 @@ def fit_dense(data: HeadData, options: HeadOptions) -> FittedHead:
             "epochs": len(history),
             "best_epoch": int(best["epoch"]),
             "parameters": model.count_params(),
-            "deviation": deviation,
+            "divisor": divisor,
         },
     )
 
 
 def centring(x: np.ndarray) -> tuple[keras.Layer, float]:
-    """A layer that subtracts each channel's mean and divides all by one number, the deviation over all channels.
+    """A layer that subtracts each channel's mean and divides all by one number, so that norms are `NORM` on average.
 
-    Bases differ by orders of magnitude in the size of their features, and features after ReLU have large means; with
-    this, one learning rate suits them all. One divisor, as scaling each channel by itself would blow up those that are
-    nearly always zero.
+    Bases differ by orders of magnitude in the size and the number of their features, and features after ReLU have large
+    means; with this, one learning rate suits them all: a step of Adam moves every weight by as much, so its effect
+    grows with the sum of the inputs. One divisor, as scaling each channel by itself would blow up those that are nearly
+    always zero.
 
     Args:
         x: (n, ..., channels) float32.
 
     Returns:
-        The layer, and the deviation.
+        The layer, and the divisor.
 
     Raises:
         HeadError: the features are the same for all pictures.
@@ -71,12 +77,13 @@ def centring(x: np.ndarray) -> tuple[keras.Layer, float]:
         raise HeadError(
             "all pictures have the same features", expected="features that differ", do="extract at another cut"
         )
+    divisor = (variance * x[0].size) ** 0.5 / NORM
     layer = keras.layers.Normalization(name="head_centring")
     layer.build((None, *x.shape[1:]))
     layer.adapt_mean.assign(mean)
-    layer.adapt_variance.assign(np.full(x.shape[-1], variance))
+    layer.adapt_variance.assign(np.full(x.shape[-1], divisor**2))
     layer.finalize_state()
-    return layer, variance**0.5
+    return layer, divisor
 
 
 def _dense_model(shape: tuple[int, ...], class_count: int, first: keras.Layer, options: HeadOptions) -> keras.Model:

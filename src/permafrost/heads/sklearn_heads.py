@@ -25,6 +25,12 @@ STRENGTHS: Final = tuple(float(c) for c in np.logspace(-4, 0, 17))
 
 FOLDS: Final = 5
 MAX_ITERATIONS: Final = 1000
+TOLERANCE: Final = 1e-4
+"""L-BFGS ends when no component of the gradient is larger: scikit-learn's own default, so that results are its own."""
+
+TOLERANCE_IN_SPAN: Final = 1e-6
+"""The same in turned coordinates, where that is another criterion: tight enough to give its probabilities to 1e-5."""
+
 SMALL: Final = 10_000_000
 """Numbers in a matrix below which one thread multiplies it faster than several."""
 
@@ -89,7 +95,12 @@ def fit_logistic(data: HeadData, options: HeadOptions) -> FittedHead:
         else:
             strength, history = options.regularization, []
         with threadpool_limits(1 if reduced.size < SMALL else None, "blas"):
-            model = LogisticRegression(C=strength, class_weight=weight, max_iter=MAX_ITERATIONS).fit(reduced, data.y)
+            model = LogisticRegression(
+                C=strength,
+                class_weight=weight,
+                max_iter=MAX_ITERATIONS,
+                tol=TOLERANCE if basis is None else TOLERANCE_IN_SPAN,
+            ).fit(reduced, data.y)
     weights = model.coef_ if basis is None else model.coef_ @ basis
     classifier = AffineClassifier(scaler.mean_, scaler.scale_, *_as_softmax(weights, model.intercept_))
     return FittedHead(

@@ -8,10 +8,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before Keras is imported: 
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 import samples
+
+if TYPE_CHECKING:
+    from permafrost.bases import Base
+
+# Without deadlines: on a busy machine they fail what is right.
+hypothesis.settings.register_profile("suite", max_examples=50, deadline=None)
+hypothesis.settings.load_profile("suite")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -48,3 +57,19 @@ def split_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_photos(photos: Path, tmp_path: Path) -> Path:
     """A copy of `photos` that a test may change."""
     return Path(shutil.copytree(photos, tmp_path / "own-photos"))
+
+
+@pytest.fixture(scope="session")
+def inception() -> Base:
+    """Inception v3 at 75 px, with its real weights up to `mixed8` where they are at hand. Not to be changed.
+
+    It is built after other layers of its kinds, so that Keras counts on from theirs.
+    """
+    import keras
+
+    from permafrost.bases import load_base
+
+    pixels = keras.Input((8, 8, 3))
+    keras.layers.Activation("relu")(keras.layers.BatchNormalization()(keras.layers.Conv2D(1, 1)(pixels)))
+    real = SHARED / "weights" / "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.through_mixed8.h5"
+    return load_base("inception_v3", weights=str(real) if real.is_file() else "none", image_size=(75, 75))

@@ -11,10 +11,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from samples import CLASSES, PX, encoded, randomize, texture, tiny_model, write_legacy, write_photos
 
-from permafrost import extract, open_features
-from permafrost import extraction as extraction_module
+from permafrost import extract, open_features, pipeline
+from permafrost.bases import load_base
+from permafrost.cutting import build_trunks
 from permafrost.engines.keras_engine import KerasEngine
 from permafrost.errors import (
     BaseError,
@@ -28,10 +28,12 @@ from permafrost.errors import (
     StoreError,
     WeightsError,
 )
-from permafrost.extraction import Extraction
+from permafrost.extraction import Extraction, compute_features
 from permafrost.feature_set import FeatureSet
 from permafrost.listing import assign_splits, read_listing
 from permafrost.pictures import decode_resized
+from permafrost.pipeline import PipelineOptions
+from samples import CLASSES, PX, encoded, randomize, texture, tiny_model, write_legacy, write_photos
 
 
 @pytest.fixture
@@ -79,9 +81,9 @@ def test_features_are_what_keras_predicts_on_the_same_pixels(reference):
 
     expected = tiny_model().predict(pixels.astype(np.float32), verbose=0).mean(axis=(1, 2))
 
-    X, _ = reference.arrays()
-    assert X.shape == (18, 16)
-    assert close(X, expected, 1e-4)
+    x, _ = reference.arrays()
+    assert x.shape == (18, 16)
+    assert close(x, expected, 1e-4)
 
 
 def test_the_set_says_what_the_listing_says(reference, photos):
@@ -101,7 +103,9 @@ def test_the_set_says_what_the_listing_says(reference, photos):
 def test_the_summary_counts_and_the_file_opens_to_the_same(reference):
     again = open_features(reference.path)
 
-    assert {key: reference.summary[key] for key in ("pictures", "computed", "kept", "set_aside", "shape", "engine")} == {
+    assert {
+        key: reference.summary[key] for key in ("pictures", "computed", "kept", "set_aside", "shape", "engine")
+    } == {
         "pictures": 18,
         "computed": 18,
         "kept": 0,
@@ -147,7 +151,9 @@ def test_a_csv_and_an_npz_are_data_sets_too(take, photos, reference, tmp_path):
     assert from_arrays.names()[3] == "X[3]"
 
 
-@pytest.mark.parametrize("options", [{"workers": 1, "batch_size": 1}, {"workers": 3, "batch_size": 5}, {"batch_size": 64}])
+@pytest.mark.parametrize(
+    "options", [{"workers": 1, "batch_size": 1}, {"workers": 3, "batch_size": 5}, {"batch_size": 64}]
+)
 def test_workers_and_batch_size_change_no_feature_and_no_order(take, photos, reference, options):
     features = take(photos, **options)
 
@@ -184,10 +190,10 @@ def test_features_of_a_cut_with_height_and_width_are_kept_so(take, photos):
 def test_float16_is_stored_as_such_and_read_as_float32(take, photos, reference):
     features = take(photos, dtype="float16")
 
-    X, _ = features.arrays()
-    assert X.dtype == np.float32
-    assert np.array_equal(X, X.astype(np.float16))
-    assert close(X, reference.arrays()[0], 1e-3)
+    x, _ = features.arrays()
+    assert x.dtype == np.float32
+    assert np.array_equal(x, x.astype(np.float16))
+    assert close(x, reference.arrays()[0], 1e-3)
     assert features.spec.digest != reference.spec.digest
 
 
@@ -198,14 +204,17 @@ def test_the_default_place_is_the_folder_features(photos, tiny_base, tmp_path, m
 
     assert features.path == Path("features/photos.h5")
     assert features.store.folder == Path("features/store") / features.spec.folder_name
-    assert sorted(os.listdir(features.store.folder)) == sorted([*features.store.shard_names(), "trunk.json", "trunk.keras"])
+    assert sorted(os.listdir(features.store.folder)) == sorted(
+        [*features.store.shard_names(), "trunk.json", "trunk.keras"]
+    )
 
 
-def test_nothing_is_printed_where_standard_error_is_no_terminal(take, photos, capfd):
-    take(photos)
-    extract(photos, base=str(take.__closure__[0].cell_contents), pool="avg", out="unused.h5") if False else None
+def test_nothing_is_printed_where_standard_error_is_no_terminal(tiny_base, photos, tmp_path, capfd):
+    extract(photos, base=str(tiny_base), pool="avg", out=tmp_path / "set.h5", progress=True)
 
-    assert capfd.readouterr().out == ""
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "pictures" not in printed.err
 
 
 # What is computed again
@@ -254,7 +263,9 @@ def test_removing_pictures_computes_nothing_and_leaves_the_others_where_they_wer
         assert features.names(split) == [name for name in first.names(split) if name in stay]
 
 
-def test_renaming_every_file_relabelling_it_and_moving_the_folder_computes_nothing(take, own_photos, tmp_path, computed):
+def test_renaming_every_file_relabelling_it_and_moving_the_folder_computes_nothing(
+    take, own_photos, tmp_path, computed
+):
     first = take(own_photos)
     for number, path in enumerate(sorted(own_photos.rglob("*.*"))):
         path.rename(path.parent / os.fsdecode(b"new-\xff-%d%s" % (number, path.suffix.encode())))
@@ -295,15 +306,13 @@ def test_copies_are_computed_once_and_all_are_listed(take, own_photos, computed)
 
     assert sum(computed) == 18
     assert (features.summary["pictures"], features.summary["computed"], features.summary["kept"]) == (23, 18, 5)
-    X, _ = features.arrays()
+    x, _ = features.arrays()
     rows = [row for row, name in enumerate(features.names()) if "copy-" in name or name == "dots/dots-000.png"]
     assert len(rows) == 6
-    assert all(np.array_equal(X[row], X[rows[0]]) for row in rows)
+    assert all(np.array_equal(x[row], x[rows[0]]) for row in rows)
 
 
-@pytest.mark.parametrize(
-    "change", [{"cut": "joined"}, {"pool": "max"}, {"image_size": 40}, {"precision": "bfloat16"}, {"dtype": "float16"}]
-)
+@pytest.mark.parametrize("change", [{"cut": "joined"}, {"image_size": 40}, {"dtype": "float16"}])
 def test_whatever_changes_a_feature_computes_all_again_into_another_store(take, photos, computed, change):
     first = take(photos)
     computed.clear()
@@ -340,25 +349,71 @@ def test_results_are_the_same_when_the_features_folder_is_moved_as_a_whole(take,
     assert opened.digest == again.digest == first.digest
 
 
+# The pictures of a set
+
+
+def test_a_sets_picture_is_read_again_as_it_was(take, own_photos, tmp_path):
+    np.savez(tmp_path / "arrays.npz", X=np.stack([texture(kind, 0) for kind in CLASSES]), y=list(CLASSES))
+    from_files, from_arrays = take(own_photos), take(tmp_path / "arrays.npz")
+
+    assert np.array_equal(from_files.load_picture(0).full_size(), texture("checks", 0, (40, 48)))
+    assert np.array_equal(from_arrays.load_picture(2).full_size(), texture(CLASSES[2], 0))
+
+
+def test_a_sets_picture_that_changed_or_is_gone_is_refused(take, own_photos):
+    features = take(own_photos)
+    changed, gone = (Path(path) for path in features.paths()[:2])
+    changed.write_bytes(encoded(texture("dots", 99)))
+    gone.unlink()
+
+    with pytest.raises(PictureError, match=rf"{changed} has changed since its features were kept\. Extract again"):
+        features.load_picture(0)
+    with pytest.raises(PictureError, match=rf"cannot read {gone}: No such file"):
+        features.load_picture(1)
+
+
+def test_features_without_a_set_come_in_the_listings_order_and_are_kept_all_the_same(
+    photos, tiny_base, reference, tmp_path, computed
+):
+    trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
+    listing, options = read_listing(photos), PipelineOptions(progress=False)
+
+    first, second = (compute_features(listing, trunk, tmp_path, options) for _ in range(2))
+
+    assert close(first, reference.arrays()[0], 1e-6)
+    assert np.array_equal(second, first)
+    assert sum(computed) == 18
+
+
+def test_without_a_set_a_picture_that_cannot_be_decoded_is_an_error(own_photos, tiny_base, tmp_path):
+    (own_photos / "dots" / "empty.png").write_bytes(b"")
+    trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
+
+    with pytest.raises(PictureError, match=r"bad picture dots/empty\.png: the file is empty"):
+        compute_features(read_listing(own_photos), trunk, tmp_path, PipelineOptions(progress=False))
+
+
 # Damage and interruption
 
 
 @pytest.fixture
 def many_shards(monkeypatch):
     """From now on each batch is committed at once, as a shard of its own."""
-    monkeypatch.setattr(extraction_module, "COMMIT_SECONDS", 0)
+    monkeypatch.setattr(pipeline, "COMMIT_SECONDS", 0)
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut short", "a bit in a row", "empty", "another's bytes"])
-def test_a_damaged_shard_is_noticed_by_the_reader_and_mended_by_the_next_run(take, photos, many_shards, computed, damage):
+@pytest.mark.parametrize("damage", ["gone", "a bit in a row", "another's bytes"])
+def test_a_damaged_shard_is_noticed_by_the_reader_and_mended_by_the_next_run(
+    take, photos, many_shards, computed, damage
+):
     first = take(photos, batch_size=6)
-    X, _ = first.arrays()
+    x, _ = first.arrays()
     path, other = (first.store.folder / name for name in first.store.shard_names()[:2])
     whole = path.read_bytes()
     flipped = bytearray(whole)
-    with_rows = whole.index(X[[name.tobytes() in whole for name in first.digests()]][0].tobytes())
+    with_rows = whole.index(x[[name.tobytes() in whole for name in first.digests()]][0].tobytes())
     flipped[with_rows] ^= 1
-    contents = {"cut short": whole[:-9], "a bit in a row": flipped, "empty": b"", "another's bytes": other.read_bytes()}
+    contents = {"a bit in a row": flipped, "another's bytes": other.read_bytes()}
     if damage == "gone":
         path.unlink()
     else:
@@ -370,11 +425,13 @@ def test_a_damaged_shard_is_noticed_by_the_reader_and_mended_by_the_next_run(tak
     mended = take(photos, batch_size=6)
 
     assert computed == [6]
-    assert close(mended.arrays()[0], X, 1e-6)
+    assert close(mended.arrays()[0], x, 1e-6)
     assert mended.names() == first.names()
 
 
-def test_what_was_computed_before_an_interruption_is_not_computed_again(take, photos, many_shards, computed, monkeypatch):
+def test_what_was_computed_before_an_interruption_is_not_computed_again(
+    take, photos, many_shards, computed, monkeypatch
+):
     counted = KerasEngine.__call__
 
     def interrupted(self, pixels):
@@ -495,23 +552,30 @@ def plan(data, **options):
 
 def test_a_plan_counts_right_and_writes_nothing(take, own_photos, tiny_base, tmp_path):
     out = tmp_path / "features" / "set.h5"
+    options = {"base": str(tiny_base), "pool": "avg", "out": out}
     shutil.copy(own_photos / "dots" / "dots-000.png", own_photos / "dots" / "copy.png")
     (own_photos / "dots" / "notes.txt").write_bytes(b"mine")
 
-    (before,) = plan(own_photos, base=str(tiny_base), pool="avg", out=out)
-    assert not (tmp_path / "features").exists()
-    take(own_photos)
-    write_photos(own_photos, per_class=1, first=60)
-    files = sorted(out.parent.rglob("*"))
-    (after,) = plan(own_photos, base=str(tiny_base), pool="avg", out=out)
+    (before,) = plan(own_photos, **options)
 
+    assert not (tmp_path / "features").exists()
     assert (before.pictures, before.compute, before.keep, before.set_aside) == (19, 18, 1, 1)
-    assert (after.pictures, after.compute, after.keep, after.set_aside) == (22, 3, 19, 1)
     assert before.bytes == 18 * (16 * 4 + 44)
     assert before.seconds > 0
     assert before.shape == (16,)
-    assert (before.set, before.store) == (str(out), str(take(own_photos).store.folder))
-    assert sorted(out.parent.rglob("*"))[: len(files)] or files
+    features = take(own_photos)
+    assert (before.set, before.store) == (str(out), str(features.store.folder))
+
+
+def test_a_plan_for_a_folder_that_grew_counts_only_what_is_new(take, own_photos, tiny_base, tmp_path):
+    features = take(own_photos)
+    write_photos(own_photos, per_class=1, first=60)
+    files = {path: path.stat().st_mtime_ns for path in features.path.parent.rglob("*")}
+
+    (told,) = plan(own_photos, base=str(tiny_base), pool="avg", out=features.path)
+
+    assert (told.pictures, told.compute, told.keep, told.set_aside) == (21, 3, 18, 0)
+    assert {path: path.stat().st_mtime_ns for path in features.path.parent.rglob("*")} == files
 
 
 def test_a_plan_of_several_cuts_has_one_each(photos, tiny_base, tmp_path):
@@ -596,7 +660,9 @@ def loud_base(folder: Path, scale: float) -> str:
 
 
 def test_features_too_large_for_float16_are_refused_naming_the_picture(take, photos, tmp_path):
-    line = r"features of checks/checks-000\.png are not finite; expected numbers within float16, found numbers too large"
+    line = (
+        r"features of checks/checks-000\.png are not finite; expected numbers within float16, found numbers too large"
+    )
     with pytest.raises(FeatureError, match=line + r" for it\. Store them with --dtype float32"):
         take(photos, base=loud_base(tmp_path, 1e6), dtype="float16")
 
@@ -617,7 +683,7 @@ def test_features_that_are_not_finite_are_refused_naming_the_picture(take, photo
 
 def test_real_features_tell_real_pictures_apart(take, shared, tmp_path):
     for kind in ("red", "green"):
-        names = sorted(path.name for path in (shared / "data" / "traffic_lights" / "test" / kind).iterdir())[:12]
+        names = sorted(path.name for path in (shared / "data" / "traffic_lights" / "test" / kind).iterdir())[:8]
         (tmp_path / "lights" / kind).mkdir(parents=True)
         for name in names:
             shutil.copy(shared / "data" / "traffic_lights" / "test" / kind / name, tmp_path / "lights" / kind / name)
@@ -632,11 +698,11 @@ def test_real_features_tell_real_pictures_apart(take, shared, tmp_path):
         for name in ("mobilenet_2_5_224_tf.h5", "mobilenet_2_5_224_tf_no_top.h5")
     ]
 
-    X, y = sets[0].arrays()
+    x, y = sets[0].arrays()
 
     # The file with the classifier gives the same trunk, so that the second run found all rows.
     assert sets[0].spec.digest == sets[1].spec.digest
     assert sets[1].summary["computed"] == 0
-    means = np.stack([X[y == label].mean(axis=0) for label in (0, 1)])
-    nearest = np.linalg.norm(X[:, None] - means, axis=2).argmin(axis=1)
+    means = np.stack([x[y == label].mean(axis=0) for label in (0, 1)])
+    nearest = np.linalg.norm(x[:, None] - means, axis=2).argmin(axis=1)
     assert (nearest == y).mean() > 0.85

@@ -6,10 +6,12 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from samples import legacy_group, tiny_model, write_legacy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from permafrost.errors import WeightsError
 from permafrost.legacy_weights import is_legacy_weights, load_legacy_weights
+from samples import legacy_group, tiny_model, write_legacy
 
 
 @pytest.fixture(scope="module")
@@ -144,5 +146,29 @@ def test_another_hdf5_file_is_not_in_this_layout(tmp_path):
 def test_what_is_no_hdf5_file_is_refused(tmp_path, data):
     (tmp_path / "w.h5").write_bytes(data)
 
-    with pytest.raises(WeightsError, match=r"cannot read weights from .*w\.h5: .*; expected an HDF5 file"):
+    with pytest.raises(WeightsError, match=r"cannot read weights from .*w\.h5: .*; expected a whole HDF5 file"):
         is_legacy_weights(tmp_path / "w.h5")
+
+
+@pytest.fixture(scope="module")
+def receiver() -> keras.Model:
+    """Its weights may be any."""
+    return tiny_model()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(donor, receiver, tmp_path, data):
+    path = write_legacy(donor, tmp_path / "w.h5")
+    whole = bytearray(path.read_bytes())
+    # Arrays take most of the file; the layout lies before and between them.
+    places = st.one_of(st.integers(0, len(whole) - 1), st.integers(0, 4000))
+    for place in data.draw(st.lists(places, min_size=1, max_size=4)):
+        whole[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(whole)
+
+    try:
+        if is_legacy_weights(path):
+            load_legacy_weights(receiver, path)
+    except WeightsError as error:
+        assert "w.h5" in str(error)

@@ -138,7 +138,7 @@ def test_links_that_lead_round_in_a_circle_are_not_followed(tmp_path):
 FILE_NAMES = st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & {0, ord("/")} and name[0] != 0x2E)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(names=st.sets(FILE_NAMES, min_size=1, max_size=4))
 def test_any_bytes_in_a_name_come_back_byte_for_byte(tmp_path, names):
     shutil.rmtree(tmp_path)
@@ -163,6 +163,14 @@ def test_a_folder_may_be_called_like_a_table(tmp_path):
 
     assert listing.name == "photos.csv"
     assert listing.picture(0).load().digest
+
+
+def test_a_loaded_picture_is_decoded_at_full_size_or_resized(photos):
+    loaded = read_listing(photos).picture(0).load()
+
+    assert loaded.full_size().shape == (40, 48, 3)
+    assert np.array_equal(loaded.pixels((40, 48)), loaded.full_size())
+    assert loaded.pixels((7, 9)).shape == (7, 9, 3)
 
 
 # A CSV
@@ -443,3 +451,13 @@ def test_names_are_read_by_their_bytes_whatever_the_locale(tmp_path):
     )
 
     assert told.stdout.strip() == str([b"a/caf\xc3\xa9.jpg", b"b/1.jpg"])
+
+
+def test_a_class_called_train_is_a_class_where_it_holds_pictures_and_no_folders(tmp_path: Path) -> None:
+    samples.write_photos(tmp_path / "vehicles", per_class=2, classes=("dots", "stripes"))
+    (tmp_path / "vehicles" / "dots").rename(tmp_path / "vehicles" / "train")
+
+    listing = read_listing(tmp_path / "vehicles")
+
+    assert listing.class_names == ("stripes", "train")
+    assert set(listing.splits) == {None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ def finetune(
     )
     run = run if isinstance(run, Run) else open_run(run)
     folder = free_folder(out, f"{run.folder.name}-finetuned")
-    if folder.absolute() == run.folder.absolute():
+    if folder.resolve() == run.folder.resolve():
         raise OptionError("a run cannot replace the one it starts from", do="give another --out")
     features = features_of(run)
     # Opened anew: training changes the model, and the run's own is to stay what it is.
@@ -134,7 +135,7 @@ def finetune(
                 history=outcome.history,
                 title=f"{features.spec.base} fine-tuned from {base_layers[lowest]}",
             )
-            return write_run(folder, stage, content)
+            return write_run(folder, stage, content, replace=out is not None)
 
 
 def features_of(run: Run) -> FeatureSet:
@@ -258,7 +259,9 @@ def _train(
     better = after > before if options.monitor.endswith("accuracy") else after < before
     if not better:
         body.set_weights(start)
-    details = {"monitor": options.monitor, "before": before, "after": after, "improved": bool(better)}
+    # Where training ran off to infinity there is no figure, and JSON has no word for it.
+    reached = after if math.isfinite(after) else None
+    details = {"monitor": options.monitor, "before": before, "after": reached, "improved": bool(better)}
     return _Outcome(history, details | {"epochs": len(history)})
 
 

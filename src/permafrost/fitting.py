@@ -134,7 +134,7 @@ def fit_head(
             history=fitted.history,
             title=f"{head} head on {features.spec.base} {features.spec.cut}",
         )
-        return write_run(folder, stage, content)
+        return write_run(folder, stage, content, replace=out is not None)
 
 
 def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]:

@@ -254,7 +254,7 @@ def content_position(digest: bytes) -> float:
 def _read_folder(root: str) -> Listing:
     with _listing_errors(root):
         children = sorted(os.scandir(root), key=lambda entry: entry.name)
-    split_folders = [entry.name for entry in children if entry.name.lower() in SPLIT_FOLDERS and _is_folder(entry)]
+    split_folders = [entry.name for entry in children if entry.name.lower() in SPLIT_FOLDERS and _has_folders(entry)]
     entries: list[tuple[str, str, str | None]] = []
     aside: list[tuple[str, str]] = []
     if "train" in {SPLIT_FOLDERS[name.lower()] for name in split_folders}:
@@ -266,6 +266,12 @@ def _read_folder(root: str) -> Listing:
     else:
         _collect(root, "", None, entries, aside)
     return _listing(root, entries, aside)
+
+
+def _has_folders(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder holds folders: `train/` with classes in it is a split, with pictures in it a class of its own."""
+    with _listing_errors(entry.path):
+        return _is_folder(entry) and any(_is_folder(child) and not _hidden(child.name) for child in os.scandir(entry))
 
 
 def _collect(

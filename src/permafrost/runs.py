@@ -168,11 +168,17 @@ def staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_run(folder: Path, stage: Path, content: RunContent) -> Run:
+def write_run(folder: Path, stage: Path, content: RunContent, *, replace: bool = True) -> Run:
     """Complete the run in `stage`, which holds its model, and put it in the place of `folder`.
 
     A new folder appears whole. In one that is there each file is replaced, whole, the model first: a kill in between is
     noticed when the model is opened, since `run.json` holds its digest.
+
+    Args:
+        folder: where the run goes.
+        stage: from `staging`.
+        content: what it says beside its model.
+        replace: whether a run that is there is replaced; if not, the next free name is taken.
 
     Raises:
         WriteError: it cannot be written.
@@ -195,7 +201,7 @@ def write_run(folder: Path, stage: Path, content: RunContent) -> Run:
         files["confusion.png"] = confusion_png(matrix, content.class_names, title)
     for name, data in files.items():
         commit_bytes(stage / name, data)
-    _publish(stage, folder)
+    folder = _publish(stage, folder, replace=replace)
     # As it will be read: JSON knows no tuples.
     return Run(folder, content.class_names, json.loads(files[RUN_FILE]), json.loads(files[METRICS_FILE]))
 
@@ -206,19 +212,27 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _publish(stage: Path, folder: Path) -> None:
+def _publish(stage: Path, folder: Path, *, replace: bool) -> Path:
+    """Put the files of `stage` into `folder`; returns where they are."""
     with write_errors(folder):
-        try:
-            # Onto an empty folder too: only one with files in it is in the way.
-            os.rename(stage, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            names = sorted((path.name for path in stage.iterdir()), key=lambda name: (name != MODEL_FILE, name))
-            for name in names:
-                os.replace(stage / name, folder / name)
-            sync_folder(folder)
+        while True:
+            try:
+                # Onto an empty folder too: only one with files in it is in the way.
+                os.rename(stage, folder)
+                break
+            except OSError:
+                if not folder.is_dir():
+                    raise
+            if replace:
+                names = sorted((path.name for path in stage.iterdir()), key=lambda name: (name != MODEL_FILE, name))
+                for name in names:
+                    os.replace(stage / name, folder / name)
+                sync_folder(folder)
+                break
+            # Another process has taken the name since it was looked for.
+            folder = folder.with_name(f"{folder.name}-2")
         sync_folder(folder.parent)
+    return folder
 
 
 def _json(value: Any) -> bytes:

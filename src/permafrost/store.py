@@ -441,7 +441,8 @@ def _index_checksum(file: h5py.File) -> str:
 
     names = sorted(file)
     layout: list[Any] = [[name, list(file[name].shape), file[name].dtype.str] for name in names]
-    attributes = [read_version(file), *(read_text(file, name) for name in ("format", "trunk", "engine"))]
+    form, trunk, engine = (read_text(file, name) for name in ("format", "trunk", "engine"))
+    attributes = [form, str(read_version(file)), trunk, engine]
     hasher = xxhash.xxh3_128(canonical_json([layout, attributes]))
     for name in ("digests", "view", "checksums"):
         hasher.update(file[name][...].tobytes())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from typing import Final
 
 import click
 
-from permafrost.errors import PermafrostError, one_line
+from permafrost.errors import OptionError, PermafrostError, nearest, one_line
 
 COMMANDS: Final = {
     "extract": "Run the frozen base once over the pictures and keep its features.",
@@ -38,6 +37,13 @@ class _Commands(click.Group):
         module = importlib.import_module(f"permafrost.cli.{name.replace('-', '_')}")
         command: click.Command = getattr(module, name.replace("-", "_"))
         return command
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
+            raise OptionError(f"no command {arguments[0]}", expected=nearest(arguments[0], COMMANDS))
+        return super().resolve_command(context, arguments)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -80,9 +86,8 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         print(f"{_name(arguments)}: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has gone; that is no error, but Python would complain when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # So click ends where whoever read the output has gone, which is no error.
         return 0
 
 

@@ -33,9 +33,10 @@ def finetune(*, run: str, as_json: bool, **options: Any) -> None:
     tuned = tune(run, **options)
     unfrozen, details, before = (tuned.about[key] for key in ("unfrozen", "details", "before"))
     outcome = "improved" if details["improved"] else "no epoch improved it, the model is the one it started from"
+    reached = "not a number" if details["after"] is None else f"{details['after']:.4f}"
     lines = [
         f"unfrozen: from {unfrozen['from']} (layer {unfrozen['index']}) up",
-        f"{details['monitor']}: {details['before']:.4f} before, {details['after']:.4f} at best: {outcome}",
+        f"{details['monitor']}: {details['before']:.4f} before, {reached} at best: {outcome}",
         *(
             f"before: {figures_line(split, before[split])}"
             for split in ("validation", "test")

@@ -1,0 +1,76 @@
+"""What the tests of the upper layers do again and again: look into folders and models, change a copied file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from permafrost.feature_set import FeatureSet
+from permafrost.runs import RUN_FILE
+
+
+@contextlib.contextmanager
+def compiling(wanted: bool) -> Iterator[None]:
+    """Whether TensorFlow compiles functions in this block; other backends compile little."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow
+
+    before = tensorflow.config.functions_run_eagerly()
+    tensorflow.config.run_functions_eagerly(not wanted)
+    try:
+        yield
+    finally:
+        tensorflow.config.run_functions_eagerly(before)
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a JSON file says."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def point_to(folder: Path, features: FeatureSet) -> Path:
+    """Have a copy of a run say that it came from `features`; the folder."""
+    edit_json(folder / RUN_FILE, lambda about: about.update(features=str(features.path)))
+    return folder
+
+
+def named_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """A model's weights by layer and name, as arrays of their own."""
+    return {
+        f"{layer.name}/{variable.name}": np.array(keras.ops.convert_to_numpy(variable))
+        for layer in model.layers
+        for variable in layer.weights
+    }
+
+
+def changed_layers(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[str]:
+    """The layers of which a weight is not bit for bit what it was."""
+    assert before.keys() == after.keys()
+    return {name.split("/")[0] for name in before if before[name].tobytes() != after[name].tobytes()}
+
+
+def files_below(folder: Path) -> list[str]:
+    """Everything below a folder, hidden things too, relative to it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What was being written below a folder and never finished."""
+    return [name for name in files_below(folder) if ".tmp-" in name]
+
+
+def one_error_line(error: BaseException) -> str:
+    """An error's text, made sure to be one line."""
+    text = str(error)
+    assert text and "\n" not in text
+    return text

@@ -1,0 +1,313 @@
+"""Heads: what scikit-learn fits is folded into Keras without a difference; what Keras trains does not mind scale."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from permafrost.errors import HeadError, OptionError
+from permafrost.heads import HEADS, NEEDS_VALIDATION, FittedHead, HeadData, HeadOptions, find_head
+from permafrost.heads.sklearn_heads import STRENGTHS
+from permafrost.training import TrainingOptions
+
+pytest_plugins = ["upper"]
+pytestmark = [
+    pytest.mark.usefixtures("light"),
+    # TensorFlow says that its own part of reading data is compiled all the same.
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
+]
+
+SHAPES = {"pooled": (6,), "maps": (3, 3, 4), "wide": (4, 4, 32)}
+"""Fewer features than pictures, in one and in three dimensions, and more."""
+
+
+def make_data(
+    shape: tuple[int, ...] = (6,),
+    *,
+    classes: int = 3,
+    count: int = 60,
+    spread: float = 2.0,
+    scale: float = 1.0,
+    seed: int = 0,
+) -> HeadData:
+    """Features around one centre a class, never negative, as after ReLU; one of them the same for all pictures."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(0, 1, (classes, *shape))
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        y = np.arange(n) % classes
+        x = np.maximum(centres[y] + generator.normal(0, spread, (n, *shape)) + 1.0, 0)
+        x[(..., 0)] = 0.5
+        return (x * scale).astype(np.float32), y
+
+    x, y = draw(count)
+    validation_x, validation_y = draw(count // 3)
+    return HeadData(
+        x=x,
+        y=y,
+        validation_x=validation_x,
+        validation_y=validation_y,
+        class_names=tuple(f"class {number}" for number in range(classes)),
+    )
+
+
+def fit(name: str, data: HeadData, *, hidden=(8,), dropout=0.0, regularization=None, **training) -> FittedHead:
+    settings = TrainingOptions(**({"epochs": 3, "batch_size": 64, "learning_rate": 0.01} | training))
+    return find_head(name)(
+        data,
+        HeadOptions(training=settings, hidden=hidden, dropout=dropout, regularization=regularization, progress=False),
+    )
+
+
+def outputs(fitted: FittedHead, x: np.ndarray) -> np.ndarray:
+    return np.asarray(fitted.model.predict_on_batch(x))
+
+
+def flat(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1).astype(np.float64)
+
+
+def accuracy(fitted: FittedHead, x: np.ndarray, y: np.ndarray) -> float:
+    return float((outputs(fitted, x).argmax(axis=1) == y).mean())
+
+
+def with_classes(data: HeadData, y: np.ndarray, names: tuple[str, ...]) -> HeadData:
+    return HeadData(x=data.x, y=y, validation_x=None, validation_y=None, class_names=names)
+
+
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_logistic_in_keras_is_scikit_learns_scaler_and_regression(shape, classes, class_weight):
+    data = make_data(shape, classes=classes, count=61)
+    # With more features than pictures scikit-learn's default tolerance stops it up to 2e-3 short of its own solution.
+    tolerance = 1e-4 if np.prod(shape) < 61 else 1e-10
+    weight = None if class_weight == "none" else class_weight
+    regression = LogisticRegression(C=0.3, class_weight=weight, max_iter=1000, tol=tolerance)
+    pipeline = make_pipeline(StandardScaler(), regression).fit(flat(data.x), data.y)
+
+    fitted = fit("logistic", data, regularization=0.3, class_weight=class_weight)
+
+    for x in (data.x, data.validation_x):
+        expected = pipeline.predict_proba(flat(x))
+        assert np.abs(outputs(fitted, x) - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e4])
+def test_logistic_does_not_mind_the_scale_of_the_features(scale):
+    plain, scaled = (fit("logistic", make_data(scale=factor), regularization=0.3) for factor in (1.0, scale))
+
+    x = make_data().validation_x
+    assert np.abs(outputs(plain, x) - outputs(scaled, x * np.float32(scale))).max() <= 1e-4
+
+
+def test_logistic_is_one_dense_layer_from_features_to_probabilities():
+    model = fit("logistic", make_data((3, 3, 4)), regularization=0.3).model
+
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds == ["InputLayer", "Flatten", "Dense"]
+    assert model.inputs[0].shape == (None, 3, 3, 4)
+
+
+def test_c_is_chosen_by_cross_validation_on_the_training_pictures_alone_and_the_same_every_time():
+    data = make_data()
+    without = with_classes(data, data.y, data.class_names)
+
+    first, second = fit("logistic", data), fit("logistic", without)
+
+    assert first.details["chosen_by"] == "cross-validation"
+    assert first.details == second.details
+    assert first.history == second.history
+    assert np.array_equal(outputs(first, data.x), outputs(second, data.x))
+
+
+def test_the_c_that_is_chosen_is_the_least_within_one_standard_error_of_the_best():
+    fitted = fit("logistic", make_data(count=120))
+
+    losses = [row["cross_validation_log_loss"] for row in fitted.history]
+    best = int(np.argmin(losses))
+    allowed = losses[best] + fitted.history[best]["standard_error"]
+    assert fitted.details["C"] == next(
+        row["C"] for row, loss in zip(fitted.history, losses, strict=True) if loss <= allowed
+    )
+    assert [row["C"] for row in fitted.history] == list(STRENGTHS[: len(fitted.history)])
+
+
+def test_cross_validation_losses_are_those_of_scikit_learn():
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import StratifiedKFold
+
+    data = make_data()
+    x = StandardScaler().fit_transform(flat(data.x))
+    row = fit("logistic", data).history[8]
+    losses = []
+    for train, held_out in StratifiedKFold(5, shuffle=True, random_state=0).split(x, data.y):
+        model = LogisticRegression(C=row["C"], max_iter=1000).fit(x[train], data.y[train])
+        losses.append(log_loss(data.y[held_out], model.predict_proba(x[held_out])))
+
+    assert row["cross_validation_log_loss"] == pytest.approx(np.mean(losses), abs=1e-3)
+    assert row["standard_error"] == pytest.approx(np.std(losses, ddof=1) / 5**0.5, abs=1e-3)
+
+
+def test_a_given_c_is_taken_and_nothing_is_compared():
+    fitted = fit("logistic", make_data(), regularization=0.25)
+
+    assert fitted.details == {"C": 0.25, "chosen_by": "option"}
+    assert fitted.history == []
+
+
+def test_balanced_classes_make_a_difference_where_they_are_unbalanced():
+    data = make_data(classes=2)
+    data = with_classes(data, (np.arange(60) % 6 == 0).astype(np.int64), data.class_names)
+
+    plain, balanced = (
+        fit("logistic", data, regularization=0.1, class_weight=weight) for weight in ("none", "balanced")
+    )
+
+    assert outputs(balanced, data.x)[:, 1].mean() > outputs(plain, data.x)[:, 1].mean() + 0.1
+
+
+def test_a_class_with_a_single_picture_is_refused_where_c_is_to_be_chosen():
+    data = make_data(classes=2)
+    y = np.zeros(60, np.int64)
+    y[7] = 1
+
+    with pytest.raises(HeadError) as caught:
+        fit("logistic", with_classes(data, y, ("cats", "dogs")))
+
+    assert str(caught.value) == (
+        "class dogs has too few training pictures to choose C by cross-validation; expected at least 2, found 1. "
+        "Add pictures of it, or give --regularization"
+    )
+
+
+def test_a_class_with_a_single_picture_is_fitted_with_a_given_c():
+    data = make_data(classes=2)
+    y = np.zeros(60, np.int64)
+    y[7] = 1
+
+    fitted = fit("logistic", with_classes(data, y, ("cats", "dogs")), regularization=1.0)
+
+    assert outputs(fitted, data.x).shape == (60, 2)
+
+
+def test_two_pictures_a_class_are_enough_to_choose_c():
+    data = make_data(count=6)
+
+    assert fit("logistic", data).details["C"] in STRENGTHS
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_c_that_is_not_positive_is_refused(value):
+    with pytest.raises(OptionError, match=f"C is not positive; expected more than 0, found {value}"):
+        fit("logistic", make_data(), regularization=value)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "dropout", "dense", "dropouts"),
+    [((8,), 0.0, 2, 0), ((8, 5), 0.3, 3, 2), ((), 0.0, 1, 0)],
+    ids=["one hidden layer", "two with dropout", "none"],
+)
+def test_dense_has_the_layers_that_are_asked_for(hidden, dropout, dense, dropouts):
+    data = make_data((3, 3, 4))
+
+    fitted = fit("dense", data, hidden=hidden, dropout=dropout, epochs=1)
+
+    layers = fitted.model.layers
+    assert [layer.units for layer in layers if isinstance(layer, keras.layers.Dense)] == [*hidden, 3]
+    assert sum(isinstance(layer, keras.layers.Dense) for layer in layers) == dense
+    assert [layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)] == [dropout] * dropouts
+    assert np.allclose(outputs(fitted, data.x).sum(axis=1), 1, atol=1e-5)
+    assert fitted.details["parameters"] == fitted.model.count_params()
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e4])
+def test_dense_fits_features_of_any_scale_equally_well(scale):
+    plain, scaled = (
+        fit("dense", make_data(spread=0.3, scale=factor), hidden=(), learning_rate=0.3) for factor in (1.0, scale)
+    )
+
+    data = make_data(spread=0.3)
+    assert accuracy(plain, data.validation_x, data.validation_y) >= 0.9
+    assert np.abs(outputs(plain, data.x) - outputs(scaled, data.x * np.float32(scale))).max() <= 1e-2
+
+
+def test_the_same_seed_gives_the_same_dense_head_and_another_seed_another():
+    data = make_data()
+    first, second, other = (outputs(fit("dense", data, seed=seed, dropout=0.2, epochs=2), data.x) for seed in (1, 1, 2))
+
+    assert np.array_equal(first, second)
+    assert not np.allclose(first, other, atol=1e-3)
+
+
+def test_dense_says_how_many_epochs_it_trained_and_which_was_the_best():
+    fitted = fit("dense", make_data(), epochs=3, patience=0)
+
+    best = min(fitted.history, key=lambda row: row["val_loss"])
+    assert fitted.details["epochs"] == len(fitted.history) == 3
+    assert fitted.details["best_epoch"] == best["epoch"]
+
+
+def test_dense_without_validation_pictures_is_refused_unless_it_watches_training():
+    data = make_data()
+    data = with_classes(data, data.y, data.class_names)
+
+    with pytest.raises(OptionError, match="nothing to watch val_loss on: there are no validation pictures"):
+        fit("dense", data)
+
+    assert fit("dense", data, monitor="loss", epochs=1).history[0].keys() == {"epoch", "loss", "accuracy"}
+
+
+def test_features_that_are_the_same_for_all_pictures_are_refused_by_dense():
+    data = make_data()
+    data = HeadData(
+        x=np.ones_like(data.x), y=data.y, validation_x=None, validation_y=None, class_names=data.class_names
+    )
+
+    with pytest.raises(HeadError, match=r"all pictures have the same features.*Extract at another cut"):
+        fit("dense", data, monitor="loss")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"hidden": (8, 0)}, "a hidden layer needs units; expected 1 or more, found 0"),
+        ({"dropout": 1.0}, "dropout is out of range; expected 0 to less than 1, found 1.0"),
+        ({"dropout": -0.5}, "dropout is out of range; expected 0 to less than 1, found -0.5"),
+    ],
+)
+def test_an_option_of_dense_that_makes_no_sense_is_one_clear_line(options, line):
+    with pytest.raises(OptionError) as caught:
+        fit("dense", make_data(), **options)
+
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(("name", "near"), [("logistik", "logistic"), ("dens", "dense"), ("Dense", "dense")])
+def test_an_unknown_head_is_refused_with_the_nearest(name, near):
+    with pytest.raises(OptionError, match=f"unknown head {name}; expected .*{near}"):
+        find_head(name)
+
+
+def test_every_head_of_the_table_is_there():
+    assert all(callable(find_head(name)) for name in HEADS)
+    assert set(HEADS) >= NEEDS_VALIDATION
+
+
+@pytest.mark.parametrize("name", sorted(HEADS))
+@pytest.mark.parametrize("shape", [(6,), (3, 3, 4)], ids=["pooled", "maps"])
+def test_every_head_gives_probabilities_from_features_by_keras_own_layers(name, shape):
+    data = make_data(shape)
+
+    fitted = fit(name, data, epochs=1)
+
+    found = outputs(fitted, data.x[:5])
+    assert found.shape == (5, 3)
+    assert np.all(found >= 0)
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-5)
+    assert all(type(layer).__module__.startswith("keras.") for layer in fitted.model.layers)
+    assert not any(isinstance(layer, keras.layers.Lambda) for layer in fitted.model.layers)

@@ -1,0 +1,64 @@
+"""Fixtures for the tests of the upper layers: kept features and a run, made once and shared; and copies to change."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import permafrost as pf
+from helpers import compiling
+from permafrost import runs
+from permafrost.feature_set import FeatureSet
+from permafrost.runs import Run
+
+
+@pytest.fixture(scope="session")
+def features(split_photos: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
+    """Pooled features (16,) of `split_photos`: 18 pictures to train on, 9 to validate, 9 to test. Not to be changed."""
+    out = tmp_path_factory.mktemp("pooled") / "features" / "split-photos.h5"
+    return pf.extract(split_photos, base=str(tiny_base), pool="avg", out=out, progress=False)
+
+
+@pytest.fixture(scope="session")
+def maps(split_photos: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
+    """Features (8, 8, 16) of `split_photos`. Not to be changed."""
+    out = tmp_path_factory.mktemp("maps") / "features" / "split-photos.h5"
+    return pf.extract(split_photos, base=str(tiny_base), out=out, progress=False)
+
+
+@pytest.fixture(scope="session")
+def run(features: FeatureSet, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of a logistic head on `features`, fitted as a user does it. Not to be changed."""
+    return pf.fit_head(features, "logistic", out=tmp_path_factory.mktemp("runs") / "first", progress=False)
+
+
+@pytest.fixture(scope="session")
+def sloppy_run(features: FeatureSet, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose head is regularised too strongly, so that training it further must help. Not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "sloppy"
+    return pf.fit_head(features, "logistic", regularization=1e-3, out=out, progress=False)
+
+
+@pytest.fixture
+def own_run(run: Run, tmp_path: Path) -> Path:
+    """A copy of the run's folder that a test may change."""
+    return Path(shutil.copytree(run.folder, tmp_path / "own-run"))
+
+
+@pytest.fixture
+def own_features(features: FeatureSet, tmp_path: Path) -> FeatureSet:
+    """A copy of the set and its store that a test may change."""
+    shutil.copytree(features.path.parent, tmp_path / "own-features")
+    return pf.open_features(tmp_path / "own-features" / features.path.name)
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without compiling and drawing, which for tiny models take nearly all of the time; other tests do both."""
+    for name in ("curves_png", "confusion_png"):
+        monkeypatch.setattr(runs, name, lambda *_: b"\x89PNG\r\n\x1a\n")
+    with compiling(False):
+        yield

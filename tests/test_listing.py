@@ -453,8 +453,8 @@ def test_names_are_read_by_their_bytes_whatever_the_locale(tmp_path):
     assert told.stdout.strip() == str([b"a/caf\xc3\xa9.jpg", b"b/1.jpg"])
 
 
-def test_a_class_called_train_is_a_class_where_it_holds_pictures_and_no_folders(tmp_path: Path) -> None:
-    samples.write_photos(tmp_path / "vehicles", per_class=2, classes=("dots", "stripes"))
+def test_a_class_called_train_is_a_class_where_it_holds_pictures_and_no_folders(tmp_path):
+    write_photos(tmp_path / "vehicles", per_class=2, classes=("dots", "stripes"))
     (tmp_path / "vehicles" / "dots").rename(tmp_path / "vehicles" / "train")
 
     listing = read_listing(tmp_path / "vehicles")

@@ -683,7 +683,7 @@ def write_many(folder: Path, count: int) -> Path:
 
 
 def test_ctrl_c_ends_with_130_and_what_was_committed_is_kept(answer, tiny_base, tmp_path, work):
-    count = 4000
+    count = 1500
     photos = write_many(tmp_path / "many", count)
     arguments = ("extract", photos, "--base", tiny_base, "--pool", "avg")
     # A picture at a time, so that it takes long enough to be interrupted.

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads import HEADS, NEEDS_VALIDATION, FittedHead, HeadData, HeadOptions, find_head
 from permafrost.heads.sklearn_heads import STRENGTHS
-from permafrost.training import TrainingOptions
+from permafrost.training_options import TrainingOptions
 
 pytest_plugins = ["upper"]
 pytestmark = [

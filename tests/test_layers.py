@@ -30,6 +30,7 @@ ORDER = [
     "pipeline",
     "extraction",
     "extractor",
+    "training_options",
     "training",
     "heads",
     "assembly",

@@ -11,15 +11,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from helpers import compiling
 from permafrost.errors import OptionError
-from permafrost.training import (
-    OPTIMIZERS,
-    Batches,
-    Examples,
-    TrainingOptions,
-    class_weights,
-    predict_examples,
-    train,
-)
+from permafrost.training import Batches, Examples, class_weights, predict_examples, train
+from permafrost.training_options import OPTIMIZERS, TrainingOptions
 
 pytest_plugins = ["upper"]
 pytestmark = [

@@ -8,19 +8,21 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import keras
 import numpy as np
 
-from permafrost.assembly import body_of, check_parity, export_model
+from permafrost.assembly import body_of
+from permafrost.engines import make_engine
 from permafrost.errors import CutError, OptionError, PictureError, RunError, nearest
 from permafrost.evaluation import metrics
 from permafrost.feature_set import FeatureSet, open_features
-from permafrost.fitting import features_record, sample_pictures, split_rows
+from permafrost.fitting import export_checked, features_record, rounded, split_rows
 from permafrost.listing import SPLITS
-from permafrost.runs import MODEL_FILE, Run, RunContent, free_folder, open_run, staging, write_run
-from permafrost.training import Examples, TrainingOptions, predict_examples, train
+from permafrost.runs import Run, RunContent, free_folder, open_run, staging, write_run
+from permafrost.training import Examples, predict_examples, train
+from permafrost.training_options import FINE_TUNING, TrainingOptions, TrainingSettings, with_settings
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -36,20 +38,10 @@ def finetune(
     run: Run | str | os.PathLike[str],
     unfreeze: str | int | None = None,
     *,
-    epochs: int = 10,
-    batch_size: int = 32,
-    steps_per_epoch: int | None = None,
-    optimizer: str = "sgd",
-    learning_rate: float = 1e-5,
-    momentum: float = 0.9,
-    monitor: str = "val_loss",
-    patience: int = 3,
-    min_delta: float = 0.0,
-    class_weight: str = "none",
     train_batchnorm: bool = False,
-    seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    **training: Unpack[TrainingSettings],
 ) -> Run:
     """Train the top of a run's base together with its head, starting from the run's model.
 
@@ -59,12 +51,11 @@ def finetune(
         run: a run of `fit_head` or `finetune`, or its folder.
         unfreeze: the lowest layer of the base that is trained, with all above it in the base's order: a layer's name,
             the beginning of a block's names (`block5`), an index in the base, or `all`; its upper quarter if None.
-        epochs, batch_size, steps_per_epoch, optimizer, learning_rate, momentum, monitor, patience, min_delta,
-            class_weight, seed: see `training.TrainingOptions`. The momentum is that of `sgd` and `rmsprop`.
         train_batchnorm: whether BatchNorm layers of the base are trained too. Their statistics come from millions of
             pictures; a few small batches spoil them.
         out: the new run's folder; `runs/<run>-finetuned` if None, with a number where that is taken.
         progress: whether to draw a progress bar where standard error is a terminal.
+        **training: fields of `training_options.TrainingOptions`.
 
     Returns:
         The new run.
@@ -73,19 +64,7 @@ def finetune(
         PermafrostError: something about the request or its input; see `permafrost.errors`.
     """
     started = time.perf_counter()
-    options = TrainingOptions(
-        epochs=epochs,
-        batch_size=batch_size,
-        steps_per_epoch=steps_per_epoch,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        monitor=monitor,
-        patience=patience,
-        min_delta=min_delta,
-        class_weight=class_weight,
-        seed=seed,
-    )
+    options = with_settings(FINE_TUNING, training)
     run = run if isinstance(run, Run) else open_run(run)
     folder = free_folder(out, f"{run.folder.name}-finetuned")
     if folder.resolve() == run.folder.resolve():
@@ -96,27 +75,25 @@ def finetune(
     base_layers = features.store.about["base_layers"]
     lowest = find_unfrozen(unfreeze, base_layers, [layer.name for layer in model.layers])
     set_trainable(model, base_layers[lowest:], frozen=base_layers[:lowest], train_batchnorm=train_batchnorm)
-    rows = split_rows(features, hold_out=monitor.startswith("val_"))
+    rows = split_rows(features, hold_out=options.monitor.startswith("val_"))
     body = body_of(model)
-    with ThreadPoolExecutor(os.cpu_count(), "pictures") as threads:
+    with ThreadPoolExecutor(os.cpu_count(), "pictures") as threads, staging(folder) as stage:
         examples = {split: _examples(features, rows[split], threads) for split in SPLITS}
         outcome = _train(body, examples, options, features, progress)
         trained = time.perf_counter()
         outputs = {split: predict_examples(body, examples[split]) for split in SPLITS}
-        with staging(folder) as stage:
-            path = stage / MODEL_FILE
-            export_model(model, path)
-            parity = check_parity(
-                path,
-                features.spec,
-                sample_pictures(
-                    features, rows, lambda chosen: predict_examples(body, _examples(features, chosen, threads))
-                ),
-                reference=lambda pixels: np.asarray(body.predict_on_batch(pixels.astype(np.float32))),
-            )
-            now = time.perf_counter()
-            seconds = {"train": trained - started, "export": now - trained, "total": now - started}
-            about = {
+        parity = export_checked(
+            model,
+            stage,
+            features,
+            rows,
+            on_rows=lambda chosen: predict_examples(body, _examples(features, chosen, threads)),
+            on_pixels=lambda pixels: make_engine("keras", body, batch_size=len(pixels))(pixels)[0],
+        )
+        now = time.perf_counter()
+        content = RunContent(
+            class_names=run.class_names,
+            about={
                 "kind": "finetune",
                 "head": run.about["head"],
                 "started_from": os.path.abspath(run.folder),
@@ -126,16 +103,13 @@ def finetune(
                 "before": {split: _brief(run.metrics.get(split, {})) for split in SPLITS},
                 **features_record(features),
                 "parity": dataclasses.asdict(parity),
-                "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            }
-            content = RunContent(
-                class_names=run.class_names,
-                about=about,
-                metrics={split: metrics(examples[split].labels, outputs[split], run.class_names) for split in SPLITS},
-                history=outcome.history,
-                title=f"{features.spec.base} fine-tuned from {base_layers[lowest]}",
-            )
-            return write_run(folder, stage, content, replace=out is not None)
+                "seconds": rounded(train=trained - started, export=now - trained, total=now - started),
+            },
+            metrics={split: metrics(examples[split].labels, outputs[split], run.class_names) for split in SPLITS},
+            history=outcome.history,
+            title=f"{features.spec.base} fine-tuned from {base_layers[lowest]}",
+        )
+        return write_run(folder, stage, content, replace=out is not None)
 
 
 def features_of(run: Run) -> FeatureSet:

@@ -7,11 +7,13 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Unpack
 
+import keras
 import numpy as np
 
-from permafrost.assembly import PARITY_PICTURES, assemble, check_parity, export_model
+from permafrost.assembly import PARITY_PICTURES, Parity, assemble, check_parity, export_model
 from permafrost.cutting import load_trunk
 from permafrost.engines import make_engine
 from permafrost.errors import HeadError, PictureError
@@ -21,7 +23,9 @@ from permafrost.heads import NEEDS_VALIDATION, FittedHead, HeadData, HeadOptions
 from permafrost.listing import SPLITS, content_position
 from permafrost.pictures import content_digest
 from permafrost.runs import MODEL_FILE, Run, RunContent, free_folder, staging, write_run
-from permafrost.training import TrainingOptions
+from permafrost.training_options import HEAD_TRAINING, TrainingSettings, with_settings
+
+Outputs = Callable[[np.ndarray], np.ndarray]
 
 HELD_OUT: Final = 0.1
 """Of the training pictures, the share that is held out where a head has to watch validation pictures and has none."""
@@ -34,19 +38,9 @@ def fit_head(
     hidden: int | Sequence[int] = 256,
     dropout: float = 0.0,
     regularization: float | None = None,
-    epochs: int = TrainingOptions.epochs,
-    batch_size: int = TrainingOptions.batch_size,
-    steps_per_epoch: int | None = None,
-    optimizer: str = TrainingOptions.optimizer,
-    learning_rate: float = TrainingOptions.learning_rate,
-    momentum: float = TrainingOptions.momentum,
-    monitor: str = TrainingOptions.monitor,
-    patience: int = TrainingOptions.patience,
-    min_delta: float = TrainingOptions.min_delta,
-    class_weight: str = TrainingOptions.class_weight,
-    seed: int = TrainingOptions.seed,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    **training: Unpack[TrainingSettings],
 ) -> Run:
     """Fit a classifier to kept features and export it, with the trunk, as one Keras model.
 
@@ -56,10 +50,9 @@ def fit_head(
         hidden: units of the hidden layer of `dense`, or of each of several; `()` for none.
         dropout: share of units that `dense` drops in training.
         regularization: the inverse strength `C` of `logistic`; chosen by cross-validation if None.
-        epochs, batch_size, steps_per_epoch, optimizer, learning_rate, momentum, monitor, patience, min_delta,
-            class_weight, seed: see `training.TrainingOptions`.
         out: the run's folder; `runs/<set>-<head>` if None, with a number where that is taken.
         progress: whether to draw a progress bar where standard error is a terminal.
+        **training: fields of `training_options.TrainingOptions`, for `dense`; `class_weight` and `seed` for all heads.
 
     Returns:
         The run.
@@ -70,19 +63,7 @@ def fit_head(
     started = time.perf_counter()
     fit = find_head(head)
     options = HeadOptions(
-        training=TrainingOptions(
-            epochs=epochs,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            monitor=monitor,
-            patience=patience,
-            min_delta=min_delta,
-            class_weight=class_weight,
-            seed=seed,
-        ),
+        training=with_settings(HEAD_TRAINING, training),
         hidden=(hidden,) if isinstance(hidden, int) else tuple(hidden),
         dropout=dropout,
         regularization=regularization,
@@ -100,41 +81,72 @@ def fit_head(
     fitted_at = time.perf_counter()
     outputs = {split: _outputs(fitted, arrays[split]) for split in SPLITS}
     require_numbers(outputs["train"])
-    trunk = load_trunk(features.store)
     with staging(folder) as stage:
-        path = stage / MODEL_FILE
-        export_model(assemble(trunk, fitted.model), path)
-        parity = check_parity(
-            path,
-            features.spec,
-            sample_pictures(features, rows, lambda chosen: _outputs(fitted, features.features(chosen))),
-            reference=lambda pixels: _outputs(fitted, make_engine("keras", trunk.model, batch_size=32)(pixels)[0]),
-        )
+        parity = _export(fitted, features, rows, stage)
         now = time.perf_counter()
-        seconds = {
-            "load": fitting - started,
-            "fit": fitted_at - fitting,
-            "export": now - fitted_at,
-            "total": now - started,
-        }
-        about = {
-            "kind": "fit-head",
-            "head": head,
-            "options": dataclasses.asdict(options),
-            "details": fitted.details,
-            **features_record(features),
-            "parity": dataclasses.asdict(parity),
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        }
-        figures = {split: metrics(labels[split], outputs[split], features.class_names) for split in SPLITS}
         content = RunContent(
             class_names=tuple(features.class_names),
-            about=about,
-            metrics=figures,
+            about={
+                "kind": "fit-head",
+                "head": head,
+                "options": dataclasses.asdict(options),
+                "details": fitted.details,
+                **features_record(features),
+                "parity": dataclasses.asdict(parity),
+                "seconds": rounded(
+                    load=fitting - started, fit=fitted_at - fitting, export=now - fitted_at, total=now - started
+                ),
+            },
+            metrics={split: metrics(labels[split], outputs[split], features.class_names) for split in SPLITS},
             history=fitted.history,
             title=f"{head} head on {features.spec.base} {features.spec.cut}",
         )
         return write_run(folder, stage, content, replace=out is not None)
+
+
+def _export(fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], stage: Path) -> Parity:
+    """Join the trunk and the head, save the model, and compare it with the head on kept features."""
+    trunk = load_trunk(features.store)
+
+    def on_kept(chosen: np.ndarray) -> np.ndarray:
+        return _outputs(fitted, features.features(chosen))
+
+    def on_pixels(pixels: np.ndarray) -> np.ndarray:
+        return _outputs(fitted, make_engine("keras", trunk.model, batch_size=len(pixels))(pixels)[0])
+
+    return export_checked(assemble(trunk, fitted.model), stage, features, rows, on_rows=on_kept, on_pixels=on_pixels)
+
+
+def export_checked(
+    model: keras.Model,
+    stage: Path,
+    features: FeatureSet,
+    rows: dict[str, np.ndarray],
+    *,
+    on_rows: Outputs,
+    on_pixels: Outputs,
+) -> Parity:
+    """Save a run's model, and compare it, read back, with what it was made of.
+
+    Args:
+        model: from pictures to probabilities.
+        stage: the folder in which the run is put together.
+        features: the set that it came from.
+        rows: of each split.
+        on_rows: given (k,) rows of the set, the probabilities (k, classes) to compare with.
+        on_pixels: given pixels (k, h, w, 3) uint8, the same; for where no picture can be read.
+
+    Raises:
+        ParityError: they do not agree.
+    """
+    path = stage / MODEL_FILE
+    export_model(model, path)
+    return check_parity(path, features.spec, sample_pictures(features, rows, on_rows), reference=on_pixels)
+
+
+def rounded(**seconds: float) -> dict[str, float]:
+    """Durations as a run records them."""
+    return {name: round(value, 3) for name, value in seconds.items()}
 
 
 def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]:
@@ -185,7 +197,7 @@ def require_numbers(outputs: np.ndarray) -> None:
 
 
 def sample_pictures(
-    features: FeatureSet, rows: dict[str, np.ndarray], outputs: Callable[[np.ndarray], np.ndarray]
+    features: FeatureSet, rows: dict[str, np.ndarray], outputs: Outputs
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Up to 64 pictures, spread over the test pictures, or where there are none over all, to check parity on.
 

@@ -270,8 +270,10 @@ def _read_folder(root: str) -> Listing:
 
 def _has_folders(entry: os.DirEntry[str]) -> bool:
     """Whether a folder holds folders: `train/` with classes in it is a split, with pictures in it a class."""
-    with _listing_errors(entry.path):
-        return _is_folder(entry) and any(_is_folder(child) and not _hidden(child.name) for child in os.scandir(entry))
+    if not _is_folder(entry):
+        return False
+    with _listing_errors(entry.path), os.scandir(entry) as children:
+        return any(_is_folder(child) and not _hidden(child.name) for child in children)
 
 
 def _collect(

@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from permafrost.errors import one_line
+from permafrost.training_options import MONITORS, OPTIMIZERS, TrainingOptions
 
 
 def command(name: str, summary: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -56,37 +57,26 @@ def show(value: Any, lines: Sequence[str], *, as_json: bool) -> None:
             click.echo(one_line(line))
 
 
-def training_options(
-    *, epochs: int, optimizer: str, learning_rate: float, momentum: float, patience: int
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The options of `training.TrainingOptions`, with these defaults."""
+def training_options(defaults: TrainingOptions) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of `training_options.TrainingOptions`, with these defaults."""
+    kinds: dict[str, tuple[type, str]] = {
+        "epochs": (int, "At most so many epochs."),
+        "batch_size": (int, "Pictures a step."),
+        "steps_per_epoch": (int, "Steps an epoch has; by default a whole pass."),
+        "optimizer": (str, f"One of {', '.join(OPTIMIZERS)}."),
+        "learning_rate": (float, "Of the optimizer."),
+        "momentum": (float, "Of sgd and rmsprop."),
+        "monitor": (str, f"What decides the best epoch: {', '.join(MONITORS)}."),
+        "patience": (int, "Epochs without improvement after which to stop; 0 never stops early."),
+        "min_delta": (float, "What counts as an improvement."),
+        "class_weight": (str, "none, or balanced: each class has the same say."),
+        "seed": (int, "Of all that is drawn at random."),
+    }
     options = [
-        click.option("--epochs", type=int, default=epochs, show_default=True, help="At most so many epochs."),
-        click.option("--batch-size", type=int, default=32, show_default=True, help="Pictures a step."),
-        click.option("--steps-per-epoch", type=int, help="Steps an epoch has; by default a whole pass."),
         click.option(
-            "--optimizer", default=optimizer, show_default=True, help="One of adam, adamw, nadam, rmsprop, sgd."
-        ),
-        click.option("--learning-rate", type=float, default=learning_rate, show_default=True, help="Of the optimizer."),
-        click.option("--momentum", type=float, default=momentum, show_default=True, help="Of sgd and rmsprop."),
-        click.option(
-            "--monitor",
-            default="val_loss",
-            show_default=True,
-            help="What decides the best epoch: val_loss, val_accuracy, loss or accuracy.",
-        ),
-        click.option(
-            "--patience",
-            type=int,
-            default=patience,
-            show_default=True,
-            help="Epochs without improvement after which to stop; 0 never stops early.",
-        ),
-        click.option("--min-delta", type=float, default=0.0, show_default=True, help="What counts as an improvement."),
-        click.option(
-            "--class-weight", default="none", show_default=True, help="none, or balanced: each class has the same say."
-        ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn at random."),
+            f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name), show_default=True, help=text
+        )
+        for name, (kind, text) in kinds.items()
     ]
     return lambda function: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
 

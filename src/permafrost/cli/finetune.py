@@ -9,6 +9,7 @@ import click
 from permafrost.cli import COMMANDS
 from permafrost.cli.common import command, figures_line, progress_option, show, training_options
 from permafrost.cli.fit_head import run_lines
+from permafrost.training_options import FINE_TUNING
 
 
 @command("finetune", COMMANDS["finetune"])
@@ -16,7 +17,7 @@ from permafrost.cli.fit_head import run_lines
 @click.option(
     "--unfreeze", metavar="LAYER|INDEX|all", help="Lowest layer or block that is trained.  [default: the upper quarter]"
 )
-@training_options(epochs=10, optimizer="sgd", learning_rate=1e-5, momentum=0.9, patience=3)
+@training_options(FINE_TUNING)
 @click.option(
     "--train-batchnorm", is_flag=True, help="Train BatchNorm layers of the base too, instead of keeping them frozen."
 )

@@ -17,6 +17,7 @@ from permafrost.cli.common import (
     training_options,
 )
 from permafrost.errors import OptionError
+from permafrost.training_options import HEAD_TRAINING
 
 
 @command("fit-head", COMMANDS["fit-head"])
@@ -34,7 +35,7 @@ from permafrost.errors import OptionError
     metavar="C",
     help="logistic: inverse strength.  [default: chosen by cross-validation]",
 )
-@training_options(epochs=30, optimizer="adam", learning_rate=1e-3, momentum=0.0, patience=5)
+@training_options(HEAD_TRAINING)
 @click.option("--out", type=click.Path(), metavar="RUN/", help="The run's folder.  [default: runs/<SET>-<head>]")
 @progress_option
 def fit_head(*, features: str, hidden: str, as_json: bool, **options: Any) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from permafrost.training import TrainingOptions
+    from permafrost.training_options import TrainingOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,208 @@
+"""The whole way on real networks: each base of the table, and real weights on photographs where they are at hand."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import permafrost as pf
+from permafrost.assembly import TOLERANCE
+from permafrost.bases import BASES, load_base
+from permafrost.cutting import build_trunks
+
+pytest_plugins = ["upper"]
+
+INCEPTION_WEIGHTS = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.through_mixed8.h5"
+MOBILENET_WEIGHTS = {"without": "mobilenet_2_5_224_tf_no_top.h5", "with": "mobilenet_2_5_224_tf.h5"}
+QUICK = ("mobilenet", "mobilenet_v3_small", "vgg16")
+"""Bases of one preprocessing each that are built and run in seconds."""
+
+TOO_LONG = 1800
+"""Seconds after which a slow test is given up: the largest bases have hundreds of millions of weights."""
+
+
+def whole_way(name: str, photos: Path, folder: Path) -> pf.Run:
+    """From pictures to a model, on a base with random weights at the least size that it takes."""
+    features = pf.extract(
+        photos,
+        base=name,
+        weights="none",
+        image_size=BASES[name].minimum_size,
+        pool="avg",
+        validation_fraction=0,
+        test_fraction=0,
+        out=folder / "features" / "photos.h5",
+        progress=False,
+    )
+    run = pf.fit_head(features, "logistic", regularization=1.0, out=folder / "run", progress=False)
+    assert (features.summary["computed"], run.about["parity"]["pictures"]) == (6, 6)
+    return run
+
+
+@pytest.fixture
+def six(photos, tmp_path) -> Path:
+    """Two pictures of each class."""
+    for path in sorted(photos.rglob("*-00[01].*")):
+        place = tmp_path / "six" / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    return tmp_path / "six"
+
+
+@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
+def test_a_base_goes_the_whole_way_at_its_least_size(name, six, tmp_path, light):
+    run = whole_way(name, six, tmp_path)
+
+    assert run.about["parity"]["resized_max_difference"] <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TOO_LONG)
+@pytest.mark.parametrize("name", BASES)
+def test_every_base_goes_the_whole_way_at_its_least_size(name, six, tmp_path):
+    try:
+        run = whole_way(name, six, tmp_path)
+
+        assert run.about["parity"]["resized_max_difference"] <= TOLERANCE
+        assert run.model.outputs[0].shape == (None, 3)
+    finally:
+        # Some of them take gigabytes, in memory and on disk.
+        keras.backend.clear_session()
+        gc.collect()
+        shutil.rmtree(tmp_path)
+
+
+def test_vgg16_at_150_px_has_4_by_4_by_512_features_a_picture():
+    (trunk,) = build_trunks(load_base("vgg16", weights="none", image_size=(150, 150)))
+
+    assert trunk.spec.shapes == ((4, 4, 512),)
+    assert trunk.spec.cut == "block5_pool"
+
+
+@pytest.fixture(scope="module")
+def forty(shared, tmp_path_factory) -> Path:
+    """Forty photographs of cats and dogs."""
+    folder = tmp_path_factory.mktemp("forty") / "forty"
+    for kind in ("cats", "dogs"):
+        (folder / kind).mkdir(parents=True)
+        source = shared / "data" / "cats_dogs" / "train" / kind
+        for name in sorted(os.listdir(source))[:20]:
+            shutil.copy(source / name, folder / kind)
+    return folder
+
+
+def test_published_weights_give_the_same_features_with_their_classifier_and_without(shared, forty, tmp_path):
+    def extract(weights: str):
+        path = str(shared / "weights" / MOBILENET_WEIGHTS[weights])
+        out = tmp_path / "features" / f"{weights}.h5"
+        return pf.extract(forty, base="mobilenet:alpha=0.25", weights=path, pool="avg", out=out, progress=False)
+
+    without, with_classifier = extract("without"), extract("with")
+
+    assert (without.summary["computed"], with_classifier.summary["computed"]) == (40, 0)
+    assert without.spec.digest == with_classifier.spec.digest
+    assert without.spec.image_size == (224, 224)
+    reference = keras.applications.MobileNet(
+        alpha=0.25, include_top=False, input_shape=(224, 224, 3), pooling="avg", weights=without_top(shared)
+    )
+    rows = np.arange(0, 40, 5)
+    pixels = np.stack([without.load_picture(int(row)).pixels((224, 224)) for row in rows]).astype(np.float32)
+    expected = reference.predict(keras.applications.mobilenet.preprocess_input(pixels), verbose=0)
+    assert np.abs(without.features(rows) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def without_top(shared: Path) -> str:
+    return str(shared / "weights" / MOBILENET_WEIGHTS["without"])
+
+
+@pytest.fixture(scope="module")
+def cats_dogs(shared) -> Path:
+    """1,000 photographs of cats and dogs to train on, 400 to validate, 600 to test."""
+    return shared / "data" / "cats_dogs"
+
+
+def inception_features(shared: Path, data: Path, out: Path, *, pool: str):
+    weights = str(shared / "weights" / INCEPTION_WEIGHTS)
+    return pf.extract(
+        data, base="inception_v3", weights=weights, cut="mixed7", pool=pool, image_size=150, out=out, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def pooled(shared, cats_dogs, tmp_path_factory):
+    """Averaged `mixed7` features of `cats_dogs` at 150 px."""
+    return inception_features(shared, cats_dogs, tmp_path_factory.mktemp("real") / "cats_dogs.h5", pool="avg")
+
+
+@pytest.fixture(scope="module")
+def fitted(pooled, tmp_path_factory) -> pf.Run:
+    """A logistic head on them."""
+    return pf.fit_head(pooled, "logistic", out=tmp_path_factory.mktemp("real-runs") / "logistic", progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TOO_LONG)
+def test_a_logistic_head_on_real_features_is_right_on_970_of_1000_test_photographs(fitted):
+    assert fitted.metrics["test"]["n"] == 600
+    assert fitted.metrics["test"]["accuracy"] >= 0.970
+    assert fitted.about["parity"]["pictures"] == 64
+    assert fitted.about["parity"]["resized_max_difference"] <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TOO_LONG)
+def test_a_model_agrees_on_the_files_with_the_head_on_the_features_to_one_photograph(fitted, cats_dogs):
+    figures = pf.evaluate(fitted, cats_dogs)
+
+    assert figures["n"] == 600
+    assert abs(figures["accuracy"] - fitted.metrics["test"]["accuracy"]) <= 1 / 600 + 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TOO_LONG)
+def test_real_features_are_those_of_keras_on_the_same_pixels(pooled, shared):
+    weights = str(shared / "weights" / INCEPTION_WEIGHTS)
+    base = keras.applications.InceptionV3(include_top=False, weights=weights, input_shape=(150, 150, 3))
+    reference = keras.Model(base.input, base.get_layer("mixed7").output)
+    rows = np.arange(0, len(pooled), 50)
+    pixels = np.stack([pooled.load_picture(int(row)).pixels((150, 150)) for row in rows]).astype(np.float32)
+
+    expected = reference.predict(keras.applications.inception_v3.preprocess_input(pixels), verbose=0).mean(axis=(1, 2))
+
+    assert np.abs(pooled.features(rows) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TOO_LONG)
+def test_photographs_are_computed_once_also_under_other_names_in_another_folder(pooled, shared, cats_dogs, tmp_path):
+    copies = tmp_path / "elsewhere"
+    for number, path in enumerate(sorted(cats_dogs.rglob("*.jpg"), reverse=True)):
+        place = copies / f"kind of {path.parent.name}"
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place / f"{number}.jpg")
+
+    again = inception_features(shared, cats_dogs, pooled.path, pool="avg")
+    renamed = inception_features(shared, copies, pooled.path.with_name("renamed.h5"), pool="avg")
+
+    assert (again.summary["computed"], again.summary["kept"]) == (0, 2000)
+    assert (renamed.summary["computed"], renamed.summary["kept"]) == (0, 2000)
+    assert renamed.class_names == ["kind of cats", "kind of dogs"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TOO_LONG)
+def test_a_dense_head_on_real_features_that_are_not_pooled_is_right_on_955_of_1000(shared, cats_dogs, tmp_path):
+    features = inception_features(shared, cats_dogs, tmp_path / "maps.h5", pool="none")
+
+    run = pf.fit_head(features, "dense", out=tmp_path / "run", progress=False)
+
+    assert features.shape == (7, 7, 768)
+    assert run.metrics["test"]["accuracy"] >= 0.955
+    shutil.rmtree(tmp_path)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from permafrost.bases import Base
 
 # Without deadlines: on a busy machine they fail what is right.
-hypothesis.settings.register_profile("suite", max_examples=50, deadline=None)
+hypothesis.settings.register_profile("suite", max_examples=25, deadline=None)
 hypothesis.settings.load_profile("suite")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

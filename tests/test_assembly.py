@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from keras.applications.imagenet_utils import preprocess_input
 
 import permafrost as pf
-from helpers import leftovers, one_error_line
+from helpers import constant_model, export_for_ever, leftovers, one_error_line
 from permafrost.assembly import (
     REDUCED_TOLERANCE,
     RESIZING_LAYER,
@@ -324,15 +324,6 @@ def test_a_model_from_elsewhere_has_no_body():
         body_of(tiny_model())
 
 
-def constant_model(value: float) -> keras.Model:
-    """A model of some weight, whose weights are all `value`."""
-    pixels = keras.Input((8, 8, 3))
-    initializer = keras.initializers.Constant(value)
-    x = keras.layers.Conv2D(64, 3, kernel_initializer=initializer, bias_initializer=initializer)(pixels)
-    x = keras.layers.Conv2D(128, 3, kernel_initializer=initializer, bias_initializer=initializer)(x)
-    return keras.Model(pixels, x)
-
-
 def weights_of(path: Path) -> set[float]:
     """The different weights of a model that opens."""
     return {float(value) for array in keras.models.load_model(path).get_weights() for value in np.unique(array)}
@@ -354,27 +345,19 @@ def test_an_export_that_fails_leaves_the_old_model_and_nothing_else(tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def export_for_ever(path: str) -> None:
-    """Export one model and another by turns, until killed."""
-    models = constant_model(1.0), constant_model(2.0)
-    while True:
-        for model in models:
-            export_model(model, path)
-
-
 def test_a_kill_while_a_model_is_exported_leaves_the_old_model_or_the_new_one(tmp_path):
     path = tmp_path / "model.keras"
     export_model(constant_model(3.0), path)
     # Keras is imported once, by the process that the others are forked from.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["permafrost.assembly"])
+    context.set_forkserver_preload(["permafrost.assembly", "permafrost.feature_set", "permafrost.runs"])
     randomness, found, killed_within = random.Random(0), set(), 0
 
     for _ in range(10):
-        path_before = path.stat().st_mtime_ns
+        before = path.stat().st_mtime_ns
         process = context.Process(target=export_for_ever, args=(str(path),), daemon=True)
         process.start()
-        while path.stat().st_mtime_ns == path_before:  # until it has begun
+        while path.stat().st_mtime_ns == before:  # until it has begun
             assert process.is_alive()
             time.sleep(0.002)
         time.sleep(randomness.uniform(0, 0.1))

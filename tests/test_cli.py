@@ -658,11 +658,10 @@ def test_nothing_but_the_result_is_printed_by_a_real_process(split_photos, tiny_
     # All commands in one process: the libraries are loaded once, and are kept quiet throughout.
     lines = [
         ["extract", str(split_photos), "--base", str(tiny_base), "--pool", "avg", "--json"],
-        ["fit-head", "features/split-photos.h5", "--head", "logistic", "--json"],
-        ["fit-head", "features/split-photos.h5", "--epochs", "2", "--out", "runs/dense", "--json"],
-        ["finetune", "runs/dense", "--unfreeze", "top", "--epochs", "1", "--json"],
-        ["evaluate", "runs/dense", str(split_photos), "--json"],
-        ["predict", "runs/dense", str(split_photos / "test" / "dots"), "--json"],
+        ["fit-head", "features/split-photos.h5", "--head", "logistic", "--out", "run", "--json"],
+        ["finetune", "run", "--unfreeze", "top", "--epochs", "1", "--json"],
+        ["evaluate", "run", str(split_photos), "--json"],
+        ["predict", "run", str(split_photos / "test" / "dots"), "--json"],
     ]
     code = f"import sys\nfrom permafrost.cli import run\nsys.exit(max(run(line) for line in {lines!r}))"
 

@@ -312,3 +312,7 @@ def test_a_run_whose_model_was_changed_gives_no_answers(own_run, holiday):
 
     with pytest.raises(RunError, match="is not the model that this run wrote"):
         predict(own_run, [holiday])
+
+
+def test_one_path_alone_is_one_picture_or_one_folder(run, holiday):
+    assert predict(run, str(holiday)) == predict(run, [holiday])

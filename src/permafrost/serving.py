@@ -90,7 +90,7 @@ def evaluate(
 
 def predict(
     model: Run | keras.Model | str | os.PathLike[str],
-    pictures: Sequence[str | os.PathLike[str] | np.ndarray],
+    pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | np.ndarray],
     *,
     top: int = 3,
 ) -> list[dict[str, Any]]:
@@ -98,7 +98,8 @@ def predict(
 
     Args:
         model: a run, its folder, a `.keras` file, or a Keras model.
-        pictures: paths of files, or of folders, whose pictures are taken; or arrays (h, w, 3), 0 to 255.
+        pictures: paths of files, or of folders, whose pictures are taken; or arrays (h, w, 3), 0 to 255. One path alone
+            will do.
         top: how many classes to give for each, the most probable first.
 
     Returns:
@@ -110,7 +111,7 @@ def predict(
     """
     if top < 1:
         raise OptionError("top is too small", expected="1 or more", found=top)
-    wanted = list(_expanded(pictures))
+    wanted = list(_expanded([pictures] if isinstance(pictures, str | os.PathLike) else pictures))
     if not wanted:
         raise ListingError("no pictures to predict", expected="paths of pictures, or of folders with some")
     network, class_names = open_model(model)

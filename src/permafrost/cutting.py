@@ -111,16 +111,21 @@ def find_layer(model: keras.Model, cut: str | int | None) -> str:
     names = [layer.name for layer in model.layers]
     if cut is None:
         return str(names[-1])
-    if isinstance(cut, int) or re.fullmatch(r"-?[0-9]+", cut):
-        index = int(cut)
+    index = as_index(cut)
+    if index is not None:
         if not -len(names) <= index < len(names):
             raise CutError(
                 f"{model.name} has no layer {index}", expected=f"{-len(names)} to {len(names) - 1}", found=index
             )
         return str(names[index])
     if cut not in names:
-        raise CutError(f"{model.name} has no layer {cut}", do=f"try {nearest(cut, names)}")
-    return cut
+        raise CutError(f"{model.name} has no layer {cut}", do=f"try {nearest(str(cut), names)}")
+    return str(cut)
+
+
+def as_index(layer: str | int) -> int | None:
+    """The index that a user means by `layer`, negative from the end; None where it is a name."""
+    return int(layer) if isinstance(layer, int) or re.fullmatch(r"-?[0-9]+", layer) else None
 
 
 def merge_trunks(trunks: Sequence[Trunk]) -> keras.Model:

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from permafrost.assembly import body_of
+from permafrost.cutting import as_index
 from permafrost.engines import make_engine
 from permafrost.errors import CutError, OptionError, PictureError, RunError, nearest
 from permafrost.evaluation import metrics
@@ -158,9 +159,9 @@ def find_unfrozen(unfreeze: str | int | None, base_layers: list[str], present: l
         return inside[int(len(inside) * (1 - UNFROZEN_SHARE))]
     if unfreeze == "all":
         return 0
-    text = str(unfreeze)
-    if text.lstrip("-").isdigit():
-        index = int(text)
+    text, number = str(unfreeze), as_index(unfreeze)
+    if number is not None:
+        index = number
         if not -len(base_layers) <= index < len(base_layers):
             raise CutError(f"the base has no layer {index}", expected=f"0 to {len(base_layers) - 1}", found=index)
         index %= len(base_layers)

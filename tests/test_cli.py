@@ -77,7 +77,7 @@ OPTIONS = {
 
 PROGRESS = {"extract", "fit-head", "finetune"}
 LATER = {
-    "extract": {"--views", "--augment"},
+    "extract": set(),
     "fit-head": set(),
     "finetune": {"--views", "--augment", "--cache-limit"},
     "evaluate": set(),

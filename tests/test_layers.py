@@ -19,6 +19,7 @@ ORDER = [
     "files",
     "trunk_spec",
     "pictures",
+    "augmentation",
     "listing",
     "preprocessing",
     "legacy_weights",

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from permafrost.augmentation import read_views
 from permafrost.errors import ListingError, OptionError
-from permafrost.feature_set import FeatureSet, SetContent, write_set
+from permafrost.feature_set import FeatureSet, SetContent, ViewRows, write_set
 from permafrost.listing import SPLITS, Listing, assign_splits, read_listing
 from permafrost.pipeline import (
     BATCH_SIZE,
     Outcome,
     PipelineOptions,
+    RowKey,
     Target,
     engine_for,
     find_pictures,
@@ -42,7 +44,8 @@ class Plan:
 
     Attributes:
         pictures: how many the data set lists.
-        compute: how many would be run through the trunk.
+        views: how many views each training picture has, the picture itself among them.
+        compute: how many pictures and views would be run through the trunk.
         keep: how many are kept already, or are copies of others.
         bytes: that the new features would take on disk, uncompressed.
         seconds: that computing them would take, at the speed of one batch tried.
@@ -53,6 +56,7 @@ class Plan:
     set: str
     store: str
     pictures: int
+    views: int
     compute: int
     keep: int
     set_aside: int
@@ -70,6 +74,8 @@ def extract(
     pool: str = "none",
     image_size: int | tuple[int, int] | None = None,
     preprocessing: str | None = None,
+    views: int | None = None,
+    augment: str | None = None,
     dtype: str = "float32",
     precision: str = "float32",
     engine: str = "auto",
@@ -95,6 +101,10 @@ def extract(
         pool: `avg` or `max` over height and width, or `none`.
         image_size: height and width in pixels, or one number for both; the base's default if None.
         preprocessing: what a `.keras` base wants as input: `none`, `tf`, `caffe` or `torch`.
+        views: how many views of each training picture to keep, the picture itself among them; 1 if None.
+        augment: how views differ from their picture: names of augmentations, separated by commas, each with its range
+            behind an equals sign where that is not to be the usual one: `flip,shift=0.05,rotate`; see
+            `augmentation.Augmentation`. `augmentation.USUAL` if None.
         dtype: what features are stored in: `float32` or `float16`.
         precision: what the base computes in: `float32` or `bfloat16`.
         engine: what runs the trunk: `auto` or `keras`.
@@ -120,6 +130,8 @@ def extract(
         pool=pool,
         image_size=image_size,
         preprocessing=preprocessing,
+        views=views,
+        augment=augment,
         dtype=dtype,
         precision=precision,
         engine=engine,
@@ -148,6 +160,8 @@ class Extraction:
         pool: str,
         image_size: int | tuple[int, int] | None,
         preprocessing: str | None,
+        views: int | None,
+        augment: str | None,
         dtype: str,
         precision: str,
         engine: str,
@@ -168,6 +182,7 @@ class Extraction:
         )
         self._fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
         assign_splits([], [], **self._fractions)
+        self._views = read_views(views, augment)
         cuts: list[Any] = list(cut) if isinstance(cut, list | tuple) else [cut]
         if not cuts:
             raise OptionError("no layer to cut at", expected="one or more", found="an empty list")
@@ -183,19 +198,24 @@ class Extraction:
             dtype=dtype,
             precision=precision,
         )
-        self._targets = [Target(trunk, path.parent / STORE_FOLDER) for trunk in trunks]
+        self._targets = [Target(trunk, path.parent / STORE_FOLDER, self._views.rule) for trunk in trunks]
         self._paths = [path.with_stem(f"{path.stem}-{trunk.spec.cut}") if len(cuts) > 1 else path for trunk in trunks]
         self._seconds = {"start": time.perf_counter() - self._started}
 
     def plan(self) -> list[Plan]:
         """What `run` would do, without doing it; nothing is written."""
-        missing: list[set[bytes]] = [set() for _ in self._targets]
-        aside = len(self.listing.set_aside)
-        for found in find_pictures(self.listing, self._targets, self._options, decode=False):
-            aside += found.digest is None
-            for target, digests in zip(self._targets, missing, strict=True):
-                if found.digest is not None and not target.has(found.digest):
-                    digests.add(found.digest)
+        missing: list[set[RowKey]] = [set() for _ in self._targets]
+        aside, rows = len(self.listing.set_aside), 0
+        found_pictures = find_pictures(
+            self.listing, self._targets, self._options, decode=False, views_of=self._views_of
+        )
+        for index, found in enumerate(found_pictures):
+            if found.digest is None:
+                aside, rows = aside + 1, rows + 1
+                continue
+            rows += len(self._views_of(index, found.digest))
+            for target, keys in zip(self._targets, missing, strict=True):
+                keys |= {(found.digest, view) for view in found.missing if not target.has(found.digest, view)}
         compute = len(set().union(*missing))
         seconds = 0.0
         if compute:
@@ -206,19 +226,26 @@ class Extraction:
                 set=str(path),
                 store=str(target.folder),
                 pictures=len(self.listing),
-                compute=len(digests),
-                keep=len(self.listing) - len(digests),
+                views=self._views.count or 1,
+                compute=len(keys),
+                keep=rows - len(keys),
                 set_aside=aside,
-                bytes=len(digests) * target.row_bytes,
+                bytes=len(keys) * target.row_bytes,
                 seconds=seconds,
                 shape=target.spec.shapes[0],
             )
-            for target, path, digests in zip(self._targets, self._paths, missing, strict=True)
+            for target, path, keys in zip(self._targets, self._paths, missing, strict=True)
         ]
 
     def run(self) -> list[FeatureSet]:
         """Compute what is missing, and write the sets."""
-        outcome = run_pictures(self.listing, self._targets, self._options)
+        outcome = run_pictures(
+            self.listing,
+            self._targets,
+            self._options,
+            augmentation=self._views.augmentation,
+            views_of=self._views_of,
+        )
         if not outcome.kept:
             index, reason = outcome.aside[-1]
             raise ListingError(
@@ -240,7 +267,8 @@ class Extraction:
             "store": str(target.folder),
             "pictures": len(outcome.kept),
             "computed": target.computed,
-            "kept": len(outcome.kept) - target.computed,
+            "views": self._views.count,
+            "kept": sum(len(self._views_of(*picture)) for picture in outcome.kept) - target.computed,
             "set_aside": len(aside),
             "set_aside_paths": [{"path": name, "reason": reason} for name, reason in aside],
             "shape": list(target.spec.shapes[0]),
@@ -269,7 +297,35 @@ class Extraction:
             places=places,
             set_aside=aside,
             about=library_versions(),
+            views=self._view_rows(target, path, outcome),
         )
+
+    def _views_of(self, index: int, digest: bytes) -> Sequence[int]:
+        """The views of a picture that are kept: of training pictures all, of others the picture itself."""
+        if self._views.count == 1 or self._split_of(index, digest) != "train":
+            return (0,)
+        return range(self._views.count or 1)
+
+    def _split_of(self, index: int, digest: bytes) -> str:
+        return assign_splits([digest], [self.listing.splits[index]], **self._fractions)[0]
+
+    def _view_rows(self, target: Target, path: Path, outcome: Outcome) -> ViewRows | None:
+        import numpy as np
+
+        if target.views is None:
+            return None
+        wanted = [
+            (view, picture, digest)
+            for picture, (index, digest) in enumerate(outcome.kept)
+            for view in self._views_of(index, digest)
+            if view
+        ]
+        shards, found = place_rows([target.address(digest, view) for view, _, digest in wanted])
+        places = np.full(((self._views.count or 1) - 1, len(outcome.kept), 2), -1, np.int64)
+        for place, (view, picture, _) in zip(found, wanted, strict=True):
+            places[view - 1, picture] = place
+        store = os.path.relpath(target.views.folder, path.parent)
+        return ViewRows(spec=target.views.spec, store=store, shards=shards, places=places)
 
 
 def compute_features(listing: Listing, trunk: Trunk, parent: Path, options: PipelineOptions) -> np.ndarray:
@@ -292,7 +348,7 @@ def compute_features(listing: Listing, trunk: Trunk, parent: Path, options: Pipe
     target = Target(trunk, parent)
     outcome = run_pictures(listing, [target], dataclasses.replace(options, fail_on_bad=True))
     save_trunk(trunk, target.folder)
-    return target.gather([digest for _, digest in outcome.kept])
+    return target.gather([digest for _, digest in outcome.kept])[0]
 
 
 def build_trunks_of(

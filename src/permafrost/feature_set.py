@@ -31,6 +31,24 @@ VERSION: Final = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ViewRows:
+    """Where the features of augmented views lie.
+
+    Attributes:
+        spec: what decides them: the set's trunk, with the augmentation.
+        store: their store's folder, relative to the set file's folder.
+        shards: names of the shards that hold the rows.
+        places: (views, n, 2) int64, of view 1 first; for each picture the index of its shard and its row there, -1
+            where it has no views.
+    """
+
+    spec: TrunkSpec
+    store: str
+    shards: tuple[str, ...]
+    places: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SetContent:
     """All that a set file says.
 
@@ -47,6 +65,7 @@ class SetContent:
         places: (n, 2) int64, for each picture the index of its shard and its row there.
         set_aside: what was found and is not in the set, with the reason.
         about: what the set was made with: the base and the weights as they were asked for, versions.
+        views: where the features of augmented views lie; None where there are none.
     """
 
     spec: TrunkSpec
@@ -61,6 +80,7 @@ class SetContent:
     places: np.ndarray
     set_aside: tuple[tuple[str, str], ...]
     about: dict[str, Any]
+    views: ViewRows | None = None
 
 
 class FeatureSet:
@@ -103,19 +123,31 @@ class FeatureSet:
         Raises:
             SetError: it is gone, or holds another trunk's features now.
         """
-        folder = self.path.parent / self._content.store
+        return self._open_store(self._content.store, self.spec)
+
+    def _open_store(self, folder: str, spec: TrunkSpec) -> Store:
         try:
-            store = Store(folder)
+            store = Store(self.path.parent / folder)
         except StoreError as error:
             raise SetError(
                 f"the store of {self.path} cannot be opened: {error.what}",
                 do="move the set and the folder `store` together, or run extract again",
             ) from error
-        difference = first_difference(self.spec, store.spec)
+        difference = first_difference(spec, store.spec)
         if difference:
             field, expected, found = difference
             raise SetError(f"the store of {self.path} has changed: {field}", expected=expected, found=found)
         return store
+
+    @property
+    def views(self) -> int:
+        """How many views each training picture has, the picture itself, view 0, among them: 1 or more."""
+        return 1 if self._content.views is None else 1 + len(self._content.views.places)
+
+    @property
+    def augmentation(self) -> str:
+        """How views above 0 were made (`augmentation.Augmentation.rule`); empty where there are none."""
+        return "" if self._content.views is None else self._content.views.spec.augmentation
 
     @property
     def digest(self) -> str:
@@ -181,31 +213,56 @@ class FeatureSet:
         """Where pictures are arrays in a file: that file, read."""
         return read_listing(self.root) if self.root.endswith(".npz") else None
 
-    def arrays(self, split: str | None = None) -> tuple[Any, np.ndarray]:
+    def arrays(self, split: str | None = None, *, view: int = 0) -> tuple[Any, np.ndarray]:
         """Features and labels of `split`, or of all.
+
+        Args:
+            split: `train`, `validation` or `test`; all pictures if None.
+            view: which view of each picture; only training pictures have views above 0.
 
         Returns:
             X, (n, *shape) float32, or a tuple of such arrays where the cut crosses several tensors; and y, (n,) int64.
 
         Raises:
+            OptionError: the pictures have no such view.
             ShardError: a shard is missing or damaged.
         """
         rows = self.rows(split)
-        return self.features(rows), self._content.labels[rows]
+        return self.features(rows, view=view), self._content.labels[rows]
 
-    def features(self, rows: np.ndarray) -> Any:
-        """Features of the pictures with these indices, in this order: as `arrays` returns them."""
+    def features(self, rows: np.ndarray, *, view: int = 0) -> Any:
+        """Features of one view of the pictures with these indices, in this order: as `arrays` returns them."""
         content = self._content
-        tensors = self.store.gather(content.shards, content.places[rows], digests=content.digests[rows])
+        if view == 0:
+            store, shards, places = self.store, content.shards, content.places[rows]
+        else:
+            views, places = self._view_places(rows, view)
+            store, shards = self._open_store(views.store, views.spec), views.shards
+        tensors = store.gather(shards, places, digests=content.digests[rows])
         return tensors if len(tensors) > 1 else tensors[0]
 
+    def _view_places(self, rows: np.ndarray, view: int) -> tuple[ViewRows, np.ndarray]:
+        views = self._content.views
+        if views is None or not 0 < view < self.views:
+            raise OptionError(
+                f"{self.path} has no view {view}",
+                expected=f"0 to {self.views - 1}" if views else "0 only",
+                found=view,
+                do="extract with more --views",
+            )
+        places: np.ndarray = views.places[view - 1, rows]
+        if (places < 0).any():
+            raise OptionError("only training pictures have views", expected="training pictures, or view 0", found=view)
+        return views, places
+
     def batches(
-        self, split: str | None = None, *, batch_size: int = 32, shuffle: bool = False, seed: int = 0
+        self, split: str | None = None, *, view: int = 0, batch_size: int = 32, shuffle: bool = False, seed: int = 0
     ) -> Iterator[tuple[Any, np.ndarray]]:
         """Features and labels in batches, once through; never more than one batch in memory.
 
         Args:
             split: `train`, `validation` or `test`; all pictures if None.
+            view: which view of each picture, as for `arrays`.
             batch_size: pictures a batch; the last one may be smaller.
             shuffle: whether in an order drawn from `seed` rather than that of `paths`.
             seed: of the order.
@@ -222,7 +279,7 @@ class FeatureSet:
             rows = np.random.default_rng(seed).permutation(rows)
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            yield self.features(batch), self._content.labels[batch]
+            yield self.features(batch, view=view), self._content.labels[batch]
 
     def describe(self) -> dict[str, Any]:
         """What the set is, as `features show --json` prints it."""
@@ -239,6 +296,8 @@ class FeatureSet:
             "classes": self.class_names,
             "splits": {split: {"n": sum(classes.values()), "classes": classes} for split, classes in counts.items()},
             "shape": list(self.shape),
+            "views": self.views,
+            "augmentation": self.augmentation,
             "trunk": self.spec.to_json(),
             "key": self.spec.key,
             "shards": len(content.shards),
@@ -287,6 +346,8 @@ def write_set(path: str | os.PathLike[str], content: SetContent) -> None:
         file["labels"] = np.asarray(content.labels, np.int64)
         file["splits"] = np.asarray(content.splits, np.uint8)
         file["places"] = np.asarray(content.places, np.int64).reshape(-1, 2)
+        if content.views is not None:
+            file["view_places"] = np.asarray(content.views.places, np.int64).reshape(-1, len(content.labels), 2)
         file["path_bytes"] = blob
         file["path_offsets"] = offsets
         file["description"] = np.frombuffer(json.dumps(_description(content)).encode("ascii"), np.uint8)
@@ -302,14 +363,19 @@ _DATASETS: Final = {
     "labels": "<i8",
     "splits": "|u1",
     "places": "<i8",
+    "view_places": "<i8",
     "path_bytes": "|u1",
     "path_offsets": "<i8",
     "description": "|u1",
 }
+OPTIONAL: Final = "view_places"
+"""Only in sets with augmented views, so that those without are as they always were."""
 
 
 def _description(content: SetContent) -> dict[str, Any]:
-    return {
+    views = content.views
+    described = {"trunk": views.spec.to_json(), "store": views.store, "shards": list(views.shards)} if views else None
+    return ({"views": described} if described else {}) | {
         "trunk": content.spec.to_json(),
         "store": content.store,
         "root": content.root,
@@ -328,7 +394,7 @@ def _read_content(path: Path, file: h5py.File) -> SetContent:
         raise SetError(f"not a feature set: {path}", expected=FORMAT, found=form)
     if read_version(file) != VERSION:
         raise SetError(f"{path} is of another version", expected=VERSION, found=read_version(file))
-    for name, dtype in _DATASETS.items():
+    for name, dtype in _datasets(file).items():
         dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
         if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
             raise SetError(f"damaged feature set {path}: {name} is no plain data set", do="run extract again")
@@ -354,7 +420,24 @@ def _read_content(path: Path, file: h5py.File) -> SetContent:
         places=file["places"][...],
         set_aside=tuple((name, reason) for name, reason in description["set_aside"]),
         about=description["about"],
+        views=_read_views(file, description.get("views")),
     )
+
+
+def _read_views(file: h5py.File, described: dict[str, Any] | None) -> ViewRows | None:
+    if described is None:
+        return None
+    return ViewRows(
+        spec=TrunkSpec.from_json(described["trunk"]),
+        store=described["store"],
+        shards=tuple(described["shards"]),
+        places=file[OPTIONAL][...],
+    )
+
+
+def _datasets(file: h5py.File) -> dict[str, str]:
+    """The data sets that a set's file has to have, each with its dtype."""
+    return {name: dtype for name, dtype in _DATASETS.items() if name != OPTIONAL or name in file}
 
 
 def _checksum(file: h5py.File) -> str:
@@ -362,7 +445,7 @@ def _checksum(file: h5py.File) -> str:
     import xxhash
 
     hasher = xxhash.xxh3_128()
-    for name, dtype in _DATASETS.items():
+    for name, dtype in _datasets(file).items():
         hasher.update(canonical_json([name, list(file[name].shape), dtype]))
         hasher.update(file[name][...].tobytes())
     return hasher.hexdigest()

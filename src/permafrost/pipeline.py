@@ -13,7 +13,7 @@ import dataclasses
 import importlib.metadata
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,6 +27,7 @@ from permafrost.trunk_spec import TrunkSpec
 if TYPE_CHECKING:
     import numpy as np
 
+    from permafrost.augmentation import Augmentation
     from permafrost.cutting import Trunk
     from permafrost.engines import Engine
 
@@ -82,41 +83,124 @@ class Outcome:
     seconds: dict[str, float]
 
 
+RowKey = tuple[bytes, int]
+"""What a row is of: a picture's content digest, and a view."""
+
+ViewsOf = Callable[[int, bytes], Sequence[int]]
+"""Given a picture's index in the listing and its digest, which of its views are wanted."""
+
+
+def only_pictures(index: int, digest: bytes) -> Sequence[int]:  # noqa: ARG001 - a `ViewsOf`
+    """No views but the pictures themselves."""
+    return (0,)
+
+
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What came of one picture of a listing: its digest, and pixels where it has to be computed; or why not."""
+    """What came of one picture of a listing.
+
+    Attributes:
+        digest: of its content; None where it cannot be decoded.
+        missing: for each view that is not kept its pixels (h, w, 3) uint8; None where nothing was to be decoded.
+        reason: why it cannot be decoded.
+    """
 
     digest: bytes | None = None
-    pixels: np.ndarray | None = None
+    missing: dict[int, np.ndarray | None] = dataclasses.field(default_factory=dict)
     reason: str | None = None
 
 
-class Target:
-    """A trunk, its store, and which rows are there: kept before, or committed through this.
+class Shelf:
+    """One store, and which rows are there: kept before, or committed through this.
 
     Attributes:
-        trunk: the trunk.
-        spec: what decides its features.
+        spec: what decides the features.
         folder: the store's folder; it need not be there yet.
-        computed: how many rows have been committed through this.
 
     Args:
-        trunk: the trunk.
+        spec: what decides the features.
         parent: the folder that holds stores, e.g. `features/store`.
 
     Raises:
         StoreError: a store of that name is damaged, or holds another trunk's features.
     """
 
-    def __init__(self, trunk: Trunk, parent: Path) -> None:
-        self.trunk, self.spec = trunk, trunk.spec
-        self.folder = parent / trunk.spec.folder_name
-        self.computed = 0
+    def __init__(self, spec: TrunkSpec, parent: Path) -> None:
+        self.spec, self.folder = spec, parent / spec.folder_name
         self._store = Store(self.folder) if (self.folder / DESCRIPTION_FILE).exists() else None
         if self._store:
-            self._store.require(trunk.spec)
+            self._store.require(spec)
         self._index = RowIndex(self._store) if self._store else None
-        self._new: dict[bytes, RowAddress] = {}
+        self._new: dict[RowKey, RowAddress] = {}
+
+    def has(self, key: RowKey) -> bool:
+        """Whether the row was kept before."""
+        return self._index is not None and self._index.find(*key) is not None
+
+    def address(self, key: RowKey) -> RowAddress:
+        """Where the row lies, which was kept before or committed through this."""
+        address = self._new.get(key) or (self._index.find(*key) if self._index else None)
+        assert address is not None, "every row that is asked for has been kept or computed"
+        return address
+
+    def commit(
+        self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str, base_layers: Sequence[str]
+    ) -> None:
+        """Keep rows; the store's folder is made with the first of them, so a run that fails early leaves none."""
+        import numpy as np
+
+        if self._store is None:
+            about = {"libraries": library_versions(), "base_layers": list(base_layers)}
+            self._store = Store.create(self.folder.parent, self.spec, about=about)
+        rows = Rows(
+            np.frombuffer(b"".join(digest for digest, _ in keys), np.uint8).reshape(-1, 32),
+            np.array([view for _, view in keys], np.int32),
+            tensors,
+        )
+        shard = self._store.append(rows, engine=engine)
+        self._new |= {key: RowAddress(shard, row) for row, key in enumerate(keys)}
+
+    def gather(self, keys: Sequence[RowKey]) -> tuple[np.ndarray, ...]:
+        """For each tensor of the trunk the features of these rows: (n, *shape) float32.
+
+        Raises:
+            ShardError: a shard is missing or damaged.
+        """
+        import numpy as np
+
+        assert self._store is not None, "every row that is asked for has been kept or computed"
+        shards, places = place_rows([self.address(key) for key in keys])
+        known = np.frombuffer(b"".join(digest for digest, _ in keys), np.uint8).reshape(-1, 32)
+        return self._store.gather(shards, places, digests=known)
+
+
+class Target:
+    """A trunk, and the stores that keep its features: one for pictures, and one for their augmented views.
+
+    Pictures and views have a store each, since only the key of views covers the augmentation: so pictures that are kept
+    already are found again with any augmentation.
+
+    Attributes:
+        trunk: the trunk.
+        spec: what decides the features of pictures.
+        folder: of the store of pictures; it need not be there yet.
+        computed: how many rows have been committed through this.
+
+    Args:
+        trunk: the trunk.
+        parent: the folder that holds stores, e.g. `features/store`.
+        augmentation: how views are made: `augmentation.Views.rule`; empty where there are none.
+
+    Raises:
+        StoreError: a store of that name is damaged, or holds another trunk's features.
+    """
+
+    def __init__(self, trunk: Trunk, parent: Path, augmentation: str = "") -> None:
+        self.trunk, self.spec = trunk, trunk.spec
+        self.pictures = Shelf(trunk.spec, parent)
+        self.folder = self.pictures.folder
+        self.views = Shelf(dataclasses.replace(trunk.spec, augmentation=augmentation), parent) if augmentation else None
+        self.computed = 0
 
     @property
     def row_bytes(self) -> int:
@@ -126,53 +210,55 @@ class Target:
         values = sum(int(np.prod(shape)) for shape in self.spec.shapes)
         return values * np.dtype(self.spec.dtype).itemsize + 44
 
-    def has(self, digest: bytes) -> bool:
-        """Whether the picture's features were kept before."""
-        return self._index is not None and self._index.find(digest) is not None
+    def has(self, digest: bytes, view: int = 0) -> bool:
+        """Whether the features of a picture's view were kept before."""
+        return self._shelf(view).has((digest, view))
 
-    def address(self, digest: bytes) -> RowAddress:
-        """Where the picture's features lie, which were kept before or committed through this."""
-        address = self._new.get(digest) or (self._index.find(digest) if self._index else None)
-        assert address is not None, "every picture of a set has been kept or computed"
-        return address
+    def address(self, digest: bytes, view: int = 0) -> RowAddress:
+        """Where they lie, in the store of pictures or in that of views."""
+        return self._shelf(view).address((digest, view))
 
-    def commit(self, digests: list[bytes], features: np.ndarray, engine: str) -> None:
-        """Keep rows; the store's folder is made with the first of them, so a run that fails early leaves none."""
-        import numpy as np
+    def commit(self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str) -> None:
+        """Keep the features of pictures and views: for each tensor of the trunk (n, *shape)."""
+        for shelf, augmented in ((self.pictures, False), (self.views, True)):
+            rows = [row for row, (_, view) in enumerate(keys) if (view > 0) == augmented]
+            if rows:
+                assert shelf is not None, "views are computed only where there is an augmentation"
+                chosen = [keys[row] for row in rows]
+                shelf.commit(chosen, tuple(tensor[rows] for tensor in tensors), engine, self.trunk.base_layers)
+        self.computed += len(keys)
 
-        if self._store is None:
-            about = {"libraries": library_versions(), "base_layers": list(self.trunk.base_layers)}
-            self._store = Store.create(self.folder.parent, self.spec, about=about)
-        rows = Rows(
-            np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
-            np.zeros(len(digests), np.int32),
-            (features,),
-        )
-        shard = self._store.append(rows, engine=engine)
-        self._new |= {digest: RowAddress(shard, row) for row, digest in enumerate(digests)}
-        self.computed += len(digests)
-
-    def gather(self, digests: list[bytes]) -> np.ndarray:
-        """The features of these pictures: (n, *shape) float32.
+    def gather(self, digests: Sequence[bytes], view: int = 0) -> tuple[np.ndarray, ...]:
+        """For each tensor of the trunk the features of one view of these pictures: (n, *shape) float32.
 
         Raises:
             ShardError: a shard is missing or damaged.
         """
-        import numpy as np
+        return self._shelf(view).gather([(digest, view) for digest in digests])
 
-        assert self._store is not None, "every picture has been kept or computed"
-        shards, places = place_rows([self.address(digest) for digest in digests])
-        known = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-        return self._store.gather(shards, places, digests=known)[0]
+    def _shelf(self, view: int) -> Shelf:
+        if view == 0:
+            return self.pictures
+        assert self.views is not None, "views are asked for only where there is an augmentation"
+        return self.views
 
 
-def run_pictures(listing: Listing, targets: list[Target], options: PipelineOptions) -> Outcome:
+def run_pictures(
+    listing: Listing,
+    targets: list[Target],
+    options: PipelineOptions,
+    *,
+    augmentation: Augmentation | None = None,
+    views_of: ViewsOf = only_pictures,
+) -> Outcome:
     """Compute and commit the features of the pictures of a listing that a target does not have.
 
     Args:
         listing: the pictures.
         targets: trunks of one base, made together; one pass serves all.
         options: how.
+        augmentation: how views are made, where any are wanted.
+        views_of: which views of each picture are wanted.
 
     Raises:
         PictureError: one cannot be decoded, and that is to be an error.
@@ -192,14 +278,16 @@ def run_pictures(listing: Listing, targets: list[Target], options: PipelineOptio
     ):
         batch = _Batch(targets, engine, options.batch_size, listing, committer, seconds)
         waited = time.perf_counter()
-        for index, found in enumerate(find_pictures(listing, targets, options)):
+        wanted = find_pictures(listing, targets, options, augmentation=augmentation, views_of=views_of)
+        for index, found in enumerate(wanted):
             seconds["read"] += time.perf_counter() - waited
             if found.digest is None:
                 aside.append((index, found.reason or ""))
             else:
                 kept.append((index, found.digest))
-                if found.pixels is not None:
-                    batch.add(index, found.digest, found.pixels)
+                for view, pixels in found.missing.items():
+                    assert pixels is not None, "what is missing has been decoded"
+                    batch.add(index, (found.digest, view), pixels)
             bar.update()
             waited = time.perf_counter()
         batch.run()
@@ -220,7 +308,13 @@ def engine_for(targets: list[Target], options: PipelineOptions) -> Engine:
 
 
 def find_pictures(
-    listing: Listing, targets: list[Target], options: PipelineOptions, *, decode: bool = True
+    listing: Listing,
+    targets: list[Target],
+    options: PipelineOptions,
+    *,
+    decode: bool = True,
+    augmentation: Augmentation | None = None,
+    views_of: ViewsOf = only_pictures,
 ) -> Iterator[Found]:
     """What comes of each picture of a listing, in its order, read ahead by threads.
 
@@ -228,7 +322,9 @@ def find_pictures(
         listing: the pictures.
         targets: whose features; pictures that all of them have are not decoded.
         options: how.
-        decode: whether to decode at all, or only to look which pictures are kept.
+        decode: whether to decode at all, or only to look what is kept.
+        augmentation: how views are made, where any are wanted.
+        views_of: which views of each picture are wanted.
 
     Raises:
         PictureError: one cannot be decoded, and that is to be an error.
@@ -238,9 +334,14 @@ def find_pictures(
     def find(index: int) -> Found:
         try:
             loaded = listing.picture(index).load()
-            if not decode or all(target.has(loaded.digest) for target in targets):
-                return Found(loaded.digest)
-            return Found(loaded.digest, loaded.pixels(size))
+            digest = loaded.digest
+            missing = [
+                view for view in views_of(index, digest) if not all(target.has(digest, view) for target in targets)
+            ]
+            if not decode or not missing:
+                return Found(digest, dict.fromkeys(missing))
+            pixels = loaded.pixels(size)
+            return Found(digest, {view: _view(pixels, augmentation, digest, view) for view in missing})
         except PictureError as error:
             if options.fail_on_bad:
                 raise PictureError(
@@ -254,9 +355,16 @@ def find_pictures(
         yield from _in_order(threads, find, len(listing), ahead)
 
 
+def _view(pixels: np.ndarray, augmentation: Augmentation | None, digest: bytes, view: int) -> np.ndarray:
+    if view == 0:
+        return pixels
+    assert augmentation is not None, "views are asked for only where there is an augmentation"
+    return augmentation.view(pixels, digest, view)
+
+
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide how features are computed, for people to read."""
-    names = ("permafrost", "keras", "tensorflow", "numpy", "h5py", "pillow")
+    names = ("permafrost", "keras", "tensorflow", "numpy", "h5py", "pillow", "opencv-python-headless")
     versions = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -278,15 +386,15 @@ class _Batch:
     ) -> None:
         self._targets, self._engine, self._size = targets, engine, size
         self._listing, self._committer, self._clock = listing, committer, clock
-        self._waiting: list[tuple[int, bytes, np.ndarray]] = []
-        self._seen: set[bytes] = set()
+        self._waiting: list[tuple[int, RowKey, np.ndarray]] = []
+        self._seen: set[RowKey] = set()
 
-    def add(self, index: int, digest: bytes, pixels: np.ndarray) -> None:
-        """Add a picture, unless a copy of it was added before; run the batch if it is full now."""
-        if digest in self._seen:
+    def add(self, index: int, key: RowKey, pixels: np.ndarray) -> None:
+        """Add a view of a picture, unless a copy of it was added before; run the batch if it is full now."""
+        if key in self._seen:
             return
-        self._seen.add(digest)
-        self._waiting.append((index, digest, pixels))
+        self._seen.add(key)
+        self._waiting.append((index, key, pixels))
         if len(self._waiting) == self._size:
             self.run()
 
@@ -298,12 +406,13 @@ class _Batch:
             return
         batch, self._waiting = self._waiting, []
         started = time.perf_counter()
-        outputs = self._engine(np.stack([pixels for _, _, pixels in batch]))
+        outputs = iter(self._engine(np.stack([pixels for _, _, pixels in batch])))
         self._clock["compute"] += time.perf_counter() - started
-        for target, output in zip(self._targets, outputs, strict=True):
-            wanted = [row for row, (_, digest, _) in enumerate(batch) if not target.has(digest)]
-            features = _stored(output[wanted], target.spec, [self._listing.names[batch[row][0]] for row in wanted])
-            self._committer.add(target, [batch[row][1] for row in wanted], features)
+        for target in self._targets:
+            wanted = [row for row, (_, key, _) in enumerate(batch) if not target.has(*key)]
+            names = [self._listing.names[batch[row][0]] for row in wanted]
+            tensors = tuple(_stored(next(outputs)[wanted], target.spec, names) for _ in target.spec.shapes)
+            self._committer.add(target, [batch[row][1] for row in wanted], tensors)
 
 
 class _Committer:
@@ -314,7 +423,9 @@ class _Committer:
 
     def __init__(self, targets: list[Target], engine: str, clock: dict[str, float]) -> None:
         self._engine, self._clock = engine, clock
-        self._rows: dict[int, list[tuple[list[bytes], np.ndarray]]] = {id(target): [] for target in targets}
+        self._rows: dict[int, list[tuple[list[RowKey], tuple[np.ndarray, ...]]]] = {
+            id(target): [] for target in targets
+        }
         self._targets = targets
         self._bytes = 0
         self._last = time.perf_counter()
@@ -334,10 +445,10 @@ class _Committer:
         finally:
             self._thread.shutdown()
 
-    def add(self, target: Target, digests: list[bytes], features: np.ndarray) -> None:
-        if digests:
-            self._rows[id(target)].append((digests, features))
-            self._bytes += features.nbytes
+    def add(self, target: Target, keys: list[RowKey], tensors: tuple[np.ndarray, ...]) -> None:
+        if keys:
+            self._rows[id(target)].append((keys, tensors))
+            self._bytes += sum(tensor.nbytes for tensor in tensors)
         if self._bytes >= COMMIT_BYTES or time.perf_counter() - self._last >= COMMIT_SECONDS:
             self._commit()
 
@@ -347,9 +458,9 @@ class _Committer:
         for target in self._targets:
             rows, self._rows[id(target)] = self._rows[id(target)], []
             if rows:
-                digests = [digest for part, _ in rows for digest in part]
-                features = np.concatenate([part for _, part in rows])
-                self._running.append(self._thread.submit(target.commit, digests, features, self._engine))
+                keys = [key for part, _ in rows for key in part]
+                tensors = tuple(np.concatenate(parts) for parts in zip(*(part for _, part in rows), strict=True))
+                self._running.append(self._thread.submit(target.commit, keys, tensors, self._engine))
         self._bytes, self._last = 0, time.perf_counter()
         self._wait(2 * len(self._targets))
 

@@ -34,7 +34,8 @@ class TrunkSpec:
         pooling: `none`, `avg` or `max`, over height and width.
         precision: what the trunk computes in: `float32` or `bfloat16`.
         dtype: what features are stored in: `float32` or `float16`.
-        augmentation: how views above 0 are made; empty where there are none.
+        augmentation: how augmented views are made (`augmentation.Augmentation.rule`); empty for pictures themselves,
+            whose features it does not decide.
         decoding, resizing, meaning: the rules in force; see the constants above.
         base: the base's name, e.g. `inception_v3`.
         weights_source: `imagenet`, `none`, or the file's name.
@@ -77,6 +78,7 @@ class TrunkSpec:
     def folder_name(self) -> str:
         """`<name>-<key>`, the name in characters that every file system takes."""
         name = f"{self.base}-{self.cut}" + ("" if self.pooling == "none" else f"-{self.pooling}")
+        name += "-views" if self.augmentation else ""
         return "".join(c if c.isalnum() or c in "._=" else "-" for c in name)[:80] + f"-{self.key}"
 
     def to_json(self) -> dict[str, Any]:

@@ -29,6 +29,14 @@ from permafrost.cli.common import ImageSize, command, duration, progress_option,
     help="Height and width at which the base sees pictures.  [default: the base's own]",
 )
 @click.option("--preprocessing", help="What a FILE.keras wants as input: none, tf, caffe or torch.")
+@click.option(
+    "--views", type=int, metavar="K", help="Views kept of each training picture, itself among them.  [default: 1]"
+)
+@click.option(
+    "--augment",
+    metavar="NAME[=RANGE],...",
+    help="How views differ: flip, shift, rotate, zoom, brightness, contrast.  [default: flip,shift,rotate,zoom]",
+)
 @click.option("--dtype", default="float32", show_default=True, help="What features are stored in: float32 or float16.")
 @click.option(
     "--precision", default="float32", show_default=True, help="What the base computes in: float32 or bfloat16."
@@ -66,11 +74,17 @@ def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) ->
 
 def _plan_lines(plan: dict[str, Any]) -> list[str]:
     return [
-        f"would compute {plan['compute']:,} of {plan['pictures']:,} pictures; {plan['keep']:,} are kept already",
+        f"would compute {plan['compute']:,} of {_wanted(plan)}; {plan['keep']:,} are kept already",
         f"features of shape {plan['shape']} take {size(plan['bytes'])}, and about {duration(plan['seconds'])}",
         f"store: {plan['store']}",
         f"set: {plan['set']} (not written: this was a dry run)",
     ]
+
+
+def _wanted(plan: dict[str, Any]) -> str:
+    if plan["views"] == 1:
+        return f"{plan['pictures']:,} pictures"
+    return f"{plan['compute'] + plan['keep']:,} pictures and views"
 
 
 def _aside_lines(summary: dict[str, Any], most: int = 10) -> list[str]:
@@ -88,8 +102,12 @@ def _set_lines(features: Any) -> list[str]:
     seconds = summary["seconds"]
     times = ", ".join(f"{name} {duration(seconds[name])}" for name in ("start", "read", "compute", "write"))
     splits = ", ".join(f"{name} {split['n']:,}" for name, split in description["splits"].items())
+    views = (
+        [] if features.views == 1 else [f"views: {features.views} of each training picture, {features.augmentation}"]
+    )
     return [
         f"pictures: {summary['pictures']:,} ({splits}); {len(features.class_names)} classes",
+        *views,
         f"computed: {summary['computed']:,} by {summary['engine']}; kept already: {summary['kept']:,}",
         f"time: {duration(seconds['total'])} (waiting for: {times})",
         f"features: {features.spec.base} {features.spec.cut}, shape {tuple(summary['shape'])}, {features.spec.dtype}",

@@ -63,6 +63,7 @@ def show_set(*, path: str, as_json: bool) -> None:
         f"base: {spec.base}, weights {spec.weights_source}, cut {spec.cut}, pooling {spec.pooling}",
         f"pictures seen at {spec.image_size[0]}x{spec.image_size[1]}, preprocessing {spec.preprocessing}",
         f"features: shape {opened.shape}, {spec.dtype}, computed in {spec.precision}",
+        *([f"views: {opened.views} of each training picture, {opened.augmentation}"] if opened.views > 1 else []),
         *(f"set aside: {entry['path']}: {entry['reason']}" for entry in described["set_aside"]),
         f"store: {described['store']} ({size(kept)}, {described['shards']} shards hold this set)",
         f"set: {path}",

@@ -682,10 +682,10 @@ def write_many(folder: Path, count: int) -> Path:
 
 
 def test_ctrl_c_ends_with_130_and_what_was_committed_is_kept(answer, tiny_base, tmp_path, work):
-    count = 1500
+    count = 3000
     photos = write_many(tmp_path / "many", count)
     arguments = ("extract", photos, "--base", tiny_base, "--pool", "avg")
-    # A picture at a time, so that it takes long enough to be interrupted.
+    # A picture at a time, so that it takes far longer than it takes to interrupt it.
     process = start(*arguments, "--batch-size", "1", cwd=work)
     limit = time.monotonic() + 100
     while not list(work.glob("features/store/*/*.h5")):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import permafrost as pf
+from permafrost import errors
 from permafrost.bases import parse_base
 from permafrost.cli import COMMANDS, program
 from permafrost.heads import find_head
@@ -82,6 +85,21 @@ def test_every_command_has_a_program_of_its_name_in_bin(name):
 
 def test_there_is_nothing_else_in_bin():
     assert set(os.listdir(ROOT / "bin")) == {*COMMANDS, "permafrost", "test"}
+
+
+def test_every_command_and_option_is_on_the_page_of_commands():
+    code = "import write_commands; print(write_commands.page(), end='')"
+    # In a process of its own: terminals of other widths and colours must not matter.
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tools", capture_output=True, text=True, check=True)
+
+    assert (ROOT / "docs" / "commands.md").read_text("utf-8") == done.stdout, "run tools/write_commands.py"
+
+
+def test_every_error_is_on_the_page_of_errors():
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "errors.md").read_text("utf-8"), re.MULTILINE)
+    known = {name for name, value in vars(errors).items() if isinstance(value, type)} - {"PermafrostError"}
+
+    assert set(listed) == {name for name in known if issubclass(getattr(errors, name), errors.PermafrostError)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -15,8 +15,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 
 HEADER = """# Commands
 
-Each is a program in `bin/`, and `permafrost NAME` where the package is installed. Results go to standard output, progress and errors to standard
-error. Exit status: 0 done, 2 the request or its input is wrong ([errors](errors.md)), 130 interrupted, 1 a fault of Permafrost's own.
+Each is a program in `bin/`, and `permafrost NAME` where the package is installed. Results go to standard output,
+progress and errors to standard error. Exit status: 0 done, 2 the request or its input is wrong ([errors](errors.md)),
+130 interrupted, 1 a fault of Permafrost's own.
 
 This page is made from the commands' own help by `tools/write_commands.py`.
 """

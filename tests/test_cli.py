@@ -22,7 +22,7 @@ import permafrost as pf
 from helpers import files_below, leftovers, point_to
 from permafrost.cli import COMMANDS, INTERRUPTED, program, run
 from permafrost.cli.common import duration, size
-from permafrost.cli.fit_head import parse_hidden
+from permafrost.cli.fit_head import parse_numbers
 from permafrost.errors import OptionError
 from samples import encoded, texture, tiny_model, write_legacy, write_photos
 
@@ -64,6 +64,8 @@ OPTIONS = {
         ),
         *("--min-delta", "--class-weight", "--seed", "--out"),
         *("--regularization", "--momentum", "--monitor", "--steps-per-epoch"),
+        *("--batch-norm", "--l2", "--filters", "--kernel-size", "--pool-size", "--filter-dropout"),
+        *("--neighbours", "--pca"),
     },
     "finetune": {
         *("--unfreeze", "--epochs", "--optimizer", "--learning-rate", "--momentum", "--patience", "--train-batchnorm"),
@@ -416,13 +418,13 @@ def test_a_size_is_told_as_people_do(count, text):
 
 @pytest.mark.parametrize(("text", "units"), [("256", (256,)), ("512,128", (512, 128)), ("0", ())])
 def test_hidden_layers_are_told_by_their_units(text, units):
-    assert parse_hidden(text) == units
+    assert parse_numbers("hidden", text) == units
 
 
 @pytest.mark.parametrize("text", ["", "many", "1.5", "8,,8"])
 def test_hidden_layers_that_are_no_numbers_are_refused(text):
-    with pytest.raises(OptionError, match="hidden layers are whole numbers; expected 256, or 512,128, or 0"):
-        parse_hidden(text)
+    with pytest.raises(OptionError, match="--hidden is not understood; expected 256, or 512,128, or 0"):
+        parse_numbers("hidden", text)
 
 
 # What is refused

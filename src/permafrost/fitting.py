@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import keras
 import numpy as np
@@ -19,11 +20,13 @@ from permafrost.engines import make_engine
 from permafrost.errors import HeadError, PictureError
 from permafrost.evaluation import metrics
 from permafrost.feature_set import FeatureSet, open_features
-from permafrost.heads import NEEDS_VALIDATION, FittedHead, HeadData, HeadOptions, find_head
+from permafrost.heads import Fit, FittedHead, HeadData, HeadSettings, find_head, needs_validation, options_from
 from permafrost.listing import SPLITS, content_position
 from permafrost.pictures import content_digest
 from permafrost.runs import MODEL_FILE, Run, RunContent, free_folder, staging, write_run
-from permafrost.training_options import HEAD_TRAINING, TrainingSettings, with_settings
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
 
 Outputs = Callable[[np.ndarray], np.ndarray]
 
@@ -33,26 +36,22 @@ HELD_OUT: Final = 0.1
 
 def fit_head(
     features: FeatureSet | str | os.PathLike[str],
-    head: str = "dense",
+    head: str | BaseEstimator = "dense",
     *,
-    hidden: int | Sequence[int] = 256,
-    dropout: float = 0.0,
-    regularization: float | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
-    **training: Unpack[TrainingSettings],
+    **settings: Unpack[HeadSettings],
 ) -> Run:
     """Fit a classifier to kept features and export it, with the trunk, as one Keras model.
 
     Args:
         features: a feature set, or its file.
-        head: `dense`, fully connected layers trained by Keras; or `logistic`, scikit-learn's logistic regression.
-        hidden: units of the hidden layer of `dense`, or of each of several; `()` for none.
-        dropout: share of units that `dense` drops in training.
-        regularization: the inverse strength `C` of `logistic`; chosen by cross-validation if None.
+        head: one of `heads.HEADS`; or a scikit-learn classifier, or a `Pipeline` that ends in one, which can be folded
+            into Keras layers.
         out: the run's folder; `runs/<set>-<head>` if None, with a number where that is taken.
         progress: whether to draw a progress bar where standard error is a terminal.
-        **training: fields of `training_options.TrainingOptions`, for `dense`; `class_weight` and `seed` for all heads.
+        **settings: fields of `heads.HeadOptions` and of `training_options.TrainingOptions`; each head reads what
+            concerns it.
 
     Returns:
         The run.
@@ -61,21 +60,16 @@ def fit_head(
         PermafrostError: something about the request or its input; see `permafrost.errors`.
     """
     started = time.perf_counter()
-    fit = find_head(head)
-    options = HeadOptions(
-        training=with_settings(HEAD_TRAINING, training),
-        hidden=(hidden,) if isinstance(hidden, int) else tuple(hidden),
-        dropout=dropout,
-        regularization=regularization,
-        progress=progress,
-    )
+    options = options_from(settings, progress=progress)
+    name, fit = _named(head)
     if not isinstance(features, FeatureSet):
         features = open_features(features)
-    folder = free_folder(out, f"{features.path.stem}-{head}")
-    rows = split_rows(features, hold_out=head in NEEDS_VALIDATION and options.training.monitor.startswith("val_"))
+    folder = free_folder(out, f"{features.path.stem}-{name}")
+    rows = split_rows(features, hold_out=needs_validation(name) and options.training.monitor.startswith("val_"))
     arrays = {split: features.features(selected) for split, selected in rows.items()}
     labels = {split: features.labels()[selected] for split, selected in rows.items()}
     require_classes(labels["train"], features.class_names)
+    require_features(arrays["train"], [features.names()[row] for row in rows["train"]])
     fitting = time.perf_counter()
     fitted = fit(_head_data(arrays, labels, features), options)
     fitted_at = time.perf_counter()
@@ -88,7 +82,7 @@ def fit_head(
             class_names=tuple(features.class_names),
             about={
                 "kind": "fit-head",
-                "head": head,
+                "head": name,
                 "options": dataclasses.asdict(options),
                 "details": fitted.details,
                 **features_record(features),
@@ -99,9 +93,20 @@ def fit_head(
             },
             metrics={split: metrics(labels[split], outputs[split], features.class_names) for split in SPLITS},
             history=fitted.history,
-            title=f"{head} head on {features.spec.base} {features.spec.cut}",
+            title=f"{name} head on {features.spec.base} {features.spec.cut}",
         )
         return write_run(folder, stage, content, replace=out is not None)
+
+
+def _named(head: str | BaseEstimator) -> tuple[str, Fit]:
+    """A head's name, and how it is fitted; what cannot be exported is refused."""
+    if isinstance(head, str):
+        return head, find_head(head)
+    from permafrost.heads.folding import require_foldable
+    from permafrost.heads.sklearn_heads import fit_estimator
+
+    require_foldable(head)
+    return type(head).__name__.lower(), functools.partial(fit_estimator, head)
 
 
 def _export(fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], stage: Path) -> Parity:
@@ -178,6 +183,30 @@ def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
             f"class {class_names[int(counts.argmin())]} has no training pictures",
             expected="at least one in each class",
             do="add some, or leave the class out",
+        )
+
+
+def require_features(x: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse features that nothing can be fitted to.
+
+    Args:
+        x: (n, *shape) float32.
+        names: of the n pictures.
+
+    Raises:
+        HeadError: one is not finite, or they are the same for all pictures.
+    """
+    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    if not finite.all():
+        raise HeadError(
+            f"the features of {names[int(finite.argmin())]} are not finite",
+            expected="numbers",
+            found=f"NaN or infinity in {int((~finite).sum())} of {len(x)} pictures",
+            do="extract again with sound weights, or in float32",
+        )
+    if len(x) > 1 and (x == x[0]).all():
+        raise HeadError(
+            "all pictures have the same features", expected="features that differ", do="extract at another cut"
         )
 
 

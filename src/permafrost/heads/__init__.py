@@ -1,22 +1,22 @@
 """Heads: what is fitted on kept features. Each becomes a Keras model from features to probabilities.
 
-A head is a function from `HeadData` and `HeadOptions` to a `FittedHead`; `HEADS` names them all.
+A head is a function from `HeadData` and `HeadOptions` to a `FittedHead`; `HEADS` names them all, `find_head` finds one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.errors import OptionError, nearest
+from permafrost.training_options import HEAD_TRAINING, TrainingOptions, TrainingSettings, with_settings
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
-
-    from permafrost.training_options import TrainingOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,17 +43,72 @@ class HeadOptions:
 
     Attributes:
         training: for heads that Keras trains.
-        hidden: units of each hidden layer of `dense`.
-        dropout: share of units that `dense` drops in training, before each layer but the first.
-        regularization: the inverse strength `C` of `logistic`; None chooses it by cross-validation on training data.
+        hidden: units of each hidden layer of `dense`, `conv` and `mlp`.
+        dropout: share of units of each hidden layer that `dense` and `conv` drop in training.
+        batch_norm: whether hidden layers and convolutions of `dense` and `conv` are normalised over each batch.
+        l2: the penalty of squared weights of `linear`, `dense` and `conv`.
+        filters: of each convolution of `conv`; each is followed by pooling.
+        kernel_size: of the convolutions, in rows and columns.
+        pool_size: of the pooling, in rows and columns.
+        filter_dropout: share of features dropped after each pooling: one for all, or one for each.
+        regularization: the setting of the heads of `families.FAMILIES`; None chooses it by cross-validation on training
+            data.
+        neighbours: of `knn`; None chooses it likewise.
+        pca: principal components to which those heads reduce the features, or below 1 the share of the variance to
+            keep; None for all features.
         progress: whether to draw a progress bar where standard error is a terminal.
     """
 
     training: TrainingOptions
     hidden: tuple[int, ...] = (256,)
     dropout: float = 0.0
+    batch_norm: bool = False
+    l2: float = 0.0
+    filters: tuple[int, ...] = (32, 64)
+    kernel_size: int = 3
+    pool_size: int = 2
+    filter_dropout: tuple[float, ...] = (0.0,)
     regularization: float | None = None
+    neighbours: int | None = None
+    pca: float | None = None
     progress: bool = True
+
+
+class HeadSettings(TrainingSettings, total=False):
+    """Any of the fields of `HeadOptions` and of `TrainingOptions`, as keywords of `fit_head`."""
+
+    hidden: int | Sequence[int]
+    dropout: float
+    batch_norm: bool
+    l2: float
+    filters: int | Sequence[int]
+    kernel_size: int
+    pool_size: int
+    filter_dropout: float | Sequence[float]
+    regularization: float | None
+    neighbours: int | None
+    pca: float | None
+
+
+SEVERAL: Final = frozenset({"hidden", "filters", "filter_dropout"})
+"""Settings that are one number for each layer; one number alone will do."""
+
+
+def options_from(settings: HeadSettings, *, progress: bool) -> HeadOptions:
+    """The options that these keywords say.
+
+    Raises:
+        OptionError: a value out of range.
+        TypeError: a keyword that is no setting.
+    """
+    own = {field.name for field in dataclasses.fields(HeadOptions)} - {"training", "progress"}
+    chosen: dict[str, Any] = {
+        name: (tuple(value) if isinstance(value, Sequence) else (value,)) if name in SEVERAL else value
+        for name, value in settings.items()
+        if name in own
+    }
+    training: Any = {name: value for name, value in settings.items() if name not in own}
+    return HeadOptions(training=with_settings(HEAD_TRAINING, training), progress=progress, **chosen)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,23 +119,26 @@ class FittedHead:
         model: from features (n, *shape) float32 to probabilities (n, classes).
         history: a row for each epoch, or for each setting that was compared.
         details: what was chosen in fitting, for `run.json`.
+        held_out_logits: (n, classes) float64, where the head was cross-validated: for each training row the logits of a
+            head that was not fitted to it.
     """
 
     model: keras.Model
     history: list[dict[str, float]]
     details: dict[str, Any]
+    held_out_logits: np.ndarray | None = None
 
 
 Fit = Callable[[HeadData, HeadOptions], FittedHead]
 
-HEADS: Final = {
-    "dense": ("permafrost.heads.keras_heads", "fit_dense"),
-    "logistic": ("permafrost.heads.sklearn_heads", "fit_logistic"),
-}
-"""For each head its module and function, which are loaded when it is asked for."""
+KERAS_HEADS: Final = ("dense", "linear", "conv")
+"""Heads that Keras trains; they watch validation pictures meanwhile."""
 
-NEEDS_VALIDATION: Final = frozenset({"dense"})
-"""Heads that watch validation pictures while they are trained."""
+CLASSICAL_HEADS: Final = ("logistic", "ridge", "svm", "lda", "knn", "nb", "mlp")
+"""Heads that scikit-learn or a closed form fits: those of `families.FAMILIES`."""
+
+HEADS: Final = (*KERAS_HEADS, *CLASSICAL_HEADS)
+"""All heads. Each is loaded when it is asked for."""
 
 
 def find_head(name: str) -> Fit:
@@ -90,7 +148,14 @@ def find_head(name: str) -> Fit:
         OptionError: there is none.
     """
     if name not in HEADS:
-        raise OptionError(f"unknown head {name}", expected=nearest(name, HEADS))
-    module, function = HEADS[name]
-    fit: Fit = getattr(importlib.import_module(module), function)
+        raise OptionError(f"unknown head {name}", expected=nearest(name, HEADS, n=len(HEADS)))
+    if name in CLASSICAL_HEADS:
+        module = importlib.import_module("permafrost.heads.sklearn_heads")
+        return functools.partial(module.fit_family, name)
+    fit: Fit = getattr(importlib.import_module("permafrost.heads.keras_heads"), f"fit_{name}")
     return fit
+
+
+def needs_validation(name: str) -> bool:
+    """Whether the head watches validation pictures while it is trained."""
+    return name in KERAS_HEADS

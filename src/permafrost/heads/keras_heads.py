@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import keras
 import numpy as np
@@ -19,14 +20,66 @@ def fit_dense(data: HeadData, options: HeadOptions) -> FittedHead:
     """Fully connected layers: flatten, hidden layers with ReLU and dropout, softmax.
 
     Raises:
-        OptionError: a hidden layer without units, or a dropout that leaves none.
+        OptionError: a layer without units, or a share out of range.
     """
-    if any(units < 1 for units in options.hidden):
-        raise OptionError("a hidden layer needs units", expected="1 or more", found=min(options.hidden))
-    if not 0 <= options.dropout < 1:
-        raise OptionError("dropout is out of range", expected="0 to less than 1", found=options.dropout)
+    return _fit(data, options, lambda x, seeds: _hidden_layers(_flat(x), options, seeds))
+
+
+def fit_linear(data: HeadData, options: HeadOptions) -> FittedHead:
+    """One softmax layer.
+
+    Raises:
+        OptionError: a share out of range.
+    """
+    return _fit(data, options, lambda x, _: _flat(x))
+
+
+def fit_conv(data: HeadData, options: HeadOptions) -> FittedHead:
+    """For maps: convolutions with ReLU, each followed by pooling and dropout; then as `fit_dense`.
+
+    Raises:
+        HeadError: the features are no maps.
+        OptionError: a layer without units or filters, or a share out of range.
+    """
+    shape = data.x.shape[1:]
+    if len(shape) != 3:
+        raise HeadError(
+            "conv needs maps of features",
+            expected="features of shape (height, width, channels)",
+            found=shape,
+            do="extract with --pool none, or take --head dense",
+        )
+    dropouts = options.filter_dropout * (len(options.filters) if len(options.filter_dropout) == 1 else 1)
+    if len(dropouts) != len(options.filters):
+        raise OptionError(
+            "one filter dropout for each convolution", expected=f"1 or {len(options.filters)}", found=len(dropouts)
+        )
+
+    def layers(x: Any, seeds: list[int]) -> Any:
+        for number, (filters, dropout) in enumerate(zip(options.filters, dropouts, strict=True), 1):
+            layer = keras.layers.Conv2D(
+                filters, options.kernel_size, padding="same", name=f"head_conv_{number}", **_weights(options, seeds)
+            )
+            x = _activated(layer(x), f"conv_{number}", options)
+            x = keras.layers.MaxPooling2D(options.pool_size, padding="same", name=f"head_pool_{number}")(x)
+            if dropout:
+                x = keras.layers.Dropout(dropout, seed=seeds.pop(), name=f"head_conv_dropout_{number}")(x)
+        return _hidden_layers(_flat(x), options, seeds)
+
+    return _fit(data, options, layers)
+
+
+def _fit(data: HeadData, options: HeadOptions, layers: Callable[[Any, list[int]], Any]) -> FittedHead:
+    """Train a model whose layers stand between centred features and the softmax layer."""
+    _require_sizes(options)
     first, divisor = centring(data.x)
-    model = _dense_model(data.x.shape[1:], len(data.class_names), first, options)
+    seeds = np.random.default_rng(options.training.seed).integers(0, 2**31, size=64).tolist()
+    features = keras.Input(data.x.shape[1:], name="features")
+    last = layers(first(features), seeds)
+    outputs = keras.layers.Dense(
+        len(data.class_names), "softmax", name="head_probabilities", **_weights(options, seeds)
+    )
+    model = keras.Model(features, outputs(last), name="head")
     validation = None
     if data.validation_x is not None and data.validation_y is not None:
         validation = Examples(data.validation_y, data.validation_x.__getitem__)
@@ -86,19 +139,43 @@ def centring(x: np.ndarray) -> tuple[keras.Layer, float]:
     return layer, divisor
 
 
-def _dense_model(shape: tuple[int, ...], class_count: int, first: keras.Layer, options: HeadOptions) -> keras.Model:
-    seeds = np.random.default_rng(options.training.seed).integers(0, 2**31, size=64).tolist()
-    features = keras.Input(shape, name="features")
-    x = first(features)
-    if len(shape) > 1:
-        x = keras.layers.Flatten(name="head_flatten")(x)
+def _require_sizes(options: HeadOptions) -> None:
+    for what, sizes in (("hidden layer", options.hidden), ("convolution", options.filters)):
+        if any(size < 1 for size in sizes):
+            raise OptionError(f"a {what} needs units", expected="1 or more", found=min(sizes))
+    for what, size in (("kernel", options.kernel_size), ("pool", options.pool_size)):
+        if size < 1:
+            raise OptionError(f"the {what} size is too small", expected="1 or more", found=size)
+    for share in (options.dropout, *options.filter_dropout):
+        if not 0 <= share < 1:
+            raise OptionError("dropout is out of range", expected="0 to less than 1", found=share)
+    if not 0 <= options.l2 < np.inf:
+        raise OptionError("the L2 penalty is out of range", expected="0 or more", found=options.l2)
+
+
+def _weights(options: HeadOptions, seeds: list[int]) -> dict[str, Any]:
+    """How a layer's weights start, and what they cost."""
+    return {
+        "kernel_initializer": keras.initializers.GlorotUniform(seed=seeds.pop()),
+        "kernel_regularizer": keras.regularizers.L2(options.l2) if options.l2 else None,
+    }
+
+
+def _flat(x: Any) -> Any:
+    return keras.layers.Flatten(name="head_flatten")(x) if len(x.shape) > 2 else x
+
+
+def _hidden_layers(x: Any, options: HeadOptions, seeds: list[int]) -> Any:
     for number, units in enumerate(options.hidden, 1):
-        initializer = keras.initializers.GlorotUniform(seed=seeds.pop())
-        x = keras.layers.Dense(units, "relu", kernel_initializer=initializer, name=f"head_hidden_{number}")(x)
+        layer = keras.layers.Dense(units, name=f"head_hidden_{number}", **_weights(options, seeds))
+        x = _activated(layer(x), f"hidden_{number}", options)
         if options.dropout:
             x = keras.layers.Dropout(options.dropout, seed=seeds.pop(), name=f"head_dropout_{number}")(x)
-    initializer = keras.initializers.GlorotUniform(seed=seeds.pop())
-    probabilities = keras.layers.Dense(
-        class_count, "softmax", kernel_initializer=initializer, name="head_probabilities"
-    )(x)
-    return keras.Model(features, probabilities, name="head")
+    return x
+
+
+def _activated(x: Any, name: str, options: HeadOptions) -> Any:
+    """ReLU, after normalisation over the batch where that is asked for."""
+    if options.batch_norm:
+        x = keras.layers.BatchNormalization(name=f"head_{name}_norm")(x)
+    return keras.layers.ReLU(name=f"head_{name}_relu")(x)

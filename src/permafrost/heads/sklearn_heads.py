@@ -1,164 +1,189 @@
-"""Heads that scikit-learn fits, folded into Keras layers with equal probabilities. Nothing is pickled."""
+"""Heads that scikit-learn or a closed form fits, in memory, folded into Keras layers with equal probabilities."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-import keras
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold
+from sklearn.base import BaseEstimator, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads import FittedHead, HeadData, HeadOptions
-
-STRENGTHS: Final = tuple(float(c) for c in np.logspace(-4, 0, 17))
-"""The inverse regularisation strengths `C` among which `logistic` chooses."""
-
-FOLDS: Final = 5
-MAX_ITERATIONS: Final = 1000
-TOLERANCE: Final = 1e-4
-"""L-BFGS ends when no component of the gradient is larger: scikit-learn's own default, so that results are its own."""
-
-TOLERANCE_IN_SPAN: Final = 1e-6
-"""The same in turned coordinates, where that is another criterion: tight enough to give its probabilities to 1e-5."""
+from permafrost.heads.comparing import choose, compare, make_folds, quiet_convergence
+from permafrost.heads.families import FAMILIES, Family, Setup
+from permafrost.heads.folding import Affine, Step, fold, has_probabilities, require_foldable, softmax, to_keras
 
 SMALL: Final = 10_000_000
 """Numbers in a matrix below which one thread multiplies it faster than several."""
 
 
 @dataclasses.dataclass(frozen=True)
-class AffineClassifier:
-    """`softmax((x - mean) / scale @ weights + bias)` on flattened features.
+class Prepared:
+    """Features as a family fits them.
 
     Attributes:
-        mean, scale: (d,) float64.
-        weights: (d, classes) float64.
-        bias: (classes,) float64.
+        x: (n, r) float64.
+        steps: from flattened features (n, d) to x.
+        features: the number of features d, or of their principal components.
+        details: what was chosen, for `run.json`.
     """
 
-    mean: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray
-    bias: np.ndarray
-
-    def to_keras(self, shape: tuple[int, ...]) -> keras.Model:
-        """The same as one dense layer, the scaling folded into its weights.
-
-        Args:
-            shape: of one picture's features.
-        """
-        kernel = self.weights / self.scale[:, None]
-        bias = self.bias - self.mean @ kernel
-        features = x = keras.Input(shape, name="features")
-        if len(shape) > 1:
-            x = keras.layers.Flatten(name="head_flatten")(x)
-        layer = keras.layers.Dense(kernel.shape[1], "softmax", name="head_probabilities")
-        model = keras.Model(features, layer(x), name="head")
-        layer.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
-        return model
+    x: np.ndarray
+    steps: list[Affine]
+    features: int
+    details: dict[str, Any]
 
 
-def fit_logistic(data: HeadData, options: HeadOptions) -> FittedHead:
-    """Standardised features and an L2-regularised logistic regression (scikit-learn's, by L-BFGS).
+def prepare(x: np.ndarray, options: HeadOptions, *, turned: bool) -> Prepared:
+    """Standardise features, take their principal components where that is asked for, and turn them where that helps.
 
-    Where no strength is given, it is chosen by stratified five-fold cross-validation on the training pictures: the
-    strongest regularisation whose log loss is within one standard error of the least (the one-standard-error rule:
-    Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10). With more features than
-    pictures the regression is fitted in the space that the pictures span, which holds its solution (section 18.3.5).
+    With more features than pictures, a head that does not mind being turned is fitted in the space that the pictures
+    span, which holds its solution: Hastie, Tibshirani and Friedman, section 18.3.5.
+
+    Args:
+        x: (n, *shape) float32.
+        options: `pca` is read.
+        turned: whether turning changes nothing.
 
     Raises:
-        OptionError: a strength that is not positive.
-        HeadError: a class with a single training picture, and a strength to be chosen.
+        OptionError: more principal components than there can be.
     """
-    if options.regularization is not None and not options.regularization > 0:
-        raise OptionError("C is not positive", expected="more than 0", found=options.regularization)
-    flat = data.x.reshape(len(data.x), -1).astype(np.float64)
+    flat = x.reshape(len(x), -1).astype(np.float64)
     scaler = StandardScaler(copy=False).fit(flat)
-    scaled = scaler.transform(flat)
-    basis = _span(scaled)
-    reduced = scaled if basis is None else scaled @ basis.T
-    weight = None if options.training.class_weight == "none" else "balanced"
-    with warnings.catch_warnings():
-        # Weak regularisation converges slowly; such settings are compared as they stand.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if options.regularization is None:
-            strength, history = _choose_strength(reduced, data, weight, options.training.seed)
-        else:
-            strength, history = options.regularization, []
-        with threadpool_limits(1 if reduced.size < SMALL else None, "blas"):
-            model = LogisticRegression(
-                C=strength,
-                class_weight=weight,
-                max_iter=MAX_ITERATIONS,
-                tol=TOLERANCE if basis is None else TOLERANCE_IN_SPAN,
-            ).fit(reduced, data.y)
-    weights = model.coef_ if basis is None else model.coef_ @ basis
-    classifier = AffineClassifier(scaler.mean_, scaler.scale_, *_as_softmax(weights, model.intercept_))
-    return FittedHead(
-        model=classifier.to_keras(data.x.shape[1:]),
-        history=history,
-        details={"C": strength, "chosen_by": "cross-validation" if history else "option"},
+    flat = scaler.transform(flat)
+    steps, details = [Affine(1 / scaler.scale_, -scaler.mean_ / scaler.scale_)], {}
+    if options.pca is not None:
+        most = min(flat.shape)
+        if not 0 < options.pca <= most or (options.pca > 1 and options.pca != int(options.pca)):
+            raise OptionError(
+                "no such number of principal components", expected=f"a share below 1, or 1 to {most}", found=options.pca
+            )
+        pca = PCA(options.pca if options.pca < 1 else int(options.pca), random_state=options.training.seed)
+        flat = pca.fit_transform(flat)
+        steps.append(Affine(pca.components_.T, -pca.mean_ @ pca.components_.T))
+        details = {"pca": int(pca.n_components_), "pca_variance": float(pca.explained_variance_ratio_.sum())}
+    features = flat.shape[1]
+    basis = _span(flat) if turned else None
+    if basis is not None:
+        flat = flat @ basis.T
+        steps.append(Affine(basis.T, np.zeros(len(basis))))
+    return Prepared(flat, steps, features, details)
+
+
+def setup_of(data: HeadData, options: HeadOptions, features: int) -> Setup:
+    """What fitting a family depends on."""
+    return Setup(
+        class_count=len(data.class_names),
+        features=features,
+        balanced=options.training.class_weight == "balanced",
+        hidden=options.hidden,
+        seed=options.training.seed,
     )
 
 
-def _choose_strength(
-    x: np.ndarray, data: HeadData, weight: str | None, seed: int
-) -> tuple[float, list[dict[str, float]]]:
-    smallest = int(np.bincount(data.y).min())
-    if smallest < 2:
-        name = data.class_names[int(np.bincount(data.y).argmin())]
-        raise HeadError(
-            f"class {name} has too few training pictures to choose C by cross-validation",
-            expected="at least 2",
-            found=smallest,
-            do="add pictures of it, or give --regularization",
+def fit_family(name: str, data: HeadData, options: HeadOptions) -> FittedHead:
+    """Standardised features and a head of `FAMILIES`.
+
+    Where its setting is not given, it is chosen by stratified five-fold cross-validation on the training pictures, by
+    the one-standard-error rule. Scores that are no probabilities are made so by a temperature, fitted to the pictures
+    that each fold holds out, as scikit-learn's `CalibratedClassifierCV` does.
+
+    Raises:
+        OptionError: a setting out of range.
+        HeadError: a class with a single training picture, where folds are needed.
+    """
+    family = FAMILIES[name]
+    given = options.neighbours if name == "knn" else options.regularization
+    if given is not None:
+        _require_valid(family, given, len(data.x))
+    prepared = prepare(data.x, options, turned=family.turned)
+    setup = setup_of(data, options, prepared.features)
+    values = (float(given),) if given is not None else family.values(len(data.x))
+    factor, history, held_out, value = 1.0, [], None, values[0]
+    if len(values) > 1 or family.scores_only:
+        folds = make_folds(
+            data.y,
+            data.class_names,
+            options.training.seed,
+            purpose=f"choose {family.setting}" if given is None else "calibrate",
+            do="add pictures of it" + ("" if given is not None or family.scores_only else f", or give {_option(name)}"),
         )
-    x = x.astype(np.float32)  # Twice as fast, and precise enough to compare strengths.
-    folds = list(StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed).split(x, data.y))
-    models = [LogisticRegression(class_weight=weight, max_iter=MAX_ITERATIONS, warm_start=True) for _ in folds]
-    history: list[dict[str, float]] = []
-    for strength in STRENGTHS:
-        losses = _fold_losses(models, strength, x, data.y, folds)
-        error = float(np.std(losses, ddof=1) / np.sqrt(len(losses)))
-        history.append({"C": strength, "cross_validation_log_loss": float(np.mean(losses)), "standard_error": error})
-        # The curve has one valley, and weak regularisation is slow: once it clearly rises, there is nothing to find.
-        best = min(history, key=_loss)
-        if _loss(history[-1]) > _loss(best) + 2 * best["standard_error"]:
-            break
-    chosen = next(row for row in history if _loss(row) <= _loss(best) + best["standard_error"])
-    return chosen["C"], history
-
-
-def _fold_losses(
-    models: list[LogisticRegression], strength: float, x: np.ndarray, y: np.ndarray, folds: list[Any]
-) -> list[float]:
-    """The log loss on each fold, a thread a fold: several threads within a matrix product cost more than they give."""
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count(), "folds") as threads:
-        return list(
-            threads.map(lambda pair: _fold_loss(pair[0], strength, x, y, pair[1]), zip(models, folds, strict=True))
+        # In float32: twice as fast, and precise enough to compare.
+        compared = compare(
+            family, values, prepared.x.astype(np.float32), data.y, setup, folds, calibrated=family.scores_only
         )
+        chosen = choose(compared)
+        factor, value, held_out = chosen.factor, chosen.value, chosen.logits
+        if given is None:
+            history = [
+                {
+                    family.setting: row.value,
+                    "cross_validation_log_loss": row.log_loss,
+                    "standard_error": row.standard_error,
+                }
+                for row in compared
+            ]
+    with quiet_convergence(), threadpool_limits(1 if prepared.x.size < SMALL else None, "blas"):
+        fitted = family.fitter(prepared.x, data.y, setup)(value)
+    steps = [*prepared.steps, *steps_of(fitted, factor)]
+    details = {family.setting: value, "chosen_by": "option" if given is not None else "cross-validation"}
+    if given is None and len(values) == 1:
+        details["chosen_by"] = "default"
+    if family.scores_only:
+        details["inverse_temperature"] = factor
+    return FittedHead(
+        model=to_keras(steps, data.x.shape[1:]),
+        history=history,
+        details=details | prepared.details,
+        held_out_logits=held_out,
+    )
 
 
-def _fold_loss(
-    model: LogisticRegression, strength: float, x: np.ndarray, y: np.ndarray, fold: tuple[np.ndarray, np.ndarray]
-) -> float:
-    """The log loss on a fold's held-out rows; each strength starts from the coefficients of the last."""
-    train, held_out = fold
-    model.set_params(C=strength).fit(x[train], y[train])
-    return float(log_loss(y[held_out], model.predict_proba(x[held_out]), labels=model.classes_))
+def steps_of(fitted: Any, factor: float) -> list[Step]:
+    """What a family fitted, as steps to probabilities; the factor is for the logits of an affine map."""
+    if isinstance(fitted, Affine):
+        return [Affine(factor * fitted.kernel, factor * fitted.bias), softmax]
+    return fold(fitted)
 
 
-def _loss(row: dict[str, float]) -> float:
-    return row["cross_validation_log_loss"]
+def fit_estimator(estimator: BaseEstimator, data: HeadData, options: HeadOptions) -> FittedHead:
+    """A scikit-learn classifier, or a `Pipeline` that ends in one, as it was given; it is left as it is.
+
+    Where it gives no probabilities, it is calibrated by a temperature, cross-validated.
+
+    Raises:
+        HeadError: it cannot be folded into Keras layers, which is found before it is fitted.
+    """
+    require_foldable(estimator)
+    model = clone(estimator)
+    if not has_probabilities(model):
+        folds = make_folds(
+            data.y, data.class_names, options.training.seed, purpose="calibrate", do="add pictures of it"
+        )
+        model = CalibratedClassifierCV(model, method="temperature", ensemble=False, cv=folds)
+    with quiet_convergence():
+        try:
+            model.fit(data.x.reshape(len(data.x), -1).astype(np.float64), data.y)
+        except ValueError as error:
+            raise HeadError(f"{type(estimator).__name__} cannot be fitted to these features: {error}") from error
+    return FittedHead(model=to_keras(fold(model), data.x.shape[1:]), history=[], details={"estimator": repr(estimator)})
+
+
+def _require_valid(family: Family, value: float, count: int) -> None:
+    valid, expected = family.valid
+    if not valid(value):
+        raise OptionError(f"{family.setting} is out of range", expected=expected, found=value)
+    if family.setting == "neighbours" and value > count:
+        raise OptionError("more neighbours than training pictures", expected=f"{count} at most", found=int(value))
+
+
+def _option(name: str) -> str:
+    return "--neighbours" if name == "knn" else "--regularization"
 
 
 def _span(x: np.ndarray) -> np.ndarray | None:
@@ -170,11 +195,3 @@ def _span(x: np.ndarray) -> np.ndarray | None:
     kept = values > values[-1] * 1e-10
     basis: np.ndarray = (vectors[:, kept] / np.sqrt(values[kept])).T @ x
     return basis
-
-
-def _as_softmax(coefficients: np.ndarray, intercepts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's coefficients as (d, classes) and (classes,) of a softmax; two classes are given one row by it."""
-    if len(coefficients) == 1:
-        coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
-        intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
-    return coefficients.T, intercepts

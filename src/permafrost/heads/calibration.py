@@ -1,0 +1,46 @@
+"""Probabilities that mean what they say: temperature scaling, and the expected calibration error.
+
+Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+LEAST: Final = 1e-15
+"""Probabilities are taken to be no smaller, so that their logarithm is a number."""
+
+LOG_RANGE: Final = (-10.0, 10.0)
+"""Of the inverse temperature's logarithm: scikit-learn's."""
+
+
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Logits (n, classes) float64 whose softmax the probabilities are."""
+    logits: np.ndarray = np.log(np.clip(probabilities.astype(np.float64), LEAST, None))
+    return logits
+
+
+def row_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The log loss (n,) of each row, in nats, as scikit-learn bounds it."""
+    chosen = log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    losses: np.ndarray = -np.maximum(chosen, np.log(LEAST))
+    return losses
+
+
+def inverse_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The factor for the logits (n, classes) with which the mean log loss is least.
+
+    Args:
+        logits: of rows that were not fitted to.
+        labels: (n,) int64.
+        weights: (n,), of the rows; equal ones if None.
+    """
+
+    def loss(log_factor: float) -> float:
+        return float(np.average(row_losses(np.exp(log_factor) * logits, labels), weights=weights))
+
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_RANGE, options={"xatol": 1e-9}).x))

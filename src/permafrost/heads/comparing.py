@@ -1,0 +1,144 @@
+"""Compare the values of a head's setting by stratified k-fold cross-validation on the training rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
+
+from permafrost.errors import HeadError
+from permafrost.heads.calibration import inverse_temperature, row_losses
+from permafrost.heads.families import Family, Setup, logits_of
+
+FOLDS: Final = 5
+
+Folds = list[tuple[np.ndarray, np.ndarray]]
+"""For each fold the rows to fit to and those held out."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One value of a setting, on rows that it was not fitted to.
+
+    Attributes:
+        value: the value.
+        log_loss: the mean over the folds; weighted where classes are.
+        standard_error: of that mean.
+        factor: for the logits, the inverse temperature; 1 where none was wanted.
+        logits: (n, classes) float64, of each row by the model that was not fitted to it, the factor in them.
+    """
+
+    value: float
+    log_loss: float
+    standard_error: float
+    factor: float
+    logits: np.ndarray
+
+
+def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose: str, do: str) -> Folds:
+    """Five folds, or as many as the smallest class has rows, each with its share of each class.
+
+    Args:
+        y: (n,) int64.
+        class_names: the classes.
+        seed: of the folds.
+        purpose: what they are for, in an error.
+        do: what to do without them, in an error.
+
+    Raises:
+        HeadError: a class with a single row.
+    """
+    counts = np.bincount(y, minlength=len(class_names))
+    smallest = int(counts.min())
+    if smallest < 2:
+        raise HeadError(
+            f"class {class_names[int(counts.argmin())]} has too few training pictures to {purpose} by cross-validation",
+            expected="at least 2",
+            found=smallest,
+            do=do,
+        )
+    return list(StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed).split(y, y))
+
+
+def compare(
+    family: Family,
+    values: Sequence[float],
+    x: np.ndarray,
+    y: np.ndarray,
+    setup: Setup,
+    folds: Folds,
+    *,
+    calibrated: bool,
+) -> list[Compared]:
+    """Cross-validate values of a setting, from the most regularised on, until the loss clearly rises.
+
+    Args:
+        family: the kind of head.
+        values: of its setting.
+        x: (n, d), float32 or float64.
+        y: (n,) int64.
+        setup: what else fitting depends on.
+        folds: of `make_folds`.
+        calibrated: whether each value is given the temperature that suits it best.
+    """
+    compared: list[Compared] = []
+    # A thread a fold: several threads within a matrix product cost more than they give.
+    with (
+        quiet_convergence(),
+        threadpool_limits(1, "blas"),
+        ThreadPoolExecutor(os.cpu_count(), "folds") as threads,
+    ):
+        fits = list(threads.map(lambda fold: family.fitter(x[fold[0]], y[fold[0]], setup), folds))
+        for value in values:
+            outputs = threads.map(lambda fit, fold, value=value: logits_of(fit(value), x[fold[1]]), fits, folds)
+            logits = np.empty((len(y), setup.class_count))
+            for (_, held_out), found in zip(folds, outputs, strict=True):
+                logits[held_out] = found
+            compared.append(_judged(value, logits, y, setup, folds, calibrated=calibrated))
+            # The curve has one valley, and weak regularisation is slow: once it clearly rises, the best is found.
+            best = min(compared, key=_loss)
+            if compared[-1].log_loss > best.log_loss + 2 * best.standard_error:
+                break
+    return compared
+
+
+def choose(compared: Sequence[Compared]) -> Compared:
+    """The strongest regularisation whose loss is within one standard error of the least.
+
+    The one-standard-error rule: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10.
+    """
+    best = min(compared, key=_loss)
+    return next(row for row in compared if row.log_loss <= best.log_loss + best.standard_error)
+
+
+def quiet_convergence() -> Any:
+    """Without scikit-learn's warnings of slow convergence: weak regularisation is compared as it stands."""
+    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
+
+
+def _judged(
+    value: float, logits: np.ndarray, y: np.ndarray, setup: Setup, folds: Folds, *, calibrated: bool
+) -> Compared:
+    weights = setup.class_weights(y)[y]
+    factor = inverse_temperature(logits, y, weights) if calibrated else 1.0
+    losses = row_losses(factor * logits, y)
+    each = [float(np.average(losses[held], weights=weights[held])) for _, held in folds]
+    return Compared(
+        value=value,
+        log_loss=float(np.mean(each)),
+        standard_error=float(np.std(each, ddof=1) / np.sqrt(len(each))),
+        factor=factor,
+        logits=factor * logits,
+    )
+
+
+def _loss(row: Compared) -> float:
+    return row.log_loss

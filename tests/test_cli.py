@@ -598,7 +598,7 @@ def test_a_run_that_is_not_there(refused, photos):
             "a feature set is an HDF5 file; expected --out NAME.h5",
         ),
         (["fit-head", "set", "--head", "logistik"], "unknown head logistik; expected logistic"),
-        (["fit-head", "set", "--hidden", "many"], "hidden layers are whole numbers; expected 256, or 512,128, or 0"),
+        (["fit-head", "set", "--hidden", "many"], "--hidden is not understood; expected 256, or 512,128, or 0"),
         (["fit-head", "set", "--optimizer", "adamm"], "unknown optimizer; expected adam, adamw, nadam, rmsprop, sgd"),
         (["finetune", "run", "--patience", "-1"], "patience is too small; expected 0 or more, found -1"),
         (["evaluate", "run", "photos", "--split", "all"], "no such split; expected train, validation, test, found all"),

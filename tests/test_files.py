@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from permafrost import files
 from permafrost.errors import WriteError
-from permafrost.files import TEMPORARY_PREFIX, commit_bytes, replacing, temporary_name
+from permafrost.files import (
+    TEMPORARY_PREFIX,
+    clear_leftovers,
+    commit_bytes,
+    leftovers,
+    replacing,
+    temporary_folder,
+    temporary_name,
+)
 
 
 def test_committed_bytes_are_there_in_folders_that_were_made_for_them(tmp_path):
@@ -88,3 +100,93 @@ def test_a_temporary_name_is_hidden_beside_its_file_keeps_its_ending_and_is_neve
         assert name.parent == tmp_path
         assert name.name.startswith(TEMPORARY_PREFIX) and TEMPORARY_PREFIX.startswith(".")
         assert name.suffix == ".keras"
+
+
+# What dead processes left behind
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def left_by(folder: Path, process: int, name: str = "shard.h5") -> Path:
+    path = folder / f".tmp-{process}-0123abcd-{name}"
+    path.write_bytes(b"half")
+    return path
+
+
+def test_what_a_dead_process_left_is_cleared_files_and_folders(tmp_path, dead):
+    left_by(tmp_path, dead)
+    run = tmp_path / f".tmp-{dead}-0123abcd-run"
+    run.mkdir()
+    (run / "model.keras").write_bytes(b"half")
+
+    clear_leftovers(tmp_path)
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_living_process_writes_stays(tmp_path):
+    path = left_by(tmp_path, os.getpid())
+
+    clear_leftovers(tmp_path)
+
+    assert path.exists()
+
+
+def test_what_is_locked_stays_whatever_its_process(tmp_path, dead):
+    # As when another machine or container, whose processes have numbers of their own, writes here.
+    path = left_by(tmp_path, dead)
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        clear_leftovers(tmp_path)
+        assert path.exists()
+
+    clear_leftovers(tmp_path)
+
+    assert not path.exists()
+
+
+def test_what_is_being_written_is_locked(tmp_path, dead, monkeypatch):
+    monkeypatch.setattr(files.os, "getpid", lambda: dead)
+    with replacing(tmp_path / "file") as first, temporary_folder(tmp_path / "run") as second:
+        first.write_bytes(b"content")
+        assert leftovers(tmp_path) == []
+        clear_leftovers(tmp_path)
+        assert first.exists() and second.exists()
+
+    assert (tmp_path / "file").read_bytes() == b"content"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_process_that_was_given_a_dead_ones_number_keeps_nothing(tmp_path):
+    # In a container the same few numbers come again with every start.
+    path = left_by(tmp_path, os.getpid())
+    os.utime(path, (0, 10**9))
+
+    clear_leftovers(tmp_path)
+
+    assert not path.exists()
+
+
+def test_other_hidden_files_stay_and_a_link_is_not_followed(tmp_path, dead):
+    others = [tmp_path / name for name in (".tmp-mine", ".tmp-12-notes", ".tmp-x-0123abcd-y", ".hidden", "shard.h5")]
+    for path in others:
+        path.write_bytes(b"")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f".tmp-{dead}-0123abcd-run").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / f".tmp-{dead}-0123abcd-fifo")
+
+    clear_leftovers(tmp_path)
+
+    assert all(path.exists() for path in others)
+    assert (tmp_path / "elsewhere").is_dir()
+    assert not (tmp_path / f".tmp-{dead}-0123abcd-fifo").exists()
+
+
+def test_a_folder_that_is_not_there_has_no_leftovers(tmp_path):
+    clear_leftovers(tmp_path / "gone")

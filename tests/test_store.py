@@ -162,6 +162,8 @@ def test_only_whole_shards_are_listed(store):
     shard = store.append(make_rows(WHOLE_SPEC, 1), engine=ENGINE)
     (store.folder / f".tmp-1-abc-{shard}").write_bytes(b"half")
 
+    (store.folder / "notes.h5").write_bytes(b"mine")
+
     assert store.shard_names() == [shard]
 
 
@@ -564,7 +566,7 @@ def test_rows_of_a_shard_whose_index_alone_is_whole_are_not_found(store):
 
     assert index.find(rows.digests[4].tobytes()) is None
     assert [str(error) for error in index.damaged] == [
-        f"damaged shard {path}: its bytes are not those of its name. "
+        f"damaged shard {path}: the checksum of row 0 of features does not hold. "
         "Run the same extract again: it computes what is missing"
     ]
 

@@ -97,6 +97,11 @@ class StoreError(PermafrostError):
 class ShardError(StoreError):
     """A shard that is missing, damaged, or another trunk's."""
 
+    @property
+    def kind(self) -> str:
+        """What is wrong: `missing`, `damaged` or `foreign`, the first word of the line."""
+        return self.what.split(" ", 1)[0]
+
 
 class SetError(StoreError):
     """A feature set that is none, is damaged, or does not fit its store."""

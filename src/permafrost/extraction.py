@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.augmentation import read_views
 from permafrost.errors import ListingError, OptionError
-from permafrost.feature_set import FeatureSet, SetContent, ViewRows, write_set
+from permafrost.feature_set import STORE_FOLDER, FeatureSet, SetContent, ViewRows, write_set
+from permafrost.files import clear_leftovers
 from permafrost.listing import SPLITS, Listing, assign_splits, read_listing
 from permafrost.pipeline import (
     BATCH_SIZE,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from permafrost.engines import Engine
 
 DEFAULT_FOLDER: Final = "features"
-STORE_FOLDER: Final = "store"
-"""Below the folder of the sets, so that both can be moved together."""
 ON_BAD: Final = ("skip", "fail")
 
 
@@ -239,6 +238,8 @@ class Extraction:
 
     def run(self) -> list[FeatureSet]:
         """Compute what is missing, and write the sets."""
+        for folder in {path.parent for path in self._paths}:
+            clear_leftovers(folder)
         outcome = run_pictures(
             self.listing,
             self._targets,
@@ -262,7 +263,8 @@ class Extraction:
         content = self._content(target, path, outcome, aside)
         save_trunk(target.trunk, target.folder)
         write_set(path, content)
-        summary = {
+        features = FeatureSet(path, content)
+        features.summary = {
             "set": str(path),
             "store": str(target.folder),
             "pictures": len(outcome.kept),
@@ -271,11 +273,13 @@ class Extraction:
             "kept": sum(len(self._views_of(*picture)) for picture in outcome.kept) - target.computed,
             "set_aside": len(aside),
             "set_aside_paths": [{"path": name, "reason": reason} for name, reason in aside],
+            "copies": features.describe_copies(),
+            "damaged": target.damaged,
             "shape": list(target.spec.shapes[0]),
             "engine": outcome.engine,
             "seconds": {name: round(seconds, 3) for name, seconds in self._seconds.items()},
         }
-        return FeatureSet(path, content, summary=summary)
+        return features
 
     def _content(self, target: Target, path: Path, outcome: Outcome, aside: tuple[tuple[str, str], ...]) -> SetContent:
         import numpy as np

@@ -12,7 +12,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from permafrost.errors import OptionError
-from permafrost.extraction import DEFAULT_FOLDER, STORE_FOLDER, build_trunks_of, compute_features
+from permafrost.extraction import DEFAULT_FOLDER, build_trunks_of, compute_features
+from permafrost.feature_set import STORE_FOLDER
 from permafrost.listing import Listing
 from permafrost.pipeline import BATCH_SIZE, PipelineOptions
 

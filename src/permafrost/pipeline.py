@@ -18,7 +18,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from permafrost.errors import FeatureError, OptionError, PictureError
+from permafrost.compaction import compact
+from permafrost.errors import FeatureError, OptionError, PictureError, ShardError, WriteError
+from permafrost.files import clear_leftovers
 from permafrost.listing import Listing
 from permafrost.pictures import quiet_decoding
 from permafrost.store import DESCRIPTION_FILE, RowAddress, RowIndex, Rows, Store, place_rows
@@ -127,11 +129,17 @@ class Shelf:
 
     def __init__(self, spec: TrunkSpec, parent: Path) -> None:
         self.spec, self.folder = spec, parent / spec.folder_name
-        self._store = Store(self.folder) if (self.folder / DESCRIPTION_FILE).exists() else None
+        self._store = _open_store(self.folder)
         if self._store:
             self._store.require(spec)
         self._index = RowIndex(self._store) if self._store else None
         self._new: dict[RowKey, RowAddress] = {}
+        self._damaged: list[ShardError] = []
+
+    @property
+    def damaged(self) -> list[str]:
+        """What is wrong with each shard whose rows cannot be used for that."""
+        return sorted({str(error) for error in (*self._damaged, *(self._index.damaged if self._index else ()))})
 
     def has(self, key: RowKey) -> bool:
         """Whether the row was kept before."""
@@ -152,6 +160,7 @@ class Shelf:
         if self._store is None:
             about = {"libraries": library_versions(), "base_layers": list(base_layers)}
             self._store = Store.create(self.folder.parent, self.spec, about=about)
+            self._store.hold()
         rows = Rows(
             np.frombuffer(b"".join(digest for digest, _ in keys), np.uint8).reshape(-1, 32),
             np.array([view for _, view in keys], np.int32),
@@ -159,6 +168,15 @@ class Shelf:
         )
         shard = self._store.append(rows, engine=engine)
         self._new |= {key: RowAddress(shard, row) for row, key in enumerate(keys)}
+
+    def compact(self) -> None:
+        """Join the store's small shards where there are many, if rows have been committed through this."""
+        if self._store is None or not self._new:
+            return
+        with contextlib.suppress(WriteError):  # All rows are kept; a later run may find more room.
+            if compact(self._store):
+                self._damaged += self._index.damaged if self._index else []
+                self._index, self._new = RowIndex(self._store), {}
 
     def gather(self, keys: Sequence[RowKey]) -> tuple[np.ndarray, ...]:
         """For each tensor of the trunk the features of these rows: (n, *shape) float32.
@@ -203,6 +221,16 @@ class Target:
         self.computed = 0
 
     @property
+    def shelves(self) -> list[Shelf]:
+        """The stores: that of pictures, and that of views where there are any."""
+        return [self.pictures] + ([self.views] if self.views else [])
+
+    @property
+    def damaged(self) -> list[str]:
+        """What is wrong with each shard whose rows cannot be used for that."""
+        return [told for shelf in self.shelves for told in shelf.damaged]
+
+    @property
     def row_bytes(self) -> int:
         """Bytes that one row takes, uncompressed, with its index."""
         import numpy as np
@@ -243,6 +271,16 @@ class Target:
         return self.views
 
 
+def _open_store(folder: Path) -> Store | None:
+    """The store in `folder`, kept from being pruned; None where there is none."""
+    if not (folder / DESCRIPTION_FILE).exists():
+        return None
+    store = Store(folder)
+    store.hold()
+    # While this waited for the lock it may have been removed.
+    return store if (folder / DESCRIPTION_FILE).exists() else None
+
+
 def run_pictures(
     listing: Listing,
     targets: list[Target],
@@ -267,6 +305,9 @@ def run_pictures(
     """
     from tqdm import tqdm
 
+    shelves = [shelf for target in targets for shelf in target.shelves]
+    for shelf in shelves:
+        clear_leftovers(shelf.folder)
     seconds = {"read": 0.0, "compute": 0.0, "write": 0.0}
     engine = engine_for(targets, options)
     kept: list[tuple[int, bytes]] = []
@@ -291,6 +332,8 @@ def run_pictures(
             bar.update()
             waited = time.perf_counter()
         batch.run()
+    for shelf in shelves:
+        shelf.compact()
     return Outcome(kept=kept, aside=aside, engine=engine.name, seconds=seconds)
 
 

@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from permafrost.bases import load_model_file
 from permafrost.errors import RunError, one_line
 from permafrost.evaluation import confusion_png, curves_png
-from permafrost.files import commit_bytes, sync_folder, temporary_name, write_errors
+from permafrost.files import clear_leftovers, commit_bytes, sync_folder, temporary_folder, write_errors
 
 if TYPE_CHECKING:
     import keras
@@ -158,14 +157,13 @@ def free_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
 
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` in which a run is put together; it is gone when the block ends."""
-    temporary = temporary_name(folder)
-    with write_errors(folder):
-        temporary.mkdir(parents=True)
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """A temporary folder beside `folder` in which a run is put together; it is gone when the block ends.
+
+    What runs that died had begun there is cleared first.
+    """
+    clear_leftovers(folder.parent)
+    with temporary_folder(folder) as stage:
+        yield stage
 
 
 def write_run(folder: Path, stage: Path, content: RunContent, *, replace: bool = True) -> Run:

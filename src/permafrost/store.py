@@ -13,13 +13,16 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.errors import ShardError, StoreError
-from permafrost.files import commit_bytes, write_errors
+from permafrost.files import FolderLock, commit_bytes, write_errors
 from permafrost.trunk_spec import TrunkSpec, canonical_json, first_difference
 
 if TYPE_CHECKING:
@@ -103,6 +106,13 @@ class Store:
         store.require(spec)
         return store
 
+    def hold(self) -> None:
+        """Keep `features prune` from this store for as long as this object lives; waits while it is at work.
+
+        Nothing else needs a lock: shards are written whole, and found by what they hold.
+        """
+        self._lock = FolderLock(self.folder, exclusive=False)
+
     def require(self, spec: TrunkSpec) -> None:
         """Refuse a store that holds another trunk's features.
 
@@ -116,9 +126,7 @@ class Store:
 
     def shard_names(self) -> list[str]:
         """File names of all shards committed so far, sorted."""
-        return sorted(
-            entry.name for entry in os.scandir(self.folder) if entry.name.endswith(".h5") and entry.name[0] != "."
-        )
+        return sorted(filter(is_shard_name, os.listdir(self.folder)))
 
     def append(self, rows: Rows, *, engine: str) -> str:
         """Commit `rows` as one shard: when this returns, they are kept.
@@ -196,6 +204,32 @@ class Store:
             self.read(shards[number], places[at, 1], tensors, at=at, digests=known)
         return tensors
 
+    def load(self, name: str) -> tuple[Rows, str]:
+        """Read and check all rows of one shard.
+
+        Returns:
+            The rows, in the dtype that they are stored in, and the name of the engine that computed them.
+
+        Raises:
+            ShardError: the shard is missing, damaged, or another trunk's.
+        """
+        import numpy as np
+
+        with self._open(name) as shard:
+            tensors = tuple(np.empty(tensor.shape, tensor.dtype) for tensor in shard.tensors)
+            everything = np.arange(len(shard))
+            shard.read(everything, tensors, everything, None)
+            return Rows(shard.digests, shard.views, tensors), shard.engine
+
+    def check(self, name: str) -> None:
+        """Read all rows of one shard, and see that their checksums hold: at the speed of reading them.
+
+        Raises:
+            ShardError: the shard is missing, damaged, or another trunk's.
+        """
+        with self._open(name) as shard:
+            shard.check()
+
     def verify(self, name: str) -> int:
         """Read a whole shard and check it: its name, its index, and every row.
 
@@ -205,94 +239,135 @@ class Store:
         Raises:
             ShardError: it is missing, damaged, or another trunk's.
         """
-        import numpy as np
-
         path = self.folder / name
         try:
-            found = hashlib.sha256(path.read_bytes()).hexdigest()[:32] + ".h5"
+            with open(path, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()[:32] + ".h5"
         except OSError as error:
             raise _unreadable(path, error) from error
-        if found != name:
-            raise ShardError(f"damaged shard {path}: its bytes are not those of its name", do=_HEAL)
         with self._open(name) as shard:
-            everything = np.arange(len(shard))
-            out = [np.empty((len(shard), *tensor.shape[1:]), tensor.dtype) for tensor in shard.tensors]
-            shard.read(everything, out, everything, None)
+            shard.check()
+            if found != name:
+                raise ShardError(f"damaged shard {path}: its bytes are not those of its name", do=_HEAL)
             return len(shard)
+
+    def has_shard(self, name: str) -> bool:
+        """Whether there is a file of this name, whole or not."""
+        return (self.folder / name).exists()
 
     def _open(self, name: str) -> _Shard:
         return _Shard(self.folder / name, self.spec)
 
 
 _HEAL: Final = "run the same extract again: it computes what is missing"
+_CHECK_BYTES: Final = 4 * 2**20
+"""So much of a shard is in memory at once while it is checked."""
 
 
 class RowIndex:
-    """Finds rows by content digest and view: sorted arrays, about 45 bytes a row.
+    """Finds rows by content digest and view: sorted arrays, about 45 bytes a row. Threads may share one.
 
     Shards that are damaged or another trunk's are left out: their rows are missing rows, to be computed again. Indices
-    are checked at once; the rows of a shard, when one of them is first found.
+    are checked at once; the rows of a shard, all of them, when one of them is first found. A shard that has gone since,
+    because another process joined it with others, has its rows looked for anew.
+
+    Attributes:
+        damaged: the shards that were left out, each with what is wrong.
 
     Args:
         store: whose rows.
+        without: names of shards to leave out.
     """
 
-    def __init__(self, store: Store) -> None:
-        import numpy as np
-
+    def __init__(self, store: Store, *, without: Iterable[str] = ()) -> None:
         self.damaged: list[ShardError] = []
         self._store = store
-        self._whole: dict[str, bool] = {}
-        self._shards: list[str] = []
-        digests, views, places = [np.empty((0, 32), np.uint8)], [np.empty(0, np.int32)], [np.empty((0, 2), np.int64)]
-        for name in store.shard_names():
-            try:
-                shard_digests, shard_views = store.read_index(name)
-            except ShardError as error:
-                self.damaged.append(error)
-                continue
-            place = np.empty((len(shard_digests), 2), np.int64)
-            place[:, 0], place[:, 1] = len(self._shards), np.arange(len(place))
-            self._shards.append(name)
-            digests.append(shard_digests)
-            views.append(shard_views)
-            places.append(place)
-        self._digests, self._views, self._places = (
-            np.concatenate(digests),
-            np.concatenate(views),
-            np.concatenate(places),
-        )
-        prefixes = _prefixes(self._digests)
-        self._order = np.argsort(prefixes, kind="stable")
-        self._prefixes = prefixes[self._order]
+        self._without = frozenset(without)
+        self._lock = threading.Lock()
+        self._whole: dict[tuple[str, bool], bool] = {}
+        self._load()
 
     def __len__(self) -> int:
         return len(self._digests)
 
     def find(self, digest: bytes, view: int = 0) -> RowAddress | None:
         """Where the row of a picture's view lies, or None where it is not kept."""
+        with self._lock:
+            addresses = self._addresses(digest, view)
+            if not all(self._store.has_shard(address.shard) for address in addresses):
+                self._load()
+                addresses = self._addresses(digest, view)
+            return next((each for each in addresses if self._is_whole(each.shard, alone=len(addresses) == 1)), None)
+
+    def shards_with_copies(self) -> dict[str, int]:
+        """For each shard how many of its rows another shard, before it in the order of their names, holds too."""
         import numpy as np
 
+        keys = np.column_stack([self._digests, self._views.astype("<i4").view(np.uint8).reshape(-1, 4)])
+        _, first = np.unique(np.ascontiguousarray(keys).view(f"V{keys.shape[1]}").reshape(-1), return_index=True)
+        again = np.ones(len(keys), bool)
+        again[first] = False
+        counts = np.bincount(self._places[again, 0], minlength=len(self._shards))
+        return {name: int(count) for name, count in zip(self._shards, counts, strict=True) if count}
+
+    def _load(self) -> None:
+        """Read the indices of all shards; again where one has gone meanwhile, since its rows may be in a new one."""
+        import numpy as np
+
+        gone = True
+        while gone:
+            gone, shards, self.damaged = False, list[str](), []
+            digests, views = [np.empty((0, DIGEST_BYTES), np.uint8)], [np.empty(0, np.int32)]
+            places = [np.empty((0, 2), np.int64)]
+            for name in filter(lambda name: name not in self._without, self._store.shard_names()):
+                try:
+                    shard_digests, shard_views = self._store.read_index(name)
+                except ShardError as error:
+                    gone = gone or not self._store.has_shard(name)
+                    self.damaged.append(error)
+                    continue
+                place = np.empty((len(shard_digests), 2), np.int64)
+                place[:, 0], place[:, 1] = len(shards), np.arange(len(place))
+                shards.append(name)
+                digests.append(shard_digests)
+                views.append(shard_views)
+                places.append(place)
+        self._shards = shards
+        self._digests, self._views = np.concatenate(digests), np.concatenate(views)
+        self._places = np.concatenate(places)
+        prefixes = _prefixes(self._digests)
+        self._order = np.argsort(prefixes, kind="stable")
+        self._prefixes = prefixes[self._order]
+
+    def _addresses(self, digest: bytes, view: int) -> list[RowAddress]:
+        import numpy as np
+
+        addresses = []
         prefix = np.frombuffer(digest[:8], ">u8")[0].astype(np.uint64)
         start = int(np.searchsorted(self._prefixes, prefix))
         while start < len(self._prefixes) and self._prefixes[start] == prefix:
             row = self._order[start]
             if self._views[row] == view and self._digests[row].tobytes() == digest:
                 shard, place = self._places[row]
-                if self._is_whole(self._shards[shard]):
-                    return RowAddress(self._shards[shard], int(place))
+                addresses.append(RowAddress(self._shards[shard], int(place)))
             start += 1
-        return None
+        return addresses
 
-    def _is_whole(self, shard: str) -> bool:
-        if shard not in self._whole:
+    def _is_whole(self, shard: str, *, alone: bool) -> bool:
+        """Whether a shard can be relied on; one whose rows others have too may be a copy under another's name."""
+        if (shard, alone) not in self._whole:
             try:
-                self._store.verify(shard)
-                self._whole[shard] = True
+                (self._store.check if alone else self._store.verify)(shard)
+                self._whole[shard, alone] = True
             except ShardError as error:
                 self.damaged.append(error)
-                self._whole[shard] = False
-        return self._whole[shard]
+                self._whole[shard, alone] = False
+        return self._whole[shard, alone]
+
+
+def is_shard_name(name: object) -> bool:
+    """Whether `name` is one that a shard can have: 32 hex digits and `.h5`."""
+    return isinstance(name, str) and re.fullmatch(r"[0-9a-f]{32}\.h5", name) is not None
 
 
 def place_rows(addresses: Sequence[RowAddress]) -> tuple[tuple[str, ...], np.ndarray]:
@@ -420,6 +495,33 @@ def read_version(file: h5py.File) -> int:
     return int(file.attrs["version"])
 
 
+def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """A data set whose values lie in this very file, in one piece, as they are.
+
+    Links, external and virtual data could read anything else; filters could run a plug-in or unpack without end; what
+    was never written would read as zeros.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is no plain data set: missing, or a link")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name} is no plain data set: a group, or outside this file")
+    if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+        raise ValueError(f"{name} is no plain data set: in chunks, which may have filters")
+    claimed = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
+    held = max(0, file.id.get_filesize() - (dataset.id.get_offset() or 0))
+    if dataset.shape is None or dataset.dtype.kind not in "iuf":
+        raise ValueError(f"{name} is no plain data set: no numbers")
+    if dataset.id.get_storage_size() != claimed or claimed > held:
+        raise ValueError(f"{name} claims more than the file holds")
+    return dataset
+
+
 def tensor_names(count: int) -> list[str]:
     """Names of the data sets that hold `count` tensors: `features`, `features_1`, ..."""
     return ["features" if i == 0 else f"features_{i}" for i in range(count)]
@@ -483,17 +585,30 @@ class _Shard:
             raise self._damaged(f"it has no rows {rows[0]} to {rows[-1]}, only {len(self)}")
         if digests is not None and not np.array_equal(self.digests[rows], digests):
             raise self._damaged("it holds other pictures' rows")
-        for number, tensor in enumerate(self.tensors):
+        for number in range(len(self.tensors)):
             for start, stop in _runs(rows):
-                first, last = int(rows[start]), int(rows[stop - 1]) + 1
-                try:
-                    values = tensor[first:last]
-                except (OSError, RuntimeError) as error:
-                    raise self._damaged(f"rows {first} to {last - 1} cannot be read: {error}") from error
-                wrong = np.flatnonzero(row_checksums(values) != self.checksums[first:last, number])
-                if len(wrong):
-                    raise self._damaged(f"the checksum of row {first + wrong[0]} of {tensor.name[1:]} does not hold")
-                out[number][at[start:stop]] = values
+                out[number][at[start:stop]] = self._values(number, int(rows[start]), int(rows[stop - 1]) + 1)
+
+    def check(self) -> None:
+        """As `Store.check`."""
+        for number, tensor in enumerate(self.tensors):
+            step = max(1, _CHECK_BYTES // max(1, tensor.nbytes // max(1, len(self))))
+            for first in range(0, len(self), step):
+                self._values(number, first, min(first + step, len(self)))
+
+    def _values(self, number: int, first: int, last: int) -> np.ndarray:
+        """Rows `first` to `last - 1` of a tensor, their checksums checked."""
+        import numpy as np
+
+        tensor = self.tensors[number]
+        try:
+            values: np.ndarray = tensor[first:last]
+        except (OSError, RuntimeError) as error:
+            raise self._damaged(f"rows {first} to {last - 1} cannot be read: {error}") from error
+        wrong = np.flatnonzero(row_checksums(values) != self.checksums[first:last, number])
+        if len(wrong):
+            raise self._damaged(f"the checksum of row {first + wrong[0]} of {tensor.name[1:]} does not hold")
+        return values
 
     def _check(self, spec: TrunkSpec) -> None:
         file = self._file
@@ -502,14 +617,12 @@ class _Shard:
             expected = {"digests", "view", "checksums", *(tensor.name[1:] for tensor in self.tensors)}
             if set(file) != expected:
                 raise self._damaged(f"holds {sorted(file)} in place of {sorted(expected)}")
-            count = len(self._dataset("digests"))
-            if count * DIGEST_BYTES > self.path.stat().st_size:
-                raise self._damaged(f"claims {count} rows, more than it can hold")
-            self._require_shapes(spec, count)
+            self._require_shapes(spec, len(self._dataset("digests")))
             self.digests: np.ndarray = file["digests"][...]
             self.views: np.ndarray = file["view"][...]
             self.checksums: np.ndarray = file["checksums"][...]
             checksum, trunk = read_text(file, "index_checksum"), read_text(file, "trunk")
+            self.engine = read_text(file, "engine")
             if trunk != spec.digest:
                 raise ShardError(f"foreign shard {self.path}: trunk", expected=spec.digest, found=trunk)
             if read_text(file, "format") != FORMAT or read_version(file) != VERSION:
@@ -522,15 +635,10 @@ class _Shard:
             raise self._damaged(str(error)) from error
 
     def _dataset(self, name: str) -> h5py.Dataset:
-        import h5py
-
-        # Only plain data inside this very file: links and external or virtual data could read anything else.
-        if not isinstance(self._file.get(name, getlink=True), h5py.HardLink):
-            raise self._damaged(f"{name} is missing or a link")
-        dataset = self._file[name]
-        if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-            raise self._damaged(f"{name} is no plain data set")
-        return dataset
+        try:
+            return plain_dataset(self._file, name)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
 
     def _require_shapes(self, spec: TrunkSpec, count: int) -> None:
         import numpy as np

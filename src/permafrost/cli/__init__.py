@@ -17,7 +17,7 @@ COMMANDS: Final = {
     "finetune": "Unfreeze the top of a run's base and train it with the head.",
     "evaluate": "Say how well a model does on a data set.",
     "predict": "Say what a model sees in pictures.",
-    "features": "List, or show, kept feature sets.",
+    "features": "List, show, verify, export or prune kept features.",
     "demo": "Run the whole job on a small embedded data set, offline.",
 }
 """The commands, in the order of the help, with what each does."""

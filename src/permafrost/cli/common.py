@@ -130,6 +130,26 @@ def parity_lines(parity: dict[str, Any]) -> list[str]:
     return [f"{found} pictures; at full size {parity['full_size_equal_labels']:.1%} of the labels are equal"]
 
 
+def copies_lines(copies: dict[str, Any], *, most: int | None = 10) -> list[str]:
+    """What there is to say about copies of one picture, as lines; at most so many groups of them.
+
+    Args:
+        copies: what `FeatureSet.describe_copies` gives.
+        most: all of them if None.
+    """
+    if not copies["groups"]:
+        return []
+    told = [
+        f"copies: {copies['across_splits']:,} pictures lie in two splits or more, which inflates the score; "
+        f"{copies['across_labels']:,} have two labels or more"
+    ]
+    for group in copies["groups"][:most]:
+        told.append("  " + " = ".join(f"{each['path']} ({each['split']}, {each['label']})" for each in group))
+    if most is not None and len(copies["groups"]) > most:
+        told.append(f"  and {len(copies['groups']) - most:,} more; `permafrost features show` lists them")
+    return told
+
+
 def duration(seconds: float) -> str:
     """A duration for people: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 10:

@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from permafrost.cli import COMMANDS
-from permafrost.cli.common import ImageSize, command, duration, progress_option, show, size, split_fractions
+from permafrost.cli.common import (
+    ImageSize,
+    command,
+    copies_lines,
+    duration,
+    progress_option,
+    show,
+    size,
+    split_fractions,
+)
 
 
 @command("extract", COMMANDS["extract"])
@@ -68,7 +77,8 @@ def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) ->
         return
     sets = extraction.run()
     summaries = [features.summary or {} for features in sets]
-    lines = _aside_lines(summaries[0]) + [line for features in sets for line in _set_lines(features)]
+    lines = _aside_lines(summaries[0]) + copies_lines(summaries[0]["copies"])
+    lines += [line for features in sets for line in _set_lines(features)]
     show(summaries if len(summaries) > 1 else summaries[0], lines, as_json=as_json)
 
 
@@ -109,6 +119,7 @@ def _set_lines(features: Any) -> list[str]:
         f"pictures: {summary['pictures']:,} ({splits}); {len(features.class_names)} classes",
         *views,
         f"computed: {summary['computed']:,} by {summary['engine']}; kept already: {summary['kept']:,}",
+        *(f"not used: {line.split('. ')[0]}" for line in summary["damaged"]),
         f"time: {duration(seconds['total'])} (waiting for: {times})",
         f"features: {features.spec.base} {features.spec.cut}, shape {tuple(summary['shape'])}, {features.spec.dtype}",
         f"store: {summary['store']}",

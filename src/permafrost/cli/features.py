@@ -1,16 +1,18 @@
-"""`features`: what is kept."""
+"""`features`: what is kept, and looking after it."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from permafrost.cli import COMMANDS
-from permafrost.cli.common import command, show, size
-from permafrost.errors import SetError
+from permafrost.cli.common import command, copies_lines, show, size
+from permafrost.errors import SetError, StoreError
 
 
 @click.group("features", help=COMMANDS["features"], short_help=COMMANDS["features"])
@@ -25,12 +27,12 @@ def list_sets(*, folder: str, as_json: bool) -> None:
 
     FOLDER is `features` unless another is given.
     """
-    from permafrost.feature_set import open_features
+    from permafrost.feature_set import h5_files, open_features
 
     if not Path(folder).is_dir():
         raise SetError(f"no folder {folder}", do="make a feature set with extract")
     entries: list[dict[str, Any]] = []
-    for path in sorted(Path(folder).glob("*.h5")):
+    for path in h5_files(Path(folder)):
         try:
             described = open_features(path).describe()
             entries.append({key: described[key] for key in ("set", "data", "pictures", "shape", "key")})
@@ -65,10 +67,81 @@ def show_set(*, path: str, as_json: bool) -> None:
         f"features: shape {opened.shape}, {spec.dtype}, computed in {spec.precision}",
         *([f"views: {opened.views} of each training picture, {opened.augmentation}"] if opened.views > 1 else []),
         *(f"set aside: {entry['path']}: {entry['reason']}" for entry in described["set_aside"]),
+        *copies_lines(described["copies"], most=None),
         f"store: {described['store']} ({size(kept)}, {described['shards']} shards hold this set)",
         f"set: {path}",
     ]
     show(described, lines, as_json=as_json)
+
+
+@command("verify", "Read everything that is kept, and check it.")
+@click.argument("path", default="features", metavar="[SET.h5|STORE|FOLDER]", type=click.Path())
+def verify_kept(*, path: str, as_json: bool) -> None:
+    """Read everything that is kept, and check it.
+
+    Each set, store and shard: damaged, missing, foreign (another trunk's, or no part of a store), or duplicate (its
+    features are kept twice, which only takes room). Exit status 2 if features cannot be read; the same extract
+    computes them again.
+    """
+    from permafrost.upkeep import verify
+
+    found = verify(path)
+    lines = [f"{finding.kind}: {finding.told}" for finding in found.findings]
+    lines.append(f"read {found.sets:,} sets, {found.shards:,} shards, {found.rows:,} rows, {size(found.bytes)}")
+    show(dataclasses.asdict(found) | {"faults": found.faults}, lines, as_json=as_json)
+    if found.faults:
+        raise StoreError(
+            f"{found.faults:,} faults in {path}",
+            do="run the same extract again: it computes what is missing; `features prune` removes what is damaged",
+        )
+
+
+@command("prune", "Remove what no feature set refers to.")
+@click.argument("folder", default="features", type=click.Path())
+@click.option("--yes", is_flag=True, help="Remove it; otherwise it is only shown, or asked for on a terminal.")
+def prune_kept(*, folder: str, yes: bool, as_json: bool) -> None:
+    """Remove what no feature set refers to.
+
+    Shards and stores that no set in FOLDER needs, and what processes that died left behind. What goes, and how much
+    room it takes, is shown first. Features for which there never was a set, such as those of a scikit-learn pipeline
+    or of fine-tuning, go too; they can be computed again.
+    """
+    from permafrost.upkeep import Pruning, prune
+
+    def confirm(pruning: Pruning) -> bool:
+        lines = [f"{removal.path}: {removal.why}, {size(removal.bytes)}" for removal in pruning.removals]
+        lines += [f"{store}: left alone, an extraction is at work there" for store in pruning.busy]
+        if not as_json:
+            show(None, lines, as_json=False)
+        ask = sys.stdin.isatty() and not as_json
+        return bool(pruning.removals) and (yes or (ask and click.confirm(f"remove {size(pruning.bytes)}?")))
+
+    pruning, done = prune(folder, confirm=confirm)
+    if not pruning.removals:
+        last = "nothing to remove: sets refer to all that is kept"
+    else:
+        last = f"{'removed' if done else 'would remove'} {len(pruning.removals):,} things, {size(pruning.bytes)}"
+        last += "" if done else "; say --yes to do it"
+    show(dataclasses.asdict(pruning) | {"bytes": pruning.bytes, "removed": done}, [last], as_json=as_json)
+
+
+@command("export", "Write a feature set to one plain file.")
+@click.argument("path", metavar="SET.h5", type=click.Path())
+@click.argument("out", metavar="OUT.h5|OUT.npz", type=click.Path())
+def export_set(*, path: str, out: str, as_json: bool) -> None:
+    """Write a feature set to one plain file.
+
+    With X, y, paths, class_names and splits, for programs that know HDF5 or NumPy and nothing of stores.
+    """
+    from permafrost.exporting import export_features
+    from permafrost.feature_set import open_features
+
+    features = open_features(path)
+    written = export_features(features, out)
+    taken = written.stat().st_size
+    summary = {"file": str(written), "pictures": len(features), "shape": list(features.shape), "bytes": taken}
+    lines = [f"X: {len(features):,} pictures, shape {features.shape}, float32", f"file: {written} ({size(taken)})"]
+    show(summary, lines, as_json=as_json)
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -82,3 +155,6 @@ def _line(entry: dict[str, Any]) -> str:
 
 features.add_command(list_sets)
 features.add_command(show_set)
+features.add_command(verify_kept)
+features.add_command(prune_kept)
+features.add_command(export_set)

@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before Keras is imported: TensorFlow reads it once.
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ import pytest
 import samples
 
 if TYPE_CHECKING:
+    import keras
+
     from permafrost.bases import Base
 
 # Without deadlines: on a busy machine they fail what is right.
@@ -31,6 +34,25 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the folder of real pictures and weights is absent: {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def converted_once() -> Iterator[None]:
+    """Have OpenVINO convert each model once for all tests: it takes longer than all else that they do with it."""
+    from permafrost.cutting import architecture_digest, weights_digest
+    from permafrost.engines import conversion, openvino_engine
+
+    convert, known = conversion.convert, {}
+
+    def convert_once(model: keras.Model) -> conversion.Converted:
+        key = architecture_digest(model), weights_digest(model)
+        if key not in known:
+            known[key] = convert(model)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino_engine, "convert", convert_once)
+        yield
 
 
 @pytest.fixture(scope="session")

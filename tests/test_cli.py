@@ -276,7 +276,7 @@ def test_what_was_made_and_where_is_in_the_last_lines(call, work, split_photos, 
     lines, text = last("extract", split_photos, "--base", tiny_base, "--pool", "avg")
     assert lines[0].startswith("store: features/store/tiny-top-")
     assert lines[1] == "set: features/split-photos.h5"
-    assert "pictures: 36 (train 18, validation 9, test 9); 3 classes\ncomputed: 36 by keras/" in text
+    assert "pictures: 36 (train 18, validation 9, test 9); 3 classes\ncomputed: 36 by openvino (within " in text
 
     lines, text = last("fit-head", "features/split-photos.h5", "--hidden", "8,4", "--epochs", "1", "--dropout", "0.1")
     assert lines == ["run: runs/split-photos-dense", "model: runs/split-photos-dense/model.keras"]
@@ -592,7 +592,10 @@ def test_a_run_that_is_not_there(refused, photos):
             ["extract", "photos", "--precision", "float64"],
             "unknown precision; expected float32 or bfloat16",
         ),
-        (["extract", "photos", "--engine", "abacus"], "unknown engine; expected auto or keras, found abacus"),
+        (
+            ["extract", "photos", "--engine", "abacus"],
+            "unknown engine; expected auto or keras or openvino, found abacus",
+        ),
         (
             ["extract", "photos", "--out", "set.txt"],
             "a feature set is an HDF5 file; expected --out NAME.h5",

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from permafrost import extract, open_features, pipeline
+from permafrost import committing, extract, open_features
 from permafrost.bases import load_base
 from permafrost.cutting import build_trunks
 from permafrost.engines.keras_engine import KerasEngine
@@ -52,10 +52,11 @@ def computed(monkeypatch) -> list[int]:
 
 @pytest.fixture
 def take(tiny_base, tmp_path):
-    """`extract` with the tiny base, its features averaged, into the test's own folder."""
+    """`extract` with the tiny base on Keras, its features averaged, into the test's own folder."""
 
     def take(data, **options) -> FeatureSet:
-        options = {"base": str(tiny_base), "pool": "avg", "out": tmp_path / "features" / "set.h5", **options}
+        out = tmp_path / "features" / "set.h5"
+        options = {"base": str(tiny_base), "pool": "avg", "out": out, "engine": "keras", **options}
         return extract(data, progress=False, **options)
 
     return take
@@ -65,7 +66,7 @@ def take(tiny_base, tmp_path):
 def reference(photos, tiny_base, tmp_path_factory) -> FeatureSet:
     """Features of `photos`, extracted once. Not to be changed."""
     out = tmp_path_factory.mktemp("reference") / "photos.h5"
-    return extract(photos, base=str(tiny_base), pool="avg", out=out, progress=False)
+    return extract(photos, base=str(tiny_base), pool="avg", out=out, engine="keras", progress=False)
 
 
 def close(left, right, tolerance: float) -> bool:
@@ -205,7 +206,7 @@ def test_the_default_place_is_the_folder_features(photos, tiny_base, tmp_path, m
     assert features.path == Path("features/photos.h5")
     assert features.store.folder == Path("features/store") / features.spec.folder_name
     assert sorted(os.listdir(features.store.folder)) == sorted(
-        [*features.store.shard_names(), "trunk.json", "trunk.keras"]
+        [*features.store.shard_names(), "trunk.json", "trunk.keras", "trunk.openvino"]
     )
 
 
@@ -376,7 +377,7 @@ def test_features_without_a_set_come_in_the_listings_order_and_are_kept_all_the_
     photos, tiny_base, reference, tmp_path, computed
 ):
     trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
-    listing, options = read_listing(photos), PipelineOptions(progress=False)
+    listing, options = read_listing(photos), PipelineOptions(engine="keras", progress=False)
 
     first, second = (compute_features(listing, trunk, tmp_path, options) for _ in range(2))
 
@@ -399,7 +400,7 @@ def test_without_a_set_a_picture_that_cannot_be_decoded_is_an_error(own_photos, 
 @pytest.fixture
 def many_shards(monkeypatch):
     """From now on each batch is committed at once, as a shard of its own."""
-    monkeypatch.setattr(pipeline, "COMMIT_SECONDS", 0)
+    monkeypatch.setattr(committing, "COMMIT_SECONDS", 0)
 
 
 @pytest.mark.parametrize("damage", ["gone", "a bit in a row", "another's bytes"])

@@ -37,7 +37,8 @@ def take(tiny_base, tmp_path):
     """`extract` with the tiny base, its features averaged, into the test's own folder."""
 
     def take(data, **options) -> FeatureSet:
-        options = {"base": str(tiny_base), "pool": "avg", "out": tmp_path / "features" / "set.h5", **options}
+        out = tmp_path / "features" / "set.h5"
+        options = {"base": str(tiny_base), "pool": "avg", "out": out, "engine": "keras", **options}
         return extract(data, progress=False, **options)
 
     return take

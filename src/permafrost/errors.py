@@ -10,6 +10,7 @@ Anything else that escapes is a bug and ends it with 1.
     ├── BaseError               a base that is unknown or cannot be built as asked
     │   ├── WeightsError        weights that are missing, do not fit, or are not finite
     │   └── CutError            a layer that is not there, or cannot be cut at
+    ├── EngineError             an engine that is not there, or does not agree with Keras
     ├── FeatureError            a feature that is not finite
     ├── StoreError              the files that keep features
     │   ├── ShardError          a shard that is missing, damaged, or another trunk's
@@ -84,6 +85,10 @@ class WeightsError(BaseError):
 
 class CutError(BaseError):
     """A layer that is not in the base, or at which it cannot be cut."""
+
+
+class EngineError(PermafrostError):
+    """An engine that is not there, or does not agree with Keras."""
 
 
 class FeatureError(PermafrostError):

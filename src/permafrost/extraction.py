@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,16 +16,15 @@ from permafrost.feature_set import STORE_FOLDER, FeatureSet, SetContent, ViewRow
 from permafrost.files import clear_leftovers
 from permafrost.listing import SPLITS, Listing, assign_splits, read_listing
 from permafrost.pipeline import (
-    BATCH_SIZE,
     Outcome,
     PipelineOptions,
-    RowKey,
     Target,
     engine_for,
     find_pictures,
     library_versions,
     run_pictures,
 )
+from permafrost.reading import RowKey
 from permafrost.store import place_rows
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def extract(
     dtype: str = "float32",
     precision: str = "float32",
     engine: str = "auto",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     workers: int | None = None,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
@@ -106,8 +106,8 @@ def extract(
             `augmentation.Augmentation`. `augmentation.USUAL` if None.
         dtype: what features are stored in: `float32` or `float16`.
         precision: what the base computes in: `float32` or `bfloat16`.
-        engine: what runs the trunk: `auto` or `keras`.
-        batch_size: pictures a batch.
+        engine: what runs the trunk: `keras`, `openvino`, or `auto`: Keras where it sees a GPU, OpenVINO elsewhere.
+        batch_size: pictures a batch; what suits the engine if None.
         workers: threads that read and decode; as many as there are processors if None.
         validation_fraction, test_fraction: shares of the pictures for which the data set names no split, which is then
             decided by their content. 0.15 each if None.
@@ -164,7 +164,7 @@ class Extraction:
         dtype: str,
         precision: str,
         engine: str,
-        batch_size: int,
+        batch_size: int | None,
         workers: int | None,
         validation_fraction: float | None,
         test_fraction: float | None,
@@ -199,7 +199,7 @@ class Extraction:
         )
         self._targets = [Target(trunk, path.parent / STORE_FOLDER, self._views.rule) for trunk in trunks]
         self._paths = [path.with_stem(f"{path.stem}-{trunk.spec.cut}") if len(cuts) > 1 else path for trunk in trunks]
-        self._seconds = {"start": time.perf_counter() - self._started}
+        self._start_seconds = time.perf_counter() - self._started
 
     def plan(self) -> list[Plan]:
         """What `run` would do, without doing it; nothing is written."""
@@ -219,7 +219,7 @@ class Extraction:
         seconds = 0.0
         if compute:
             engine = engine_for(self._targets, self._options)
-            seconds = compute / _try_rate(engine, self._targets[0].spec.image_size, self._options.batch_size)
+            seconds = compute / _try_rate(engine, self._targets[0].spec.image_size)
         return [
             Plan(
                 set=str(path),
@@ -253,7 +253,6 @@ class Extraction:
                 f"none of the {len(self.listing)} pictures in {self.listing.root} can be decoded",
                 found=f"{self.listing.names[index]}: {reason}",
             )
-        self._seconds |= outcome.seconds | {"total": time.perf_counter() - self._started}
         return [self._write_set(target, path, outcome) for target, path in zip(self._targets, self._paths, strict=True)]
 
     def _write_set(self, target: Target, path: Path, outcome: Outcome) -> FeatureSet:
@@ -264,6 +263,11 @@ class Extraction:
         save_trunk(target.trunk, target.folder)
         write_set(path, content)
         features = FeatureSet(path, content)
+        engine = outcome.engine
+        seconds = outcome.seconds | {
+            "start": self._start_seconds + outcome.seconds["engine"],
+            "total": time.perf_counter() - self._started,
+        }
         features.summary = {
             "set": str(path),
             "store": str(target.folder),
@@ -276,8 +280,11 @@ class Extraction:
             "copies": features.describe_copies(),
             "damaged": target.damaged,
             "shape": list(target.spec.shapes[0]),
-            "engine": outcome.engine,
-            "seconds": {name: round(seconds, 3) for name, seconds in self._seconds.items()},
+            "engine": engine.name if engine else None,
+            "engine_difference": engine.difference if engine else None,
+            "engine_why": engine.why if engine else "",
+            "limit": outcome.limit,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
         return features
 
@@ -375,15 +382,16 @@ def build_trunks_of(
     return build_trunks(loaded, cuts, pool=pool, precision=precision, dtype=dtype)
 
 
-def _try_rate(engine: Engine, size: tuple[int, int], batch_size: int) -> float:
-    """Pictures a second that `engine` computes: one batch to warm up, one to time."""
+def _try_rate(engine: Engine, size: tuple[int, int]) -> float:
+    """Pictures a second that `engine` computes: a batch in each stream to warm up, and one to time."""
     import numpy as np
 
-    pixels = np.zeros((batch_size, *size, 3), np.uint8)
-    engine(pixels)
-    started = time.perf_counter()
-    engine(pixels)
-    return batch_size / (time.perf_counter() - started)
+    pixels = np.zeros((engine.batch_size, *size, 3), np.uint8)
+    with ThreadPoolExecutor(engine.streams) as threads:
+        for _ in range(2):
+            started = time.perf_counter()
+            list(threads.map(engine, [pixels] * engine.streams))
+    return engine.streams * engine.batch_size / (time.perf_counter() - started)
 
 
 def _set_path(out: str | os.PathLike[str] | None, listing: Listing) -> Path:

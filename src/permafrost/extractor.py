@@ -15,7 +15,7 @@ from permafrost.errors import OptionError
 from permafrost.extraction import DEFAULT_FOLDER, build_trunks_of, compute_features
 from permafrost.feature_set import STORE_FOLDER
 from permafrost.listing import Listing
-from permafrost.pipeline import BATCH_SIZE, PipelineOptions
+from permafrost.pipeline import PipelineOptions
 
 if TYPE_CHECKING:
     from permafrost.cutting import Trunk
@@ -52,7 +52,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         dtype: str = "float32",
         precision: str = "float32",
         engine: str = "auto",
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         workers: int | None = None,
         store: str | os.PathLike[str] = DEFAULT_FOLDER,
     ) -> None:

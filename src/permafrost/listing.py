@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from permafrost.errors import ListingError, OptionError
 from permafrost.pictures import (
     EXTENSIONS,
+    DecodingMemory,
     array_digest,
     as_pixels,
     content_digest,
@@ -114,14 +115,14 @@ class LoadedPicture:
         """
         return decode(self.content) if isinstance(self.content, bytes) else self.content
 
-    def pixels(self, size: tuple[int, int]) -> np.ndarray:
-        """Decoded and resized: (size[0], size[1], 3) uint8.
+    def pixels(self, size: tuple[int, int], *, memory: DecodingMemory | None = None) -> np.ndarray:
+        """Decoded and resized: (size[0], size[1], 3) uint8; `memory` is as for `pictures.decode_resized`.
 
         Raises:
             PictureError: it cannot be decoded.
         """
         if isinstance(self.content, bytes):
-            return decode_resized(self.content, size)
+            return decode_resized(self.content, size, memory=memory)
         return resize(self.content, size)
 
 

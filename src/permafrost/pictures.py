@@ -21,8 +21,9 @@ import hashlib
 import io
 import os
 import stat
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from permafrost.errors import PictureError
@@ -91,8 +92,16 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return np.asarray(_open(data, max_pixels))
 
 
-def decode_resized(data: bytes, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_resized(
+    data: bytes, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS, memory: DecodingMemory | None = None
+) -> np.ndarray:
     """Decode a picture file's bytes and resize to `size`, its height and width.
+
+    Args:
+        data: the file's bytes.
+        size: height and width in pixels.
+        max_pixels: the most that a picture may have.
+        memory: what the full-size picture takes its memory from, shared by the threads that decode.
 
     Returns:
         (size[0], size[1], 3) uint8, 0 to 255.
@@ -100,7 +109,39 @@ def decode_resized(data: bytes, size: tuple[int, int], *, max_pixels: int = MAX_
     Raises:
         PictureError: as `decode`.
     """
-    return _resized(_open(data, max_pixels), size)
+    with contextlib.ExitStack() as held:
+
+        def reserve(count: int) -> None:
+            if memory:
+                held.enter_context(memory.hold(count))
+
+        return _resized(_open(data, max_pixels, reserve), size)
+
+
+class DecodingMemory:
+    """Memory for full-size pictures that threads decode at the same time: few large ones, or many small ones.
+
+    Args:
+        total: bytes; a picture that takes more than that is decoded while there is no other.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, count: int) -> Iterator[None]:
+        """Take `count` bytes for the length of the block, and wait until they are free."""
+        count = min(count, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= count)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -153,7 +194,11 @@ def quiet_decoding() -> Iterator[None]:
         yield
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+_PIXEL_BYTES: Final = 8
+"""What a pixel takes at most while it is decoded: Pillow keeps RGB in four bytes, twice where a picture is turned."""
+
+
+def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object] = lambda _: None) -> Image.Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
@@ -163,8 +208,10 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             width, height = image.size
             if width * height > max_pixels:
                 raise PictureError("too many pixels", expected=f"at most {max_pixels:,}", found=f"{width} x {height}")
+            reserve(_PIXEL_BYTES * width * height)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), image.format)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image, image.format)
     except PictureError:
         raise
     except UnidentifiedImageError as error:

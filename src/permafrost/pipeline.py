@@ -1,28 +1,30 @@
 """Pictures through an engine into stores: read, decode, compute, commit, all at once.
 
-Threads read, hash and decode; the caller's thread computes; one more thread commits. A picture is known by its content:
-where its features are kept already it is neither decoded nor computed. What is finished is committed at least twice a
-second, so a kill costs no more than that, and the same request goes on from there.
+Threads read, hash and decode (`reading`); others compute (`computing`); one more commits (`committing`); the caller's
+thread ties them together and keeps the order. A picture is known by its content: where its features are kept already it
+is neither decoded nor computed. What is finished is committed at least twice a second, so a kill costs no more than
+that, and the same request goes on from there.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import importlib.metadata
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from permafrost.committing import Committer, as_stored
 from permafrost.compaction import compact
-from permafrost.errors import FeatureError, OptionError, PictureError, ShardError, WriteError
+from permafrost.computing import Batches, Member
+from permafrost.errors import OptionError, PictureError, ShardError, WriteError
 from permafrost.files import clear_leftovers
 from permafrost.listing import Listing
-from permafrost.pictures import quiet_decoding
+from permafrost.reading import Found, Reader, RowKey, ViewsOf
+from permafrost.stopwatch import Stopwatch
 from permafrost.store import DESCRIPTION_FILE, RowAddress, RowIndex, Rows, Store, place_rows
 from permafrost.trunk_spec import TrunkSpec
 
@@ -32,10 +34,7 @@ if TYPE_CHECKING:
     from permafrost.augmentation import Augmentation
     from permafrost.cutting import Trunk
     from permafrost.engines import Engine
-
-BATCH_SIZE: Final = 32
-COMMIT_SECONDS: Final = 0.5
-COMMIT_BYTES: Final = 64 * 2**20
+    from permafrost.engines.conversion import Place
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,14 +43,14 @@ class PipelineOptions:
 
     Attributes:
         engine: a name in `engines.ENGINES`.
-        batch_size: pictures computed at once.
+        batch_size: pictures computed at once; what suits the engine if None.
         workers: threads that read and decode; as many as there are processors if None.
         fail_on_bad: whether the first picture that cannot be decoded is an error, rather than set aside.
         progress: whether to draw a progress bar where standard error is a terminal.
     """
 
     engine: str = "auto"
-    batch_size: int = BATCH_SIZE
+    batch_size: int | None = None
     workers: int | None = None
     fail_on_bad: bool = False
     progress: bool = True
@@ -68,48 +67,43 @@ class PipelineOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineUsed:
+    """The engine that computed.
+
+    Attributes:
+        name: e.g. `openvino` or `keras/tensorflow`.
+        difference: from Keras, as a share of the largest feature; None where it is Keras.
+        why: why it is this one, where that was left to `auto` and it is not the fastest on a processor.
+    """
+
+    name: str
+    difference: float | None
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What came of a listing's pictures.
 
     Attributes:
         kept: index in the listing and content digest of each picture whose features are kept now.
         aside: index and reason of each that could not be decoded.
-        engine: the name of the engine.
-        seconds: for which the computing thread waited for pictures (`read`), for the engine (`compute`) and for
-            commits (`write`).
+        engine: the engine that computed, or None where nothing was to be computed.
+        seconds: in `all`, of which making the `engine`; and for which the thread that ties everything together waited
+            for pictures (`read`), for the engine's features (`compute`) and for commits (`write`).
+        limit: which of the three it waited for most: `reading`, `computing` or `writing`.
     """
 
     kept: list[tuple[int, bytes]]
     aside: list[tuple[int, str]]
-    engine: str
+    engine: EngineUsed | None
     seconds: dict[str, float]
-
-
-RowKey = tuple[bytes, int]
-"""What a row is of: a picture's content digest, and a view."""
-
-ViewsOf = Callable[[int, bytes], Sequence[int]]
-"""Given a picture's index in the listing and its digest, which of its views are wanted."""
+    limit: str
 
 
 def only_pictures(index: int, digest: bytes) -> Sequence[int]:  # noqa: ARG001 - a `ViewsOf`
     """No views but the pictures themselves."""
     return (0,)
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What came of one picture of a listing.
-
-    Attributes:
-        digest: of its content; None where it cannot be decoded.
-        missing: for each view that is not kept its pixels (h, w, 3) uint8; None where nothing was to be decoded.
-        reason: why it cannot be decoded.
-    """
-
-    digest: bytes | None = None
-    missing: dict[int, np.ndarray | None] = dataclasses.field(default_factory=dict)
-    reason: str | None = None
 
 
 class Shelf:
@@ -301,53 +295,62 @@ def run_pictures(
     Raises:
         PictureError: one cannot be decoded, and that is to be an error.
         FeatureError: features are not finite; the picture is named.
+        EngineError: the engine that was asked for cannot be had, or does not agree with Keras.
         WriteError: the disk is full, or the like; what was committed before is whole.
     """
-    from tqdm import tqdm
-
+    started = time.perf_counter()
+    stopwatch = Stopwatch()
     shelves = [shelf for target in targets for shelf in target.shelves]
     for shelf in shelves:
         clear_leftovers(shelf.folder)
-    seconds = {"read": 0.0, "compute": 0.0, "write": 0.0}
-    engine = engine_for(targets, options)
     kept: list[tuple[int, bytes]] = []
     aside: list[tuple[int, str]] = []
-    hidden = None if options.progress else True
+    pictures = find_pictures(listing, targets, options, augmentation=augmentation, views_of=views_of)
     with (
-        _Committer(targets, engine.name, seconds) as committer,
-        tqdm(total=len(listing), unit=" pictures", disable=hidden, leave=False) as bar,
+        contextlib.closing(pictures),
+        Committer(targets, stopwatch) as committer,
+        _Computation(listing, targets, options, committer, stopwatch) as computation,
+        _progress(len(listing), stopwatch, shown=options.progress) as picture_done,
     ):
-        batch = _Batch(targets, engine, options.batch_size, listing, committer, seconds)
-        waited = time.perf_counter()
-        wanted = find_pictures(listing, targets, options, augmentation=augmentation, views_of=views_of)
-        for index, found in enumerate(wanted):
-            seconds["read"] += time.perf_counter() - waited
+        for index, found in enumerate(stopwatch.each("read", pictures)):
             if found.digest is None:
-                aside.append((index, found.reason or ""))
+                aside.append((index, found.reason))
             else:
                 kept.append((index, found.digest))
-                for view, pixels in found.missing.items():
-                    assert pixels is not None, "what is missing has been decoded"
-                    batch.add(index, (found.digest, view), pixels)
-            bar.update()
-            waited = time.perf_counter()
-        batch.run()
+                computation.add(index, found)
+            picture_done(bool(found.digest and not found.missing))
+        computation.finish()
     for shelf in shelves:
         shelf.compact()
-    return Outcome(kept=kept, aside=aside, engine=engine.name, seconds=seconds)
+    seconds = stopwatch.seconds | {"engine": computation.engine_seconds, "all": time.perf_counter() - started}
+    return Outcome(kept=kept, aside=aside, engine=computation.engine_used, seconds=seconds, limit=stopwatch.limit)
 
 
 def engine_for(targets: list[Target], options: PipelineOptions) -> Engine:
-    """The engine that runs the trunks of all targets in one pass.
+    """The engine that runs the trunks of all targets in one pass; converted anew only where no conversion is kept.
 
     Raises:
         OptionError: there is no such engine.
+        EngineError: it was asked for by name and cannot be had here.
     """
     from permafrost.cutting import merge_trunks
     from permafrost.engines import make_engine
 
     model = merge_trunks([target.trunk for target in targets])
-    return make_engine(options.engine, model, batch_size=options.batch_size)
+    return make_engine(
+        options.engine,
+        model,
+        batch_size=options.batch_size,
+        precision=targets[0].spec.precision,
+        converted=conversion_place(targets).load(),
+    )
+
+
+def conversion_place(targets: list[Target]) -> Place:
+    """Where the conversion of the trunks of all targets is kept: beside the features of the first."""
+    from permafrost.engines.conversion import Place
+
+    return Place(targets[0].folder, tuple(target.spec.digest for target in targets))
 
 
 def find_pictures(
@@ -358,7 +361,7 @@ def find_pictures(
     decode: bool = True,
     augmentation: Augmentation | None = None,
     views_of: ViewsOf = only_pictures,
-) -> Iterator[Found]:
+) -> Generator[Found]:
     """What comes of each picture of a listing, in its order, read ahead by threads.
 
     Args:
@@ -372,37 +375,23 @@ def find_pictures(
     Raises:
         PictureError: one cannot be decoded, and that is to be an error.
     """
-    size = targets[0].spec.image_size
-
-    def find(index: int) -> Found:
-        try:
-            loaded = listing.picture(index).load()
-            digest = loaded.digest
-            missing = [
-                view for view in views_of(index, digest) if not all(target.has(digest, view) for target in targets)
-            ]
-            if not decode or not missing:
-                return Found(digest, dict.fromkeys(missing))
-            pixels = loaded.pixels(size)
-            return Found(digest, {view: _view(pixels, augmentation, digest, view) for view in missing})
-        except PictureError as error:
-            if options.fail_on_bad:
+    reader = Reader(
+        listing=listing,
+        size=targets[0].spec.image_size,
+        is_kept=lambda digest, view: all(target.has(digest, view) for target in targets),
+        views_of=views_of,
+        augmentation=augmentation,
+        decode=decode,
+        threads=options.threads,
+    )
+    with contextlib.closing(reader.read()) as pictures:
+        for index, found in enumerate(pictures):
+            if found.digest is None and options.fail_on_bad:
                 raise PictureError(
-                    f"bad picture {listing.names[index]}: {error}",
+                    f"bad picture {listing.names[index]}: {found.reason}",
                     do="remove it, or set such pictures aside with --on-bad skip",
-                ) from error
-            return Found(reason=str(error))
-
-    ahead = 2 * options.batch_size + 4 * options.threads
-    with quiet_decoding(), ThreadPoolExecutor(options.threads, "pictures") as threads:
-        yield from _in_order(threads, find, len(listing), ahead)
-
-
-def _view(pixels: np.ndarray, augmentation: Augmentation | None, digest: bytes, view: int) -> np.ndarray:
-    if view == 0:
-        return pixels
-    assert augmentation is not None, "views are asked for only where there is an augmentation"
-    return augmentation.view(pixels, digest, view)
+                )
+            yield found
 
 
 def library_versions() -> dict[str, str]:
@@ -415,139 +404,79 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-class _Batch:
-    """Gathers pictures into batches, runs the engine on them, and hands the features over to be committed."""
+class _Computation:
+    """Computes what is missing, with an engine that is made when the first picture is: a run may have none."""
 
     def __init__(
         self,
-        targets: list[Target],
-        engine: Engine,
-        size: int,
         listing: Listing,
-        committer: _Committer,
-        clock: dict[str, float],
+        targets: list[Target],
+        options: PipelineOptions,
+        committer: Committer,
+        stopwatch: Stopwatch,
     ) -> None:
-        self._targets, self._engine, self._size = targets, engine, size
-        self._listing, self._committer, self._clock = listing, committer, clock
-        self._waiting: list[tuple[int, RowKey, np.ndarray]] = []
-        self._seen: set[RowKey] = set()
+        self._listing, self._targets, self._options = listing, targets, options
+        self._committer, self._stopwatch = committer, stopwatch
+        self._engine: Engine | None = None
+        self._batches: Batches | None = None
+        self.engine_seconds = 0.0
 
-    def add(self, index: int, key: RowKey, pixels: np.ndarray) -> None:
-        """Add a view of a picture, unless a copy of it was added before; run the batch if it is full now."""
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self._waiting.append((index, key, pixels))
-        if len(self._waiting) == self._size:
-            self.run()
-
-    def run(self) -> None:
-        """Compute and hand over what is waiting."""
-        import numpy as np
-
-        if not self._waiting:
-            return
-        batch, self._waiting = self._waiting, []
-        started = time.perf_counter()
-        outputs = iter(self._engine(np.stack([pixels for _, _, pixels in batch])))
-        self._clock["compute"] += time.perf_counter() - started
-        for target in self._targets:
-            wanted = [row for row, (_, key, _) in enumerate(batch) if not target.has(*key)]
-            names = [self._listing.names[batch[row][0]] for row in wanted]
-            tensors = tuple(_stored(next(outputs)[wanted], target.spec, names) for _ in target.spec.shapes)
-            self._committer.add(target, [batch[row][1] for row in wanted], tensors)
-
-
-class _Committer:
-    """Commits finished rows in a thread of its own, a shard whenever half a second or 64 MiB have come together.
-
-    When the block that it guards ends, by an error or by Ctrl-C too, what is finished has been committed.
-    """
-
-    def __init__(self, targets: list[Target], engine: str, clock: dict[str, float]) -> None:
-        self._engine, self._clock = engine, clock
-        self._rows: dict[int, list[tuple[list[RowKey], tuple[np.ndarray, ...]]]] = {
-            id(target): [] for target in targets
-        }
-        self._targets = targets
-        self._bytes = 0
-        self._last = time.perf_counter()
-        self._thread = ThreadPoolExecutor(1, "commits")
-        self._running: collections.deque[Future[None]] = collections.deque()
-
-    def __enter__(self) -> _Committer:
+    def __enter__(self) -> _Computation:
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            self._commit()
-            self._wait(0)
-        except Exception:
-            if error is None:
-                raise
-        finally:
-            self._thread.shutdown()
+    def __exit__(self, *_: object) -> None:
+        if self._batches:
+            self._batches.close()
 
-    def add(self, target: Target, keys: list[RowKey], tensors: tuple[np.ndarray, ...]) -> None:
-        if keys:
-            self._rows[id(target)].append((keys, tensors))
-            self._bytes += sum(tensor.nbytes for tensor in tensors)
-        if self._bytes >= COMMIT_BYTES or time.perf_counter() - self._last >= COMMIT_SECONDS:
-            self._commit()
+    def add(self, index: int, found: Found) -> None:
+        """Have the missing views of a picture computed."""
+        if found.missing and self._batches is None:
+            started = time.perf_counter()
+            self._engine = engine_for(self._targets, self._options)
+            self._batches = Batches(self._engine, self._commit, self._stopwatch)
+            self.engine_seconds = time.perf_counter() - started
+        for view, pixels in found.missing.items():
+            assert self._batches is not None and pixels is not None and found.digest is not None
+            self._batches.add(index, (found.digest, view), pixels)
 
-    def _commit(self) -> None:
-        import numpy as np
+    def finish(self) -> None:
+        """Compute what is left, and keep the engine's form of the trunk beside its features."""
+        if self._batches and self._engine:
+            self._batches.finish()
+            self._committer.finish()
+            place = conversion_place(self._targets)
+            if self._engine.converted and self._engine.converted != place.load():
+                place.save(self._engine.converted)
 
+    @property
+    def engine_used(self) -> EngineUsed | None:
+        """The engine; None where none was needed."""
+        if self._engine is None:
+            return None
+        return EngineUsed(name=self._engine.name, difference=self._engine.difference, why=self._engine.why)
+
+    def _commit(self, members: list[Member], outputs: list[np.ndarray]) -> None:
+        assert self._engine is not None
+        remaining = iter(outputs)
         for target in self._targets:
-            rows, self._rows[id(target)] = self._rows[id(target)], []
-            if rows:
-                keys = [key for part, _ in rows for key in part]
-                tensors = tuple(np.concatenate(parts) for parts in zip(*(part for _, part in rows), strict=True))
-                self._running.append(self._thread.submit(target.commit, keys, tensors, self._engine))
-        self._bytes, self._last = 0, time.perf_counter()
-        self._wait(2 * len(self._targets))
-
-    def _wait(self, most: int) -> None:
-        """Wait until at most `most` commits are under way; raises what one of them raised."""
-        started = time.perf_counter()
-        while len(self._running) > most or (self._running and self._running[0].done()):
-            self._running.popleft().result()
-        self._clock["write"] += time.perf_counter() - started
+            wanted = [row for row, (_, key) in enumerate(members) if not target.has(*key)]
+            names = [self._listing.names[members[row][0]] for row in wanted]
+            tensors = tuple(as_stored(next(remaining)[wanted], target.spec, names) for _ in target.spec.shapes)
+            self._committer.add(target, [members[row][1] for row in wanted], tensors, self._engine.record)
 
 
-def _in_order(threads: ThreadPoolExecutor, find: Callable[[int], Found], count: int, ahead: int) -> Iterator[Found]:
-    """`find(0)`, `find(1)`, ... computed by threads, at most `ahead` of the one that is asked for."""
-    running: collections.deque[Future[Found]] = collections.deque()
-    try:
-        for index in range(count):
-            running.append(threads.submit(find, index))
-            if len(running) > ahead:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        for future in running:
-            future.cancel()
+@contextlib.contextmanager
+def _progress(count: int, stopwatch: Stopwatch, *, shown: bool) -> Iterator[Callable[[bool], None]]:
+    """A progress bar, where standard error is a terminal; gives what to call with whether a picture was kept."""
+    from tqdm import tqdm
 
+    kept = 0
+    with tqdm(total=count, unit=" pictures", disable=None if shown else True, leave=False, dynamic_ncols=True) as bar:
 
-def _stored(features: np.ndarray, spec: TrunkSpec, names: list[str]) -> np.ndarray:
-    """Features in the dtype that they are stored in.
+        def done(was_kept: bool) -> None:
+            nonlocal kept
+            kept += was_kept
+            if bar.update():  # It has just been drawn: what it says next is found out now, and not for each picture.
+                bar.set_postfix_str(f"{kept:,} kept already, limited by {stopwatch.limit_lately}", refresh=False)
 
-    Raises:
-        FeatureError: one is not finite, in that dtype; its picture is named.
-    """
-    import numpy as np
-
-    with np.errstate(over="ignore"):
-        stored = features.astype(spec.dtype)
-    finite = np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        overflow = bool(np.isfinite(features[row]).all())
-        raise FeatureError(
-            f"features of {names[row]} are not finite",
-            expected=f"numbers within {spec.dtype}",
-            found="numbers too large for it" if overflow else "NaN or infinity",
-            do="store them with --dtype float32" if overflow else "cut at another layer, or give other weights",
-        )
-    return stored
+        yield done

@@ -18,6 +18,7 @@ from permafrost.cli.common import (
     size,
     split_fractions,
 )
+from permafrost.stopwatch import STAGES
 
 
 @command("extract", COMMANDS["extract"])
@@ -50,8 +51,8 @@ from permafrost.cli.common import (
 @click.option(
     "--precision", default="float32", show_default=True, help="What the base computes in: float32 or bfloat16."
 )
-@click.option("--engine", default="auto", show_default=True, help="What runs the base: auto or keras.")
-@click.option("--batch-size", type=int, default=32, show_default=True, help="Pictures computed at once.")
+@click.option("--engine", default="auto", show_default=True, help="What runs the base: auto, keras or openvino.")
+@click.option("--batch-size", type=int, help="Pictures in a batch.  [default: 8 with openvino, 32 with keras]")
 @click.option("--workers", type=int, help="Threads that read and decode.  [default: one a processor]")
 @split_fractions
 @click.option("--out", type=click.Path(), metavar="SET.h5", help="The set's file.  [default: features/<DATA>.h5]")
@@ -110,7 +111,8 @@ def _aside_lines(summary: dict[str, Any], most: int = 10) -> list[str]:
 def _set_lines(features: Any) -> list[str]:
     summary, description = features.summary, features.describe()
     seconds = summary["seconds"]
-    times = ", ".join(f"{name} {duration(seconds[name])}" for name in ("start", "read", "compute", "write"))
+    waits = ", ".join(f"{stage} {duration(seconds[name])}" for name, stage in STAGES.items())
+    rate = summary["pictures"] / max(seconds["all"] - seconds["engine"], 1e-3)
     splits = ", ".join(f"{name} {split['n']:,}" for name, split in description["splits"].items())
     views = (
         [] if features.views == 1 else [f"views: {features.views} of each training picture, {features.augmentation}"]
@@ -118,10 +120,22 @@ def _set_lines(features: Any) -> list[str]:
     return [
         f"pictures: {summary['pictures']:,} ({splits}); {len(features.class_names)} classes",
         *views,
-        f"computed: {summary['computed']:,} by {summary['engine']}; kept already: {summary['kept']:,}",
+        f"computed: {summary['computed']:,}{_by_engine(summary)}; kept already: {summary['kept']:,}",
         *(f"not used: {line.split('. ')[0]}" for line in summary["damaged"]),
-        f"time: {duration(seconds['total'])} (waiting for: {times})",
+        f"time: {duration(seconds['total'])}; start {duration(seconds['start'])}, then {rate:,.0f} pictures a second, "
+        f"limited by {summary['limit']} (waiting for: {waits})",
         f"features: {features.spec.base} {features.spec.cut}, shape {tuple(summary['shape'])}, {features.spec.dtype}",
         f"store: {summary['store']}",
         f"set: {summary['set']}",
     ]
+
+
+def _by_engine(summary: dict[str, Any]) -> str:
+    if not summary["engine"]:
+        return ""
+    notes = []
+    if summary["engine_difference"] is not None:
+        notes.append(f"within {summary['engine_difference']:.1e} of Keras")
+    if summary["engine_why"]:
+        notes.append(summary["engine_why"])
+    return f" by {summary['engine']}" + (f" ({'; '.join(notes)})" if notes else "")

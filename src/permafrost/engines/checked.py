@@ -1,0 +1,118 @@
+"""An engine whose first answer is held against that of Keras."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from permafrost.engines.keras_engine import KerasEngine, compute_once
+from permafrost.errors import EngineError
+
+if TYPE_CHECKING:
+    import keras
+
+    from permafrost.engines.conversion import Converted
+    from permafrost.engines.engine import Engine
+    from permafrost.engines.openvino_engine import OpenVINOEngine
+
+TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 0.05}
+"""Of the largest feature. In bfloat16, of 8 bits, engines differ by 2 % that are equal to 1e-6 in float32."""
+
+PICTURES: Final = 8
+"""Of the first batch that Keras computes as well: more would cost a slow base seconds, and show no more."""
+
+
+class CheckedEngine:
+    """Another engine, held against Keras on the first batch that it is given.
+
+    Attributes:
+        difference: from Keras, as a share of the largest feature; None before the first batch, and where it is Keras.
+
+    Args:
+        engine: the other engine.
+        model: what it runs.
+        precision: what the model computes in.
+        fall_back: whether Keras takes its place where it does not agree; otherwise that is an error.
+    """
+
+    def __init__(self, engine: OpenVINOEngine, model: keras.Model, *, precision: str, fall_back: bool) -> None:
+        self.difference: float | None = None
+        self.batch_size, self.streams = engine.batch_size, engine.streams
+        self._engine: Engine = engine
+        self._model, self._precision, self._fall_back = model, precision, fall_back
+        self._checked = False
+        self._checking = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """The name of the engine that is used."""
+        return self._engine.name
+
+    @property
+    def why(self) -> str:
+        """Why it is Keras, where `auto` had to fall back."""
+        return self._engine.why
+
+    @property
+    def converted(self) -> Converted | None:
+        """The model in the form of the engine that is used."""
+        return self._engine.converted
+
+    @property
+    def record(self) -> str:
+        """What shards record: of OpenVINO, with the difference from Keras that was found.
+
+        It is rounded up to a power of ten, since shards of one record are joined when there are many small ones.
+        """
+        if self.difference is None:
+            return self._engine.record
+        bound = 10.0 ** max(-7, math.ceil(math.log10(self.difference or 1e-7)))
+        return f"{self._engine.record}, within {bound:.0e} of Keras"
+
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """As `engines.Engine`.
+
+        Raises:
+            EngineError: what the engine gives is not what Keras gives.
+        """
+        with self._checking:  # Nobody goes on before the first batch has been checked.
+            if not self._checked:
+                return self._check(pixels)
+        return self._engine(pixels)
+
+    def _check(self, pixels: np.ndarray) -> list[np.ndarray]:
+        features = self._engine(pixels)
+        expected = compute_once(self._model, pixels[:PICTURES])
+        found = max(largest_difference(part[:PICTURES], right) for part, right in zip(features, expected, strict=True))
+        if found <= TOLERANCE[self._precision]:
+            self.difference, self._checked = found, True
+            return features
+        error = EngineError(
+            f"the features of {self._engine.name} are not those of Keras",
+            expected=f"a difference of at most {TOLERANCE[self._precision]:.0e} of the largest",
+            found=f"{found:.1e}",
+            do="use --engine keras",
+        )
+        if not self._fall_back:
+            raise error
+        self._engine = KerasEngine(self._model, batch_size=self.batch_size, why=str(error))
+        self._checked = True
+        return self._engine(pixels)
+
+
+def largest_difference(features: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference of `features` from what is `expected`, as a share of the largest of these.
+
+    What is not finite in both counts as equal: that is an error with another name.
+    """
+    finite = np.isfinite(expected)
+    if not finite.any():
+        return 0.0
+    difference = np.abs(features[finite] - expected[finite]).max()
+    largest = np.abs(expected[finite]).max()
+    if difference == 0:
+        return 0.0
+    return float(difference / largest) if largest > 0 and np.isfinite(difference) else float("inf")

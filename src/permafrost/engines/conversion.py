@@ -1,0 +1,190 @@
+"""A Keras model in OpenVINO's form: converted once, and kept beside the features.
+
+OpenVINO reads TensorFlow's graphs, so the conversion runs on TensorFlow; where Keras was started with another backend,
+in a process of its own. What is kept is one zip file with OpenVINO's two (the graph as XML, the weights as they lie in
+memory) and what they were made from, so that a stale one is never used; its CRCs notice damage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from permafrost.errors import EngineError
+from permafrost.files import replacing
+
+if TYPE_CHECKING:
+    import keras
+
+FORMAT: Final = "permafrost openvino 1"
+"""Raised when the conversion changes: what was kept before is then converted anew."""
+
+GRAPH, WEIGHTS, ABOUT = "model.xml", "model.bin", "about.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A model in OpenVINO's form: from (n, h, w, 3) uint8 to one or several outputs.
+
+    Attributes:
+        graph: OpenVINO's intermediate representation, XML.
+        weights: the bytes that it refers to, float32.
+    """
+
+    graph: bytes
+    weights: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a converted model is kept.
+
+    Attributes:
+        folder: the store of the first trunk that it computes.
+        trunks: the digests of all of them, in the order of its outputs.
+    """
+
+    folder: Path
+    trunks: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """`trunk.openvino`; with a name of its own where the features of several trunks are computed at once."""
+        several = hashlib.sha256("\n".join(self.trunks).encode()).hexdigest()[:12]
+        return self.folder / (f"trunk-{several}.openvino" if len(self.trunks) > 1 else "trunk.openvino")
+
+    def load(self) -> Converted | None:
+        """What was kept; None where there is nothing, or it is damaged or stale."""
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                if json.loads(file.read(ABOUT)) != self._about():
+                    return None
+                return Converted(file.read(GRAPH), file.read(WEIGHTS))
+        except Exception:
+            # There is none, OpenVINO is not installed, or the file is damaged, and the reader of zip files raises
+            # whatever it meets. All that is lost is the time to convert again.
+            return None
+
+    def save(self, converted: Converted) -> None:
+        """Keep a converted model, whole or not at all.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with replacing(self.path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
+            file.writestr(ABOUT, json.dumps(self._about()))
+            file.writestr(GRAPH, converted.graph)
+            file.writestr(WEIGHTS, converted.weights)
+
+    def _about(self) -> dict[str, Any]:
+        return {"format": FORMAT, "openvino": str(load_openvino().__version__), "trunks": list(self.trunks)}
+
+
+def convert(model: keras.Model) -> Converted:
+    """Convert a model.
+
+    Args:
+        model: from (n, h, w, 3) float32, 0 to 255, to one or several outputs.
+
+    Raises:
+        EngineError: OpenVINO or TensorFlow is not installed, or the model has an operation that OpenVINO lacks.
+    """
+    import keras
+
+    load_openvino()
+    with tempfile.TemporaryDirectory(prefix="permafrost-") as folder:
+        try:
+            if keras.backend.backend() == "tensorflow":
+                _convert_here(model, folder)
+            else:
+                _convert_elsewhere(model, folder)
+        except EngineError:
+            raise
+        except Exception as error:
+            # What a frontend meets it raises: RuntimeError, its own OpConversionFailure, TypeError, ImportError.
+            raise EngineError(f"OpenVINO cannot run {model.name}: {error}", do="use --engine keras") from error
+        return Converted(*(Path(folder, name).read_bytes() for name in (GRAPH, WEIGHTS)))
+
+
+def output_names(count: int) -> list[str]:
+    """Names of a converted model's outputs, in the order of the Keras model's; OpenVINO keeps them in another."""
+    return [f"features_{i}" for i in range(count)]
+
+
+def load_openvino() -> ModuleType:
+    """OpenVINO's module, imported so that it reports to nobody.
+
+    At each import it would otherwise tell its makers so, over the network and without asking.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    try:
+        with _without("openvino_telemetry"):
+            import openvino
+    except ImportError as error:
+        raise EngineError(
+            f"OpenVINO cannot be loaded: {error}", do="pip install openvino, or use --engine keras"
+        ) from error
+    return openvino  # type: ignore[no-any-return]
+
+
+def _convert_here(model: keras.Model, folder: str) -> None:
+    import tensorflow
+
+    openvino = load_openvino()
+
+    def run(pixels: Any) -> dict[str, Any]:
+        outputs = model(pixels, training=False)
+        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+        return dict(zip(output_names(len(outputs)), outputs, strict=True))
+
+    pixels = tensorflow.TensorSpec((None, *model.inputs[0].shape[1:]), tensorflow.float32)
+    function = tensorflow.function(run).get_concrete_function(pixels)
+    graph = openvino.convert_model(function, share_weights=False)
+    bytes_in = openvino.preprocess.PrePostProcessor(graph)
+    bytes_in.input().tensor().set_element_type(openvino.Type.u8)
+    openvino.save_model(bytes_in.build(), os.path.join(folder, GRAPH), compress_to_fp16=False)
+
+
+def _convert_elsewhere(model: keras.Model, folder: str) -> None:
+    """In another process, on TensorFlow: this one has started Keras with something else."""
+    path = os.path.join(folder, "model.keras")
+    model.save(path)
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", __name__, path, folder]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise EngineError(f"OpenVINO cannot run {model.name}: {lines[-1]}", do="use --engine keras")
+
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Have the import of a module fail in this block, as if it were not installed."""
+    before = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+
+
+if __name__ == "__main__":
+    from permafrost.bases import load_model_file
+
+    _convert_here(load_model_file(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,111 @@
+"""OpenVINO as an engine: the same graph as Keras', several batches at once, each on its own cores.
+
+How many batches at once, and on how many cores each, is OpenVINO's own choice for throughput. On two cores it takes two
+batches, one a core, which also leaves no core waiting for another while threads that decode take their share.
+"""
+
+from __future__ import annotations
+
+import queue
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from permafrost.engines.conversion import Converted, convert, load_openvino, output_names
+from permafrost.errors import EngineError
+
+if TYPE_CHECKING:
+    import keras
+
+BATCH: Final = 8
+"""Pictures in a batch: what lies between two layers of the usual bases then stays in a core's cache, or nearly."""
+
+_HINTS: Final = {"float32": "f32", "bfloat16": "bf16"}
+_CAPABILITIES: Final = {"float32": "FP32", "bfloat16": "BF16"}
+
+
+class OpenVINOEngine:
+    """Runs a model with OpenVINO on the processor, in exactly the precision that was asked for.
+
+    Attributes:
+        name: `openvino`.
+        record: the same with its version.
+        batch_size: pictures in a batch.
+        streams: batches that are computed at once.
+        converted: the model in OpenVINO's form, to be kept.
+        why, difference: nothing yet; see `checked.CheckedEngine`.
+
+    Args:
+        model: from (n, h, w, 3) float32, 0 to 255, to one or several outputs.
+        batch_size: pictures in a batch; `BATCH` if None.
+        precision: `float32` or `bfloat16`.
+        converted: the model in OpenVINO's form, where it has been kept; it is converted if None.
+
+    Raises:
+        EngineError: OpenVINO is not installed, lacks an operation of the model, or this processor the precision.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        batch_size: int | None = None,
+        precision: str = "float32",
+        converted: Converted | None = None,
+    ) -> None:
+        openvino = load_openvino()
+        core = openvino.Core()
+        require_precision(core, precision)
+        self.name, self.why, self.difference = "openvino", "", None
+        self.record = f"openvino {openvino.__version__.split('-')[0]}"
+        self.batch_size = batch_size or BATCH
+        self.converted = converted or convert(model)
+        shape = (self.batch_size, *model.inputs[0].shape[1:])
+        try:
+            compiled = _compile(core, self.converted, shape, precision)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot run {model.name}: {error}", do="use --engine keras") from error
+        self.streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._outputs = output_names(len(model.outputs))
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.streams):
+            self._requests.put(compiled.create_infer_request())
+
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """As `engines.Engine`. May be called by several threads at once; more than `streams` wait for each other."""
+        count = len(pixels)
+        if count < self.batch_size:
+            batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8)
+            batch[:count] = pixels
+        else:
+            batch = np.ascontiguousarray(pixels)
+        request = self._requests.get()
+        try:
+            request.infer({0: batch}, share_inputs=True)
+            return [np.array(request.get_tensor(name).data[:count], np.float32) for name in self._outputs]
+        finally:
+            self._requests.put(request)
+
+
+def require_precision(core: Any, precision: str) -> None:
+    """Refuse a precision that this processor has not: OpenVINO would compute in another one without a word.
+
+    Raises:
+        EngineError: it has not.
+    """
+    known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if _CAPABILITIES[precision] not in known:
+        raise EngineError(
+            f"this processor has no {precision} that OpenVINO could use",
+            do="use --precision float32, which is faster here, or --engine keras",
+        )
+
+
+def _compile(core: Any, converted: Converted, shape: tuple[int, ...], precision: str) -> Any:
+    graph = core.read_model(converted.graph, converted.weights)
+    graph.reshape(list(shape))
+    settings = {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+    }
+    return core.compile_model(graph, "CPU", settings)

@@ -1,0 +1,64 @@
+"""Where the time of work that overlaps goes: what the one thread that ties it together waits for."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
+
+STAGES: Final = {"read": "reading", "compute": "computing", "write": "writing"}
+"""What can be waited for, and what it is called."""
+
+WINDOW: Final = 2.0
+"""Seconds that what limits the speed just now is judged by."""
+
+Item = TypeVar("Item")
+
+
+class Stopwatch:
+    """Seconds waited for each stage, in all and lately.
+
+    Attributes:
+        seconds: waited for each of `STAGES` since the start.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._before = self._since = dict(self.seconds)
+        self._turned = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self, stage: str) -> Iterator[None]:
+        """Count the time that the block takes as waiting for `stage`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - started
+
+    def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
+        """`items`, with the time that each lets wait counted as `stage`."""
+        iterator = iter(items)
+        while True:
+            started = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.seconds[stage] += time.perf_counter() - started
+            yield item
+
+    @property
+    def limit(self) -> str:
+        """What was waited for most, since the start: `reading`, `computing` or `writing`."""
+        return STAGES[max(self.seconds, key=lambda stage: self.seconds[stage])]
+
+    @property
+    def limit_lately(self) -> str:
+        """The same of the last two to four seconds."""
+        now = time.perf_counter()
+        if now - self._turned >= WINDOW:
+            self._before, self._since, self._turned = self._since, dict(self.seconds), now
+        return STAGES[max(self.seconds, key=lambda stage: self.seconds[stage] - self._before[stage])]

@@ -1,0 +1,74 @@
+"""`extract` with a trunk of a few lines of NumPy: a whole process takes a tenth of a second, since Keras is not loaded.
+
+All else is the real thing: the command line, listing, reading, decoding, batches, commits, the set.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import h5py  # noqa: F401 - imported here, once, for all processes that are forked from one that has this module
+import numpy as np
+import PIL.Image  # noqa: F401
+import tqdm  # noqa: F401
+
+from permafrost import cli, cutting, extraction, pipeline
+from permafrost.cli import extract as _extract_command  # noqa: F401
+from permafrost.cutting import Trunk
+from permafrost.files import replacing
+from samples import PX, spec_with
+
+SPEC = spec_with(base="tiny", cut="blocks", shapes=((4, 4, 3),))
+SLOT = 1e-5
+"""How much a picture's features depend on its place in the batch, as on real engines; there it is the last bit."""
+
+
+class TinyEngine:
+    """Means of blocks of pixels, from 0 to 1, and a trace of the place in the batch."""
+
+    name = "tiny"
+
+    def __init__(self, log: Path | None, delay: float) -> None:
+        self._log, self._delay = log, delay
+
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
+        time.sleep(self._delay)
+        if self._log:
+            with open(self._log, "a") as file:
+                file.write(f"{len(pixels)}\n")
+        step = PX // 4
+        blocks = pixels.reshape(len(pixels), 4, step, 4, step, 3).mean(axis=(2, 4)) / 255
+        return [(blocks + SLOT * np.arange(len(pixels))[:, None, None, None]).astype(np.float32)]
+
+
+def use_tiny_trunk(*, log: Path | None = None, delay: float = 0.0, commit_seconds: float = 0.0) -> None:
+    """Have this process extract with the tiny trunk.
+
+    Args:
+        log: where each batch's size is written, a line each.
+        delay: seconds that a batch takes longer.
+        commit_seconds: how often what is finished is committed.
+    """
+
+    def save(trunk: Trunk, folder: Path) -> None:
+        if not (folder / cutting.TRUNK_FILE).exists():
+            with replacing(folder / cutting.TRUNK_FILE) as temporary, zipfile.ZipFile(temporary, "w") as file:
+                file.writestr("config.json", b"a trunk" * 1000)
+
+    pipeline.COMMIT_SECONDS = commit_seconds  # type: ignore[misc]
+    pipeline.engine_for = lambda *_: TinyEngine(log, delay)  # type: ignore[assignment]
+    extraction.build_trunks_of = lambda *_, **__: [Trunk(None, SPEC, ("blocks",))]  # type: ignore[assignment]
+    cutting.save_trunk = save  # type: ignore[assignment]
+
+
+def run(arguments: list[str], log: str | None = None, delay: float = 0.0, commit_seconds: float = 0.0) -> int:
+    """Run the command line `extract` with the tiny trunk; its exit status."""
+    use_tiny_trunk(log=Path(log) if log else None, delay=delay, commit_seconds=commit_seconds)
+    return cli.run(["extract", *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

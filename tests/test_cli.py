@@ -49,7 +49,7 @@ OPTIONS = {
             "--batch-size",
         ),
         *("--workers", "--validation-fraction", "--test-fraction", "--out", "--on-bad", "--dry-run"),
-        *("--preprocessing", "--views", "--augment"),
+        *("--preprocessing", "--views", "--augment", "--max-pixels"),
     },
     "fit-head": {
         *(

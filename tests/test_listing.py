@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -88,7 +89,23 @@ def test_pictures_below_a_class_folder_belong_to_it_however_deep(tmp_path):
 def test_a_class_without_pictures_is_no_class(tmp_path):
     (tmp_path / "empty").mkdir()
 
-    assert read_listing(touch(tmp_path, "a/1.jpg", "b/1.jpg")).class_names == ("a", "b")
+    listing = read_listing(touch(tmp_path, "a/1.jpg", "b/1.jpg", "texts/notes.txt"))
+
+    assert listing.class_names == ("a", "b")
+    assert dict(listing.set_aside) == {
+        "empty": "a class folder without pictures",
+        "texts": "a class folder without pictures",
+        "texts/notes.txt": "not a picture by its name",
+    }
+
+
+def test_a_folder_called_like_a_picture_is_a_folder(tmp_path):
+    (tmp_path / "a" / "empty.jpg").mkdir(parents=True)
+
+    listing = read_listing(touch(tmp_path, "a/full.jpg/1.jpg", "b/1.jpg"))
+
+    assert listing.names == ("a/full.jpg/1.jpg", "b/1.jpg")
+    assert listing.set_aside == (("a/empty.jpg", "an empty folder"),)
 
 
 def test_whatever_is_no_picture_is_set_aside_with_a_reason(tmp_path):
@@ -461,3 +478,33 @@ def test_a_class_called_train_is_a_class_where_it_holds_pictures_and_no_folders(
 
     assert listing.class_names == ("stripes", "train")
     assert set(listing.splits) == {None}
+
+
+def forged_npz(path, shape, *, held=b"", compression=zipfile.ZIP_STORED):
+    """An npz whose picture array claims a shape, and holds these bytes."""
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, claimed, dtype, data in (("X", shape, "|u1", held), ("y", (2,), "<i8", bytes(16))):
+            with file.open(f"{name}.npy", "w") as part:
+                header = {"descr": dtype, "fortran_order": False, "shape": claimed}
+                np.lib.format.write_array_header_1_0(part, header)
+                part.write(data)
+    return path
+
+
+def test_an_npz_that_claims_more_than_it_has_is_refused_before_memory_is_taken(tmp_path):
+    path = forged_npz(tmp_path / "forged.npz", (2, 2**20, 2**20, 3), held=b"few")
+
+    line = r"X\.npy in .*forged\.npz claims more than it has; expected 3 bytes, found 6,597,069,766,656"
+    with pytest.raises(ListingError, match=line):
+        read_listing(path)
+
+
+def test_an_npz_larger_than_memory_is_refused_however_small_its_file(tmp_path, monkeypatch):
+    # Zeros, a thousand times smaller when compressed.
+    path = forged_npz(
+        tmp_path / "zeros.npz", (2, 1000, 500, 3), held=bytes(3 * 10**6), compression=zipfile.ZIP_DEFLATED
+    )
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 2000}[name])
+
+    with pytest.raises(ListingError, match=r"X\.npy in .* does not fit into memory; .* Save the pictures as files"):
+        read_listing(path)

@@ -210,6 +210,17 @@ def test_the_limit_on_pixels_is_the_callers_to_choose():
         decode(encoded(PHOTO), max_pixels=1199)
 
 
+def test_the_limit_may_be_above_that_of_the_decoder_and_the_decoders_is_put_back(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+
+    with quiet_decoding():
+        assert decode(encoded(PHOTO), max_pixels=1200).shape == (30, 40, 3)
+
+    assert Image.MAX_IMAGE_PIXELS == 500
+    with pytest.raises(PictureError, match="too many pixels"):
+        decode(encoded(PHOTO), max_pixels=1200)
+
+
 def test_the_limit_is_that_above_which_pillow_itself_refuses():
     assert MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
 

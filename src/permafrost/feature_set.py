@@ -254,7 +254,8 @@ class FeatureSet:
             raise PictureError(
                 f"{path_of(self.root, name)} has changed since its features were kept", do="extract again"
             )
-        return loaded
+        # What the extraction took is taken again.
+        return dataclasses.replace(loaded, max_pixels=self.about.get("max_pixels", loaded.max_pixels))
 
     @functools.cached_property
     def _listing(self) -> Listing | None:

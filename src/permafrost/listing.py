@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import math
 import os
 import unicodedata
 import zipfile
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from permafrost.errors import ListingError, OptionError
 from permafrost.pictures import (
     EXTENSIONS,
+    MAX_PIXELS,
     DecodingMemory,
     array_digest,
     as_pixels,
@@ -102,10 +104,12 @@ class LoadedPicture:
     Attributes:
         digest: SHA-256 of the content, 32 bytes.
         content: a file's bytes, or pixels (h, w, 3) uint8.
+        max_pixels: a file with more is refused before it is decoded.
     """
 
     digest: bytes
     content: bytes | np.ndarray
+    max_pixels: int = MAX_PIXELS
 
     def full_size(self) -> np.ndarray:
         """Decoded: (h, w, 3) uint8.
@@ -113,7 +117,9 @@ class LoadedPicture:
         Raises:
             PictureError: it cannot be decoded.
         """
-        return decode(self.content) if isinstance(self.content, bytes) else self.content
+        if isinstance(self.content, bytes):
+            return decode(self.content, max_pixels=self.max_pixels)
+        return self.content
 
     def pixels(self, size: tuple[int, int], *, memory: DecodingMemory | None = None) -> np.ndarray:
         """Decoded and resized: (size[0], size[1], 3) uint8; `memory` is as for `pictures.decode_resized`.
@@ -122,7 +128,7 @@ class LoadedPicture:
             PictureError: it cannot be decoded.
         """
         if isinstance(self.content, bytes):
-            return decode_resized(self.content, size, memory=memory)
+            return decode_resized(self.content, size, max_pixels=self.max_pixels, memory=memory)
         return resize(self.content, size)
 
 
@@ -292,7 +298,10 @@ def _collect(
         if _hidden(child.name):
             aside.append((name, "hidden"))
         elif _is_folder(child):
-            entries += [(picture, child.name, split) for picture in _walk(root, name, aside)]
+            pictures = list(_walk(root, name, aside))
+            entries += [(picture, child.name, split) for picture in pictures]
+            if not pictures:
+                aside.append((name, "a class folder without pictures"))
         else:
             aside.append((name, "not in a class folder"))
 
@@ -309,7 +318,11 @@ def _walk(root: str, folder: str, aside: list[tuple[str, str]]) -> Iterator[str]
         if _hidden(child.name):
             aside.append((name, "hidden"))
         elif child.is_dir(follow_symlinks=False):
-            yield from _walk(root, name, aside)
+            before = len(aside)
+            pictures = list(_walk(root, name, aside))
+            yield from pictures
+            if not pictures and len(aside) == before:
+                aside.append((name, "an empty folder"))
         elif os.path.splitext(child.name)[1].lower() not in EXTENSIONS:
             aside.append((name, "not a picture by its name"))
         elif _is_folder(child):
@@ -349,9 +362,11 @@ def _read_npz(path: str) -> Listing:
     import numpy as np
 
     try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path) as parts, np.load(path, allow_pickle=False) as file:
+            for part in parts.infolist():
+                _require_room(path, parts, part)
             stored = {key: file[key] for key in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ListingError(f"cannot read {path}", found=str(error), do="save it with numpy.savez") from error
     pieces: list[tuple[str, str | None, np.ndarray, np.ndarray]] = []
     for key in stored:
@@ -369,6 +384,33 @@ def _read_npz(path: str) -> Listing:
     if not pieces:
         raise ListingError(f"no pictures in {path}", expected="X_train and y_train", found=", ".join(stored) or "none")
     return _npz_listing(path, pieces, stored.get("class_names"))
+
+
+def _require_room(path: str, parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> None:
+    """Refuse an array that claims more than its part of the file has, or more than this machine's memory.
+
+    Raises:
+        ListingError: it does.
+    """
+    import numpy as np
+
+    with parts.open(part) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        claimed, held = math.prod(shape) * dtype.itemsize, part.file_size - file.tell()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if not dtype.hasobject and claimed > held:
+        raise ListingError(
+            f"{part.filename} in {path} claims more than it has", expected=f"{held:,} bytes", found=f"{claimed:,}"
+        )
+    if claimed > memory:
+        raise ListingError(
+            f"{part.filename} in {path} does not fit into memory",
+            expected=f"at most {memory:,} bytes",
+            found=f"{claimed:,}",
+            do="save the pictures as files",
+        )
 
 
 def _check_npz(path: str, key: str, pictures: np.ndarray, labels: np.ndarray) -> None:

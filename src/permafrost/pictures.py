@@ -185,13 +185,20 @@ def as_pixels(array: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def quiet_decoding() -> Iterator[None]:
-    """Silence the decoder's warnings: its errors become verdicts, and our own limit on pixels is in force.
+    """Silence the decoder's warnings, and lift its own limit on pixels: here errors become verdicts, by our limit.
 
-    To be entered by the main thread around the threads that decode, since Python's warning filters are shared.
+    To be entered by the main thread around the threads that decode, since both are shared by all threads.
     """
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\..*")
-        yield
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 _PIXEL_BYTES: Final = 8

@@ -23,6 +23,7 @@ from permafrost.computing import Batches, Member
 from permafrost.errors import OptionError, PictureError, ShardError, WriteError
 from permafrost.files import clear_leftovers
 from permafrost.listing import Listing
+from permafrost.pictures import MAX_PIXELS
 from permafrost.reading import Found, Reader, RowKey, ViewsOf
 from permafrost.stopwatch import Stopwatch
 from permafrost.store import DESCRIPTION_FILE, RowAddress, RowIndex, Rows, Store, place_rows
@@ -46,6 +47,7 @@ class PipelineOptions:
         batch_size: pictures computed at once; what suits the engine if None.
         workers: threads that read and decode; as many as there are processors if None.
         fail_on_bad: whether the first picture that cannot be decoded is an error, rather than set aside.
+        max_pixels: a picture with more, by its header, is refused before it is decoded.
         progress: whether to draw a progress bar where standard error is a terminal.
     """
 
@@ -53,10 +55,15 @@ class PipelineOptions:
     batch_size: int | None = None
     workers: int | None = None
     fail_on_bad: bool = False
+    max_pixels: int = MAX_PIXELS
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for what, value in (("batch size", self.batch_size), ("number of workers", self.workers)):
+        for what, value in (
+            ("batch size", self.batch_size),
+            ("number of workers", self.workers),
+            ("limit on pixels", self.max_pixels),
+        ):
             if value is not None and value < 1:
                 raise OptionError(f"the {what} is too small", expected="1 or more", found=value)
 
@@ -382,6 +389,7 @@ def find_pictures(
         views_of=views_of,
         augmentation=augmentation,
         decode=decode,
+        max_pixels=options.max_pixels,
         threads=options.threads,
     )
     with contextlib.closing(reader.read()) as pictures:

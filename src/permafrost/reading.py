@@ -64,6 +64,7 @@ class Reader:
         views_of: which views of each picture are wanted.
         augmentation: how views are made, where any are wanted.
         decode: whether to decode at all, or only to look what is kept.
+        max_pixels: a picture with more, by its header, is refused before it is decoded.
         threads: that do it.
     """
 
@@ -73,6 +74,7 @@ class Reader:
     views_of: ViewsOf
     augmentation: Augmentation | None
     decode: bool
+    max_pixels: int
     threads: int
 
     def read(self) -> Generator[Found]:
@@ -99,7 +101,7 @@ class Reader:
 
     def _find(self, index: int, memory: DecodingMemory) -> Found:
         try:
-            loaded = self.listing.picture(index).load()
+            loaded = dataclasses.replace(self.listing.picture(index).load(), max_pixels=self.max_pixels)
             digest = loaded.digest
             missing = [view for view in self.views_of(index, digest) if not self.is_kept(digest, view)]
             if not self.decode or not missing:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
-from permafrost.cutting import TRUNK_FILE
 from permafrost.errors import SetError, ShardError, StoreError
 from permafrost.feature_set import (
     STORE_FOLDER,
@@ -24,6 +25,9 @@ from permafrost.feature_set import (
 )
 from permafrost.files import TEMPORARY_PREFIX, FolderLock, leftovers
 from permafrost.store import DESCRIPTION_FILE, RowIndex, Store, is_shard_name
+
+_TRUNK_FILES: Final = re.compile(r"trunk\.keras|trunk(-[0-9a-f]{12})?\.openvino")
+"""Files beside a store's shards: the trunk, and what an engine has made of it. All are zip files."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +148,7 @@ def _verify_files(store: Store) -> Iterator[Finding]:
         yield Finding(kind="duplicate", path=str(store.folder / name), told=told)
     for entry in sorted(os.listdir(store.folder)):
         path = store.folder / entry
-        if entry == TRUNK_FILE:
+        if _TRUNK_FILES.fullmatch(entry):
             fault = _zip_fault(path)
             if fault:
                 told = f"damaged trunk {path}: {fault}. Remove it and run the same extract again"
@@ -280,8 +284,8 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not (path / DESCRIPTION_FILE).exists():
         return [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
-    shards = [path / name for name in sorted(os.listdir(path)) if is_shard_name(name)]
-    return [*shards, *leftovers(path), *filter(Path.exists, (path / TRUNK_FILE, path / DESCRIPTION_FILE))]
+    own = [path / name for name in sorted(os.listdir(path)) if is_shard_name(name) or _TRUNK_FILES.fullmatch(name)]
+    return [*own, *leftovers(path), path / DESCRIPTION_FILE]
 
 
 def _bytes(path: Path) -> int:

@@ -18,6 +18,7 @@ from permafrost.cli.common import (
     size,
     split_fractions,
 )
+from permafrost.pictures import MAX_PIXELS
 from permafrost.stopwatch import STAGES
 
 
@@ -57,6 +58,13 @@ from permafrost.stopwatch import STAGES
 @split_fractions
 @click.option("--out", type=click.Path(), metavar="SET.h5", help="The set's file.  [default: features/<DATA>.h5]")
 @click.option("--on-bad", default="skip", show_default=True, help="With pictures that cannot be decoded: skip or fail.")
+@click.option(
+    "--max-pixels",
+    type=int,
+    default=MAX_PIXELS,
+    show_default=True,
+    help="Pictures with more are set aside before they are decoded.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be computed, and do nothing.")
 @progress_option
 def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:

@@ -165,7 +165,7 @@ def test_a_plan_counts_views_too_and_writes_nothing(split_photos, tiny_base, tmp
             ["base", "cut", "image_size", "preprocessing", "views", "augment", "workers", "out"]
         ) | dict.fromkeys(["validation_fraction", "test_fraction"])
         fixed = {"weights": "imagenet", "pool": "avg", "dtype": "float32", "precision": "float32", "engine": "auto"}
-        rest = {"batch_size": 32, "on_bad": "skip", "progress": False, "base": str(tiny_base)}
+        rest = {"batch_size": 32, "on_bad": "skip", "max_pixels": 10**6, "progress": False, "base": str(tiny_base)}
         return Extraction(split_photos, **(parameters | fixed | rest | options)).plan()[0]
 
     out = tmp_path / "features" / "set.h5"

@@ -239,6 +239,7 @@ def test_layers_have_the_names_of_a_freshly_started_keras(inception):
     assert len(set(names)) == len(names)
     assert {"conv2d", "conv2d_93", "batch_normalization_93", "activation_93", "mixed0", "mixed10"} <= set(names)
     assert "conv2d_94" not in names
+    assert names[170:173] == ["activation_55", "conv2d_51", "conv2d_56"]  # Not in the order of their numbers.
 
 
 def test_layers_that_were_given_names_keep_them():

@@ -151,11 +151,16 @@ def test_a_learning_rate_of_0_leaves_the_weights_as_they_are():
     assert equal_weights(model, make_model())
 
 
-def test_an_epoch_has_no_more_steps_than_asked_for():
-    batches = Batches(TRAINING, 8, seed=0, steps=2)
+def test_an_epoch_has_as_many_steps_as_asked_for_and_begins_another_pass_where_one_is_not_enough():
+    assert len(Batches(TRAINING, 8, seed=0, steps=2)) == 2
+    batches = Batches(Examples(np.arange(24), lambda rows: rows), 8, seed=0, steps=7)
 
-    assert len(batches) == 2
-    assert len(Batches(TRAINING, 8, seed=0, steps=50)) == 3
+    epoch = [batches[index][0].tolist() for index in range(len(batches))]
+
+    assert len(epoch) == 7
+    for whole_pass in (epoch[:3], epoch[3:6]):
+        assert sorted(sum(whole_pass, [])) == list(range(24))
+    assert epoch[0] != epoch[3]
 
 
 def test_steps_per_epoch_takes_other_pictures_in_the_next_epoch():

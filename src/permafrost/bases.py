@@ -318,12 +318,15 @@ def canonical_names(model: keras.Model) -> None:
     Keras counts over the whole process: the second InceptionV3 built has no `conv2d`, only `conv2d_94`. Then a cut
     named by a layer would depend on what was built before.
     """
-    counts: dict[str, int] = {}
+    numbered: dict[str, list[tuple[int, Any]]] = {}
     for operation in model.operations:
         prefix = _snake_case(type(operation).__name__)
-        if re.fullmatch(rf"{prefix}(_\d+)?", operation.name):
-            number = counts.get(prefix, 0)
-            counts[prefix] = number + 1
+        match = re.fullmatch(rf"{prefix}(?:_(\d+))?", operation.name)
+        if match:
+            numbered.setdefault(prefix, []).append((int(match[1] or 0), operation))
+    for prefix, members in numbered.items():
+        # In the order in which they were made, which is not that of a model with branches.
+        for number, (_, operation) in enumerate(sorted(members, key=lambda member: member[0])):
             operation.name = f"{prefix}_{number}" if number else prefix
 
 

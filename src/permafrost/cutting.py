@@ -305,11 +305,11 @@ def _signature(model: keras.Model) -> list[Any]:
     operations = {operation.name: operation for operation in model.operations}
     numbers: dict[tuple[str, int], int] = {}
     signature: list[Any] = []
-    for name, node in _walk(config):
+    for name, node in walk(config):
         arguments = _arguments(nodes[name][node] if nodes[name] else {}, numbers)
         numbers[name, node] = len(signature)
         signature.append([_operation_signature(operations[name]), arguments])
-    outputs = [numbers[name, node] for name, node, _ in _tensors(config["output_layers"])]
+    outputs = [numbers[name, node] for name, node, _ in tensors_of(config["output_layers"])]
     return ["Functional", signature, outputs]
 
 
@@ -321,7 +321,7 @@ def _graph_order(model: keras.Model) -> list[Any]:
         members = list(model.layers)
     else:
         operations = {operation.name: operation for operation in model.operations}
-        members = [operations[name] for name in dict.fromkeys(name for name, _ in _walk(model.get_config()))]
+        members = [operations[name] for name in dict.fromkeys(name for name, _ in walk(model.get_config()))]
     order: list[Any] = []
     for member in members:
         if isinstance(member, keras.Model) and hasattr(member, "operations"):
@@ -331,18 +331,18 @@ def _graph_order(model: keras.Model) -> list[Any]:
     return order
 
 
-def _walk(config: dict[str, Any]) -> list[tuple[str, int]]:
+def walk(config: dict[str, Any]) -> list[tuple[str, int]]:
     """The nodes of a functional model's config below its outputs, each after those that it depends on."""
     nodes = {entry["name"]: entry["inbound_nodes"] for entry in config["layers"]}
     done: dict[tuple[str, int], None] = {}
-    stack = [(name, node) for name, node, _ in reversed(_tensors(config["output_layers"]))]
+    stack = [(name, node) for name, node, _ in reversed(tensors_of(config["output_layers"]))]
     while stack:
         current = stack[-1]
         if current in done:
             stack.pop()
             continue
         name, node = current
-        needed = _histories(nodes[name][node]) if nodes[name] else []
+        needed = histories(nodes[name][node]) if nodes[name] else []
         missing = [(below, number) for below, number, _ in needed if (below, number) not in done]
         if missing:
             stack += reversed(missing)
@@ -352,21 +352,21 @@ def _walk(config: dict[str, Any]) -> list[tuple[str, int]]:
     return list(done)
 
 
-def _tensors(entries: Any) -> list[tuple[str, int, int]]:
+def tensors_of(entries: Any) -> list[tuple[str, int, int]]:
     """Output tensors of a config, which Keras writes as one `[layer, node, tensor]` or as a list of them."""
     if entries and isinstance(entries[0], str):
         entries = [entries]
     return [(str(name), int(node), int(tensor)) for name, node, tensor in entries]
 
 
-def _histories(value: Any) -> list[tuple[str, int, int]]:
+def histories(value: Any) -> list[tuple[str, int, int]]:
     """All `[layer, node, tensor]` to which the arguments of a node refer, in order."""
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":
-            return _tensors(value["config"]["keras_history"])
-        return [found for key in sorted(value) for found in _histories(value[key])]
+            return tensors_of(value["config"]["keras_history"])
+        return [found for key in sorted(value) for found in histories(value[key])]
     if isinstance(value, list | tuple):
-        return [found for item in value for found in _histories(item)]
+        return [found for item in value for found in histories(item)]
     return []
 
 
@@ -374,7 +374,7 @@ def _arguments(value: Any, numbers: dict[tuple[str, int], int]) -> Any:
     """The arguments of a node as JSON, with references to tensors by the numbers of the nodes that made them."""
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":
-            ((name, node, tensor),) = _tensors(value["config"]["keras_history"])
+            ((name, node, tensor),) = tensors_of(value["config"]["keras_history"])
             return ["tensor", numbers[name, node], tensor]
         return {key: _arguments(value[key], numbers) for key in value if key != "training"}
     if isinstance(value, list | tuple):

@@ -1,17 +1,21 @@
-"""Training a Keras model: batches, early stopping, history. Heads and fine-tuning share it."""
+"""Training a Keras model: batches, early stopping, checkpoints, history. Heads and fine-tuning share it."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from permafrost.engines.keras_engine import KerasEngine
+from permafrost.checkpoints import State, load_state, save_state
 from permafrost.errors import OptionError
+from permafrost.evaluation import metrics
+from permafrost.optimizers import make_optimizer
 from permafrost.training_options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -24,45 +28,69 @@ class Examples:
 
     Attributes:
         labels: (n,) int64.
-        load: given (k,) int64 indices, what a model takes for them, (k, ...) each.
+        load: given (k,) int64 indices, what a model takes for them: (k, ...), or a list of such arrays.
+        of_epoch: given the number of an epoch, from 0, what it trains on in place of `load`; None for always the same.
     """
 
     labels: np.ndarray
     load: Callable[[np.ndarray], Any]
+    of_epoch: Callable[[int], Callable[[np.ndarray], Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches of examples for `keras.Model.fit`, in a new order each epoch that follows from the seed.
+    """Batches of examples for `keras.Model.fit`, in an order that follows from the seed and the epoch's number.
 
     Args:
         examples: what to give out.
-        batch_size: examples a batch; the last one may be smaller.
+        batch_size: examples a batch; the last one of a pass may be smaller.
         seed: of the order; None for the order of the examples.
-        steps: batches an epoch, None for all.
+        steps: batches an epoch, None for a whole pass; more than a pass begins another.
+        first_epoch: the number of the first epoch, from 0.
+        classes: labels are given as shares of so many classes, (k, classes) float32; None gives them as they are.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, *, seed: int | None, steps: int | None = None) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        *,
+        seed: int | None,
+        steps: int | None = None,
+        first_epoch: int = 0,
+        classes: int | None = None,
+    ) -> None:
         super().__init__()
-        self._examples, self._batch_size, self._steps = examples, batch_size, steps
-        self._random = None if seed is None else np.random.default_rng(seed)
-        self._order = np.arange(len(examples))
-        self.on_epoch_end()
+        self._examples, self._batch_size, self._classes = examples, batch_size, classes
+        self._seed, self._epoch = seed, first_epoch
+        self._per_pass = math.ceil(len(examples) / batch_size)
+        self._steps = steps or self._per_pass
+        self._begin()
 
     def __len__(self) -> int:
-        batches = math.ceil(len(self._examples) / self._batch_size)
-        return min(batches, self._steps) if self._steps else batches
+        return self._steps
 
     def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
-        rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        return self._examples.load(rows), self._examples.labels[rows]
+        number, place = divmod(index, self._per_pass)
+        rows = self._orders[number][place * self._batch_size : (place + 1) * self._batch_size]
+        labels = self._examples.labels[rows]
+        return self._load(rows), labels if self._classes is None else np.eye(self._classes, dtype=np.float32)[labels]
 
     def on_epoch_end(self) -> None:
-        """Draw the next epoch's order."""
-        if self._random is not None:
-            self._order = self._random.permutation(len(self._examples))
+        """Go on to the next epoch."""
+        self._epoch += 1
+        self._begin()
+
+    def _begin(self) -> None:
+        count = len(self._examples)
+        passes = math.ceil(self._steps / max(self._per_pass, 1))
+        # From the epoch's number, so that training that goes on after a kill sees the same batches.
+        random = None if self._seed is None else np.random.default_rng((self._seed, self._epoch))
+        self._orders = [np.arange(count) if random is None else random.permutation(count) for _ in range(passes)]
+        of_epoch = self._examples.of_epoch
+        self._load = self._examples.load if of_epoch is None else of_epoch(self._epoch)
 
 
 def train(
@@ -73,8 +101,25 @@ def train(
     *,
     class_count: int,
     progress: bool = True,
+    baseline: float | None = None,
+    rates: Sequence[float] | None = None,
+    checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train `model`, whose outputs are probabilities, and leave it with the weights of its best epoch.
+
+    Training that runs off to infinity ends in the epoch in which it does.
+
+    Args:
+        model: the model.
+        training: what it is trained on.
+        validation: what it is watched on, without label smoothing, class weights and views; or None.
+        options: how.
+        class_count: how many classes there are.
+        progress: whether to draw a progress bar where standard error is a terminal.
+        baseline: the figure of what is monitored before training; where no epoch beats it, the model is left with the
+            weights that it started from.
+        rates: for each of the model's trainable variables what its learning rate is multiplied by; all 1 if None.
+        checkpoint: a file in which the state is kept at the end of each epoch, and from which training goes on.
 
     Returns:
         For each epoch `epoch` (from 1), `loss`, `accuracy` and, with validation, `val_loss` and `val_accuracy`.
@@ -82,37 +127,51 @@ def train(
     Raises:
         OptionError: validation is to be watched, and there is none.
     """
+    require_watched(validation, options)
+    smoothed = options.label_smoothing > 0
+    batches = functools.partial(
+        Batches,
+        training,
+        options.batch_size,
+        seed=options.seed,
+        steps=options.steps_per_epoch,
+        classes=class_count if smoothed else None,
+    )
+    model.compile(
+        optimizer=make_optimizer(options, steps_per_epoch=len(batches()), rates=rates),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=options.label_smoothing)
+        if smoothed
+        else "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    watch = _Watch(options, validation, baseline, checkpoint)
+    watch.resume(model)
+    if not watch.ended:
+        model.fit(
+            batches(first_epoch=len(watch.history)),
+            epochs=options.epochs,
+            initial_epoch=len(watch.history),
+            class_weight=class_weights(training.labels, class_count) if options.class_weight == "balanced" else None,
+            callbacks=[watch, _Progress(options.epochs, len(watch.history), progress)],
+            shuffle=False,
+            verbose=0,
+        )
+    watch.restore_best()
+    return watch.history
+
+
+def require_watched(validation: Examples | None, options: TrainingOptions) -> None:
+    """Refuse to watch validation pictures where there are none.
+
+    Raises:
+        OptionError: there are none.
+    """
     if validation is None and options.monitor.startswith("val_"):
         raise OptionError(
             f"nothing to watch {options.monitor} on: there are no validation pictures",
             expected="validation pictures, or --monitor loss",
         )
-    model.compile(
-        optimizer=_optimizer(options), loss="sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False
-    )
-    patience = options.patience or options.epochs
-    history = model.fit(
-        Batches(training, options.batch_size, seed=options.seed, steps=options.steps_per_epoch),
-        validation_data=None if validation is None else Batches(validation, options.batch_size, seed=None),
-        epochs=options.epochs,
-        class_weight=class_weights(training.labels, class_count) if options.class_weight == "balanced" else None,
-        callbacks=[
-            keras.callbacks.EarlyStopping(
-                monitor=options.monitor,
-                patience=patience,
-                min_delta=options.min_delta,
-                restore_best_weights=True,
-                mode="max" if options.monitor.endswith("accuracy") else "min",
-            ),
-            _Progress(options.epochs, progress),
-        ],
-        shuffle=False,
-        verbose=0,
-    )
-    epochs = [dict(zip(history.history, values, strict=True)) for values in zip(*history.history.values(), strict=True)]
-    return [
-        {"epoch": number} | {key: float(value) for key, value in row.items()} for number, row in enumerate(epochs, 1)
-    ]
 
 
 def class_weights(labels: np.ndarray, class_count: int) -> dict[int, float]:
@@ -123,29 +182,138 @@ def class_weights(labels: np.ndarray, class_count: int) -> dict[int, float]:
 
 def predict_examples(model: keras.Model, examples: Examples, *, batch_size: int = 64) -> np.ndarray:
     """The model's outputs for all examples, (n, classes) float32."""
-    engine = KerasEngine(model, batch_size=batch_size)
     chunks = [np.empty((0, model.outputs[0].shape[-1]), np.float32)]
     for start in range(0, len(examples), batch_size):
         rows = np.arange(start, min(start + batch_size, len(examples)))
-        chunks.append(engine(examples.load(rows))[0])
+        chunks.append(_predict_batch(model, examples.load(rows), batch_size))
     return np.concatenate(chunks)
 
 
-def _optimizer(options: TrainingOptions) -> keras.optimizers.Optimizer:
-    settings: dict[str, Any] = {"learning_rate": options.learning_rate}
-    if options.optimizer in ("sgd", "rmsprop"):
-        settings["momentum"] = options.momentum
-    return keras.optimizers.get({"class_name": options.optimizer, "config": settings})
+def _predict_batch(model: keras.Model, loaded: Any, batch_size: int) -> np.ndarray:
+    """A model's outputs for one batch, filled up, so that the backend compiles for one size alone."""
+    arrays = loaded if isinstance(loaded, list) else [loaded]
+    count = len(arrays[0])
+    filled = []
+    for array in arrays:
+        batch = np.zeros((batch_size, *array.shape[1:]), np.float32)
+        batch[:count] = array
+        filled.append(batch)
+    outputs = model.predict_on_batch(filled if isinstance(loaded, list) else filled[0])
+    return np.asarray(outputs, np.float32)[:count]
+
+
+class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Watches the figure that decides: keeps the best weights, stops early, writes checkpoints.
+
+    Attributes:
+        history: a row for each epoch.
+        ended: whether training has ended: after its last epoch, for want of improvement, or at infinity.
+    """
+
+    def __init__(
+        self, options: TrainingOptions, validation: Examples | None, baseline: float | None, checkpoint: Path | None
+    ) -> None:
+        super().__init__()
+        self._options, self._validation, self._checkpoint = options, validation, checkpoint
+        self._sign = 1 if options.monitor.endswith("accuracy") else -1
+        self._best = -math.inf if baseline is None else self._sign * baseline
+        self._waited = 0
+        self._start: list[np.ndarray] | None = None if baseline is None else []
+        self._best_weights: list[np.ndarray] | None = None
+        self.history: list[dict[str, float]] = []
+        self.ended = False
+
+    def resume(self, model: keras.Model) -> None:
+        """Go on from the checkpoint, where there is one."""
+        self._changing = changing_variables(model)
+        if self._start is not None:
+            self._start = _values(self._changing)
+        state = load_state(self._checkpoint) if self._checkpoint else None
+        if state is None:
+            return
+        model.optimizer.build(model.trainable_variables)
+        _assign(self._changing, state.weights)
+        _assign(model.optimizer.variables, state.optimizer)
+        self._best_weights = state.best
+        about = state.about
+        self.history, self._best = about["history"], about["best"]
+        self._waited, self.ended = about["waited"], about["ended"]
+
+    def restore_best(self) -> None:
+        """Give the model the weights of the best epoch, or those that it started from where none beat them."""
+        weights = self._best_weights or self._start
+        if weights is not None:
+            _assign(self._changing, weights)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Stop where the loss is no number."""
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at the epoch's figures, and keep them."""
+        row = {"epoch": epoch + 1} | {key: float(value) for key, value in (logs or {}).items()}
+        if self._validation is not None:
+            row |= self._validate()
+        self.history.append(row)
+        value = self._sign * row[self._options.monitor]
+        self._waited += 1
+        if value > self._best + self._options.min_delta:
+            self._best, self._waited = value, 0
+            self._best_weights = _values(self._changing)
+        patience = self._options.patience or self._options.epochs
+        diverged = not math.isfinite(row["loss"])
+        self.ended = diverged or self._waited >= patience or epoch + 1 >= self._options.epochs
+        self.model.stop_training = self.ended
+        if self._checkpoint:
+            self._save()
+
+    def _validate(self) -> dict[str, float]:
+        assert self._validation is not None
+        outputs = predict_examples(self.model, self._validation)
+        figures = metrics(self._validation.labels, outputs, [str(label) for label in range(outputs.shape[1])])
+        return {"val_loss": figures["log_loss"], "val_accuracy": figures["accuracy"]}
+
+    def _save(self) -> None:
+        about = {"history": self.history, "best": self._best, "waited": self._waited, "ended": self.ended}
+        state = State(
+            weights=_values(self._changing),
+            optimizer=_values(self.model.optimizer.variables),
+            best=self._best_weights,
+            about=about,
+        )
+        assert self._checkpoint is not None
+        save_state(self._checkpoint, state)
+
+
+def changing_variables(model: keras.Model) -> list[Any]:
+    """The variables of a model that training can change: of layers that are not frozen, and of random generators."""
+    found: dict[int, Any] = {}
+    for layer in model.layers:
+        if layer.trainable:
+            found |= {id(variable): variable for variable in layer.variables}
+    return list(found.values())
+
+
+def _values(variables: Sequence[Any]) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
     """A bar of epochs on standard error, where that is a terminal."""
 
-    def __init__(self, epochs: int, shown: bool) -> None:
+    def __init__(self, epochs: int, done: int, shown: bool) -> None:
         from tqdm import tqdm
 
         super().__init__()
-        self._bar: tqdm[None] = tqdm(total=epochs, unit=" epochs", disable=None if shown else True, leave=False)
+        self._bar: tqdm[None] = tqdm(
+            total=epochs, initial=done, unit=" epochs", disable=None if shown else True, leave=False
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 - Keras passes it
         self._bar.set_postfix({key: f"{value:.4f}" for key, value in (logs or {}).items()}, refresh=False)

@@ -14,8 +14,8 @@ from helpers import changed_layers, leftovers, named_weights, one_error_line, po
 from permafrost.assembly import TOLERANCE
 from permafrost.bases import load_base
 from permafrost.errors import CutError, OptionError, RunError, SetError
-from permafrost.finetuning import UNFROZEN_SHARE, find_unfrozen, set_trainable
 from permafrost.runs import open_run
+from permafrost.unfreezing import UNFROZEN_SHARE, find_unfrozen, set_trainable
 
 pytest_plugins = ["upper"]
 pytestmark = [

@@ -159,7 +159,7 @@ def test_an_epoch_has_as_many_steps_as_asked_for_and_begins_another_pass_where_o
 
     assert len(epoch) == 7
     for whole_pass in (epoch[:3], epoch[3:6]):
-        assert sorted(sum(whole_pass, [])) == list(range(24))
+        assert sorted(row for batch in whole_pass for row in batch) == list(range(24))
     assert epoch[0] != epoch[3]
 
 

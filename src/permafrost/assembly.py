@@ -173,9 +173,18 @@ def body_of(model: keras.Model) -> keras.Model:
     Raises:
         RunError: the model has no resizing that `assemble` put there.
     """
+    return keras.Model(pixels_of(model), model.outputs[0], name="body")
+
+
+def pixels_of(model: keras.Model) -> Any:
+    """The tensor in an exported model that holds pictures of the trunk's size, (n, h, w, 3) from 0 to 255.
+
+    Raises:
+        RunError: the model has no resizing that `assemble` put there.
+    """
     for operation in model.operations[:4]:
         if type(operation).__name__ == "Round":
-            return keras.Model(operation.output, model.outputs[0], name="body")
+            return operation.output
     raise RunError(f"{model.name} was not exported by permafrost", expected="a model that resizes its pictures")
 
 

@@ -41,7 +41,9 @@ def save_state(path: Path, state: State) -> None:
         WriteError: the disk is full, or the like.
     """
     groups = {"weights": state.weights, "optimizer": state.optimizer, "best": state.best or []}
-    arrays: dict[str, Any] = {f"{group}_{i}": array for group, members in groups.items() for i, array in enumerate(members)}
+    arrays: dict[str, Any] = {
+        f"{group}_{i}": array for group, members in groups.items() for i, array in enumerate(members)
+    }
     about = {"counts": {group: len(members) for group, members in groups.items()}, "about": state.about}
     buffer = io.BytesIO()
     np.savez(buffer, about=np.frombuffer(json.dumps(about).encode("ascii"), np.uint8), **arrays)

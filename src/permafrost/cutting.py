@@ -83,7 +83,7 @@ def build_trunks(
     layers = [find_layer(base.model, cut) for cut in cuts]
     if len(set(layers)) < len(layers):
         raise CutError("the same layer is cut at twice", found=", ".join(layers))
-    model = _as_precision(base.model, precision)
+    model = as_precision(base.model, precision)
     parts = [_part(base, model, layer) for layer in layers]
     pixels = keras.Input((*base.image_size, 3), name="pixels", dtype="float32")
     prepared = preprocess(pixels, base.preprocessing)
@@ -276,16 +276,16 @@ def _shape(trunk: keras.Model, layer: str) -> tuple[int, ...]:
     return shape
 
 
-def _as_precision(model: keras.Model, precision: str) -> keras.Model:
-    """The same model computing in `precision`; its weights stay float32."""
+def as_precision(model: keras.Model, precision: str, *, but: Sequence[str] = ()) -> keras.Model:
+    """A copy of a model that computes in `precision`, all but the layers named; its weights stay float32."""
     import keras
 
     if precision == "float32":
         return model
 
     def convert(layer: Any) -> Any:
-        if not isinstance(layer, keras.layers.Layer):
-            return layer
+        if not isinstance(layer, keras.layers.Layer) or layer.name in but:
+            return layer if not isinstance(layer, keras.layers.Layer) else type(layer).from_config(layer.get_config())
         config = layer.get_config()
         return type(layer).from_config({**config, "dtype": f"mixed_{precision}"})
 

@@ -229,7 +229,7 @@ class Extraction:
         seconds = 0.0
         if compute:
             engine = engine_for(self._targets, self._options)
-            seconds = compute / _try_rate(engine, self._targets[0].spec.image_size)
+            seconds = compute / try_rate(engine, self._targets[0].spec.image_size)
         return [
             Plan(
                 set=str(path),
@@ -392,7 +392,7 @@ def build_trunks_of(
     return build_trunks(loaded, cuts, pool=pool, precision=precision, dtype=dtype)
 
 
-def _try_rate(engine: Engine, size: tuple[int, int]) -> float:
+def try_rate(engine: Engine, size: tuple[int, int]) -> float:
     """Pictures a second that `engine` computes: a batch in each stream to warm up, and one to time."""
     import numpy as np
 

@@ -238,6 +238,28 @@ class FeatureSet:
         split, label = SPLITS[content.splits[row]], self.class_names[content.labels[row]]
         return {"path": content.names[row], "split": split, "label": label}
 
+    def listing(self, rows: np.ndarray) -> Listing:
+        """The pictures with these indices as a data set, named by their whole paths.
+
+        Raises:
+            PictureError: pictures are arrays in a file, which lacks one now.
+        """
+        wanted, arrays = [self._content.names[row] for row in rows], None
+        if self._listing is not None and self._listing.arrays is not None:
+            there = dict(zip(self._listing.names, self._listing.arrays, strict=True))
+            gone = next((name for name in wanted if name not in there), None)
+            if gone is not None:
+                raise PictureError(f"{gone} is no longer in {self.root}", do="extract again")
+            arrays = tuple(there[name] for name in wanted)
+        return Listing(
+            root="",
+            names=tuple(path_of(self.root, name) for name in wanted),
+            labels=tuple(self._content.labels[rows].tolist()),
+            splits=(None,) * len(wanted),
+            class_names=tuple(self.class_names),
+            arrays=arrays,
+        )
+
     def load_picture(self, row: int) -> LoadedPicture:
         """Read the picture with this index, and make sure that its content is still what its features came from.
 

@@ -20,12 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from permafrost.errors import WriteError
+from permafrost.errors import OptionError, WriteError
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 _TEMPORARY: Final = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}-.+", re.DOTALL)
 _CLOCK_SLACK: Final = 5.0
 """Seconds by which the time of a file and that of a process may differ, though they come from one clock."""
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def temporary_name(path: Path) -> Path:
@@ -209,3 +211,24 @@ def _start_time(process: int) -> float | None:
         return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, StopIteration):
         return None
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: `1.5 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def parse_size(text: str | int) -> int:
+    """A number of bytes as people write it: `20GB`, `500 MB`, `0`.
+
+    Raises:
+        OptionError: it is none.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([kKMGT]?B)?", str(text).strip())
+    if not match:
+        raise OptionError("not a number of bytes", expected="a number such as 20GB", found=text)
+    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])

@@ -3,57 +3,85 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from pathlib import Path
+from typing import Any, Final, Unpack
 
 import keras
 import numpy as np
 
-from permafrost.assembly import body_of
-from permafrost.cutting import as_index
+from permafrost.assembly import body_of, pixels_of
+from permafrost.augmentation import read_views
+from permafrost.cutting import DTYPES, as_precision
 from permafrost.engines import make_engine
-from permafrost.errors import CutError, OptionError, PictureError, RunError, nearest
-from permafrost.evaluation import metrics
+from permafrost.errors import HeadError, OptionError, RunError
+from permafrost.evaluation import metrics, paired_difference
 from permafrost.feature_set import FeatureSet, open_features
+from permafrost.files import parse_size
 from permafrost.fitting import export_checked, features_record, rounded, split_rows
+from permafrost.frontier import Frontier, cut_below
+from permafrost.heads import WITHOUT_GRADIENT
 from permafrost.listing import SPLITS
+from permafrost.pipeline import PipelineOptions
 from permafrost.runs import Run, RunContent, free_folder, open_run, staging, write_run
-from permafrost.training import Examples, predict_examples, train
-from permafrost.training_options import FINE_TUNING, TrainingOptions, TrainingSettings, with_settings
+from permafrost.training import Examples, predict_examples, require_watched, train
+from permafrost.training_options import FINE_TUNING, TrainingSettings, with_settings
+from permafrost.trunk_spec import canonical_json
+from permafrost.tuning_data import Keeping, KeptData, PictureData, Wanted
+from permafrost.unfreezing import find_stages, set_trainable, step_rates
 
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
+CACHE_LIMIT: Final = "20GB"
+"""What the features of one stage may take on disk."""
 
-UNFROZEN_SHARE: Final = 0.25
-"""Of the base's layers, the share at the top that is unfrozen where nothing is said."""
-
-CACHED_BYTES: Final = 2 * 2**30
-"""Pictures, decoded and resized, are kept in memory as long as they take no more than this."""
+CHECKPOINT_PREFIX: Final = ".checkpoint-"
 
 
 def finetune(
     run: Run | str | os.PathLike[str],
-    unfreeze: str | int | None = None,
+    unfreeze: str | int | Sequence[str | int] | None = None,
     *,
+    views: int | str | None = None,
+    augment: str | None = None,
     train_batchnorm: bool = False,
+    lowest_rate: float = 1.0,
+    dtype: str = "float32",
+    cache_limit: int | str = CACHE_LIMIT,
+    mixed_precision: bool = False,
+    untrained_head: bool = False,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
     **training: Unpack[TrainingSettings],
 ) -> Run:
     """Train the top of a run's base together with its head, starting from the run's model.
 
-    If no epoch does better on what is monitored than the model that it started from, that model is the result.
+    The frozen part runs once a picture: what crosses the cut is kept, and training goes on from there. Where that would
+    take too much room, or no less time, it runs in each epoch, and gives the same.
+
+    If no epoch does better on what is monitored than the model that it started from, that model is the result. Where
+    training is killed, the same request goes on from the last whole epoch.
 
     Args:
         run: a run of `fit_head` or `finetune`, or its folder.
         unfreeze: the lowest layer of the base that is trained, with all above it in the base's order: a layer's name,
-            the beginning of a block's names (`block5`), an index in the base, or `all`; its upper quarter if None.
+            the beginning of a block's names (`block5`), an index in the base, or `all`; its upper quarter if None. A
+            list of them, each lower than the one before, is trained one after the other, each for up to `epochs`.
+        views: how many views of each training picture are trained on by turns, one an epoch, the picture itself among
+            them; `live` for new ones in each epoch; 1 if None.
+        augment: how views differ from their picture, as for `extract`.
         train_batchnorm: whether BatchNorm layers of the base are trained too. Their statistics come from millions of
             pictures; a few small batches spoil them.
+        lowest_rate: the learning rate of the lowest unfrozen layer, as a share of the head's; layers in between have
+            rates in between.
+        dtype: what features are kept in: `float32` or `float16`.
+        cache_limit: the bytes that kept features may take on disk, as a number or like `20GB`; 0 keeps none.
+        mixed_precision: whether to train in bfloat16, with weights in float32; needs a GPU.
+        untrained_head: whether to go on where the run's head is no better than guessing. Its large gradients would
+            destroy what the base has learnt.
         out: the new run's folder; `runs/<run>-finetuned` if None, with a number where that is taken.
         progress: whether to draw a progress bar where standard error is a terminal.
         **training: fields of `training_options.TrainingOptions`.
@@ -64,53 +92,266 @@ def finetune(
     Raises:
         PermafrostError: something about the request or its input; see `permafrost.errors`.
     """
-    started = time.perf_counter()
-    options = with_settings(FINE_TUNING, training)
-    run = run if isinstance(run, Run) else open_run(run)
-    folder = free_folder(out, f"{run.folder.name}-finetuned")
-    if folder.resolve() == run.folder.resolve():
-        raise OptionError("a run cannot replace the one it starts from", do="give another --out")
-    features = features_of(run)
-    # Opened anew: training changes the model, and the run's own is to stay what it is.
-    model = open_run(run.folder).model
-    base_layers = features.store.about["base_layers"]
-    lowest = find_unfrozen(unfreeze, base_layers, [layer.name for layer in model.layers])
-    set_trainable(model, base_layers[lowest:], frozen=base_layers[:lowest], train_batchnorm=train_batchnorm)
-    rows = split_rows(features, hold_out=options.monitor.startswith("val_"))
-    body = body_of(model)
-    with ThreadPoolExecutor(os.cpu_count(), "pictures") as threads, staging(folder) as stage:
-        examples = {split: _examples(features, rows[split], threads) for split in SPLITS}
-        outcome = _train(body, examples, options, features, progress)
-        trained = time.perf_counter()
-        outputs = {split: predict_examples(body, examples[split]) for split in SPLITS}
-        parity = export_checked(
-            model,
-            stage,
-            features,
-            rows,
-            on_rows=lambda chosen: predict_examples(body, _examples(features, chosen, threads)),
-            on_pixels=lambda pixels: make_engine("keras", body, batch_size=len(pixels))(pixels)[0],
-        )
-        now = time.perf_counter()
-        content = RunContent(
-            class_names=run.class_names,
-            about={
-                "kind": "finetune",
-                "head": run.about["head"],
-                "started_from": os.path.abspath(run.folder),
-                "options": dataclasses.asdict(options) | {"train_batchnorm": train_batchnorm},
-                "unfrozen": {"from": base_layers[lowest], "index": lowest, "layers": len(base_layers) - lowest},
-                "details": outcome.details,
-                "before": {split: _brief(run.metrics.get(split, {})) for split in SPLITS},
-                **features_record(features),
+    tuning = FineTuning(
+        run,
+        unfreeze,
+        views=views,
+        augment=augment,
+        train_batchnorm=train_batchnorm,
+        lowest_rate=lowest_rate,
+        dtype=dtype,
+        cache_limit=cache_limit,
+        mixed_precision=mixed_precision,
+        untrained_head=untrained_head,
+        out=out,
+        progress=progress,
+        **training,
+    )
+    return tuning.run()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    """One unfreezing: the index of its lowest layer, the cut below it, and what is kept there."""
+
+    lowest: int
+    frontier: Frontier
+    kept: KeptData
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    history: list[dict[str, float]]
+    about: dict[str, Any]
+
+
+class FineTuning:
+    """One fine-tuning, prepared: the run is open, the cuts are made. Takes the arguments of `finetune`."""
+
+    def __init__(
+        self,
+        run: Run | str | os.PathLike[str],
+        unfreeze: str | int | Sequence[str | int] | None,
+        *,
+        views: int | str | None,
+        augment: str | None,
+        train_batchnorm: bool,
+        lowest_rate: float,
+        dtype: str,
+        cache_limit: int | str,
+        mixed_precision: bool,
+        untrained_head: bool,
+        out: str | os.PathLike[str] | None,
+        progress: bool,
+        **training: Unpack[TrainingSettings],
+    ) -> None:
+        # All that can be wrong is looked at before anything is computed or written.
+        self._started = time.perf_counter()
+        self._training = with_settings(FINE_TUNING, training)
+        self._cache_limit = parse_size(cache_limit)
+        if dtype not in DTYPES:
+            raise OptionError("unknown dtype", expected=" or ".join(DTYPES), found=dtype)
+        if mixed_precision:
+            _require_gpu()
+        chosen = read_views(views, augment, live=True)
+        self._run = run if isinstance(run, Run) else open_run(run)
+        self.folder, self._replace = free_folder(out, f"{self._run.folder.name}-finetuned"), out is not None
+        if self.folder.resolve() == self._run.folder.resolve():
+            raise OptionError("a run cannot replace the one it starts from", do="give another --out")
+        _require_trained(self._run, untrained_head)
+        self._features = features_of(self._run)
+        rows = split_rows(self._features, hold_out=self._training.monitor.startswith("val_"))
+        self._wanted = Wanted(features=self._features, rows=rows, views=chosen)
+        require_watched(self._examples_or_none(rows["validation"]), self._training)
+        # Opened anew: training changes the model, and the run's own is to stay what it is.
+        self._model = open_run(self._run.folder).model
+        self._base_layers: list[str] = self._features.store.about["base_layers"]
+        self._train_batchnorm, self._lowest_rate, self._mixed = train_batchnorm, lowest_rate, mixed_precision
+        self._progress = progress
+        self._spec = dataclasses.replace(self._features.spec, dtype=dtype)
+        self._stages = [
+            self._stage(lowest)
+            for lowest in find_stages(unfreeze, self._base_layers, [layer.name for layer in self._model.layers])
+        ]
+
+    def plan(self) -> list[Keeping]:
+        """For each stage how it gets what it trains on, and why; nothing is written."""
+        return [stage.kept.plan(self._training, self._cache_limit) for stage in self._stages]
+
+    def run(self, plans: Sequence[Keeping] | None = None) -> Run:
+        """Train, and leave a run.
+
+        Args:
+            plans: what `plan` gave; it is asked anew if None.
+        """
+        plans = self.plan() if plans is None else plans
+        checkpoints = [self._checkpoint(number, plans) for number in range(len(self._stages))]
+        with ThreadPoolExecutor(os.cpu_count(), "pictures") as threads, staging(self.folder) as stage_folder:
+            pictures = PictureData(self._wanted, threads)
+            outcomes: list[_Outcome] = []
+            before: dict[str, np.ndarray] = {}
+            for stage, plan, checkpoint in zip(self._stages, plans, checkpoints, strict=True):
+                model, examples = self._material(stage, plan, pictures)
+                self._set_trainable(stage.lowest)
+                if not before:
+                    before = {split: predict_examples(model, examples[split]) for split in SPLITS[1:]}
+                outcomes.append(self._tune(stage, plan, model, examples, checkpoint))
+            trained = time.perf_counter()
+            outputs = {split: predict_examples(model, examples[split]) for split in SPLITS}
+            kept = stage.kept if plan.how == "kept" else None
+            body = body_of(self._model)
+            parity = export_checked(
+                self._model,
+                stage_folder,
+                self._features,
+                self._wanted.rows,
+                on_rows=lambda rows: _predict(model, kept.rows(rows) if kept else pictures.rows(rows)),
+                on_pixels=lambda pixels: make_engine("keras", body, batch_size=len(pixels))(pixels)[0],
+                spec=self._spec if kept else dataclasses.replace(self._spec, dtype="float32"),
+            )
+            now = time.perf_counter()
+            about = self._about(outcomes, before, outputs) | {
                 "parity": dataclasses.asdict(parity),
-                "seconds": rounded(train=trained - started, export=now - trained, total=now - started),
-            },
-            metrics={split: metrics(examples[split].labels, outputs[split], run.class_names) for split in SPLITS},
-            history=outcome.history,
-            title=f"{features.spec.base} fine-tuned from {base_layers[lowest]}",
+                "seconds": rounded(train=trained - self._started, export=now - trained, total=now - self._started),
+            }
+            labels = {split: examples[split].labels for split in SPLITS}
+            content = RunContent(
+                class_names=self._run.class_names,
+                about=about,
+                metrics={split: metrics(labels[split], outputs[split], self._run.class_names) for split in SPLITS},
+                history=_joined([outcome.history for outcome in outcomes]),
+                title=f"{self._spec.base} fine-tuned from {self._base_layers[self._stages[-1].lowest]}",
+            )
+            made = write_run(self.folder, stage_folder, content, replace=self._replace)
+        for checkpoint in checkpoints:
+            checkpoint.unlink(missing_ok=True)
+        return made
+
+    def _stage(self, lowest: int) -> _Stage:
+        self._set_trainable(lowest)  # Refuses what leaves nothing to train.
+        frontier = cut_below(self._model, pixels_of(self._model), lowest, self._spec, self._base_layers)
+        parent = self._features.store.folder.parent
+        return _Stage(
+            lowest, frontier, KeptData(self._wanted, frontier, parent, PipelineOptions(progress=self._progress))
         )
-        return write_run(folder, stage, content, replace=out is not None)
+
+    def _set_trainable(self, lowest: int) -> None:
+        unfrozen, frozen = self._base_layers[lowest:], self._base_layers[:lowest]
+        set_trainable(self._model, unfrozen, frozen=frozen, train_batchnorm=self._train_batchnorm)
+
+    def _material(self, stage: _Stage, plan: Keeping, pictures: PictureData) -> tuple[keras.Model, dict[str, Examples]]:
+        """What is trained, and on what."""
+        if plan.how == "kept":
+            stage.kept.compute()
+            return stage.frontier.tail, {split: stage.kept.examples(split) for split in SPLITS}
+        return body_of(self._model), {split: pictures.examples(split) for split in SPLITS}
+
+    def _tune(
+        self, stage: _Stage, plan: Keeping, model: keras.Model, examples: dict[str, Examples], checkpoint: Path
+    ) -> _Outcome:
+        """Train one stage, and go back to where it started if no epoch beats that."""
+        options = self._training
+        on_validation = options.monitor.startswith("val_")
+        watched = examples["validation" if on_validation else "train"]
+        start = model.get_weights()
+        trained = as_precision(model, "bfloat16", but=[model.layers[-1].name]) if self._mixed else model
+        before = self._monitored(trained, watched)
+        history = train(
+            trained,
+            examples["train"],
+            examples["validation"] if len(examples["validation"]) else None,
+            options,
+            class_count=len(self._run.class_names),
+            progress=self._progress,
+            baseline=before if on_validation else None,
+            rates=step_rates(trained, self._base_layers, self._lowest_rate),
+            checkpoint=checkpoint,
+        )
+        if trained is not model:
+            model.set_weights(trained.get_weights())
+        figures = [row[options.monitor] for row in history if math.isfinite(row[options.monitor])]
+        higher = options.monitor.endswith("accuracy")
+        # The figures of an epoch's training pictures are means over its steps: only a look at the end can be compared.
+        after = (
+            (max if higher else min)(figures, default=math.nan) if on_validation else self._monitored(model, watched)
+        )
+        improved = after > before if higher else after < before
+        if not improved:
+            model.set_weights(start)
+        about = {
+            "from": self._base_layers[stage.lowest],
+            "index": stage.lowest,
+            "layers": len(self._base_layers) - stage.lowest,
+            "keeping": dataclasses.asdict(plan),
+            "monitor": options.monitor,
+            "before": before,
+            # Where training ran off to infinity there is no figure, and JSON has no word for it.
+            "after": after if math.isfinite(after) else None,
+            "improved": bool(improved),
+            "epochs": len(history),
+            "diverged": not all(math.isfinite(row["loss"]) for row in history),
+        }
+        return _Outcome(history, about)
+
+    def _monitored(self, model: keras.Model, examples: Examples) -> float:
+        figures = metrics(examples.labels, predict_examples(model, examples), self._run.class_names)
+        return float(figures["accuracy" if self._training.monitor.endswith("accuracy") else "log_loss"])
+
+    def _about(
+        self,
+        outcomes: Sequence[_Outcome],
+        before: dict[str, np.ndarray],
+        outputs: dict[str, np.ndarray],
+    ) -> dict[str, Any]:
+        """What `run.json` says of the training."""
+        first, last = outcomes[0].about, outcomes[-1].about
+        test = self._features.labels()[self._wanted.rows["test"]]
+        return {
+            "kind": "finetune",
+            "head": self._run.about["head"],
+            "started_from": os.path.abspath(self._run.folder),
+            "options": dataclasses.asdict(self._training) | self._settings(),
+            "unfrozen": {key: last[key] for key in ("from", "index", "layers")},
+            "stages": [outcome.about for outcome in outcomes],
+            "details": {
+                "monitor": first["monitor"],
+                "before": first["before"],
+                "after": last["after"] if last["improved"] else _last_improved(outcomes),
+                "improved": any(outcome.about["improved"] for outcome in outcomes),
+                "epochs": sum(outcome.about["epochs"] for outcome in outcomes),
+                "diverged": any(outcome.about["diverged"] for outcome in outcomes),
+            },
+            "before": {split: _brief(self._run.metrics.get(split, {})) for split in SPLITS},
+            "test_difference": paired_difference(test, before["test"], outputs["test"]),
+            **features_record(self._features),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        views = self._wanted.views
+        return {
+            "views": views.count if views.count is not None else "live",
+            "augmentation": views.rule,
+            "train_batchnorm": self._train_batchnorm,
+            "lowest_rate": self._lowest_rate,
+            "dtype": self._spec.dtype,
+            "mixed_precision": self._mixed,
+        }
+
+    def _checkpoint(self, number: int, plans: Sequence[Keeping]) -> Path:
+        """The file in which a stage keeps where it stands, named by all that decides what becomes of it."""
+        request = {
+            "model": self._run.about["model_sha256"],
+            "features": self._features.digest,
+            "stages": [stage.lowest for stage in self._stages[: number + 1]],
+            "how": [plan.how for plan in plans[: number + 1]],
+            "options": dataclasses.asdict(self._training) | self._settings(),
+            "backend": keras.backend.backend(),
+        }
+        key = hashlib.sha256(canonical_json(request)).hexdigest()[:16]
+        return self.folder.parent / f"{CHECKPOINT_PREFIX}{key}.npz"
+
+    def _examples_or_none(self, rows: np.ndarray) -> Examples | None:
+        return Examples(self._features.labels()[rows], np.asarray) if len(rows) else None
 
 
 def features_of(run: Run) -> FeatureSet:
@@ -143,136 +384,54 @@ def features_of(run: Run) -> FeatureSet:
     return features
 
 
-def find_unfrozen(unfreeze: str | int | None, base_layers: list[str], present: list[str]) -> int:
-    """The index in the base of the lowest layer to unfreeze.
-
-    Args:
-        unfreeze: as in `finetune`.
-        base_layers: names of the base's layers, in their order.
-        present: names of the layers in the model: the base's up to its cut, among others.
-
-    Raises:
-        CutError: there is no such layer, or it lies above the cut.
-    """
-    inside = [index for index, name in enumerate(base_layers) if name in set(present)]
-    if unfreeze is None:
-        return inside[int(len(inside) * (1 - UNFROZEN_SHARE))]
-    if unfreeze == "all":
-        return 0
-    text, number = str(unfreeze), as_index(unfreeze)
-    if number is not None:
-        index = number
-        if not -len(base_layers) <= index < len(base_layers):
-            raise CutError(f"the base has no layer {index}", expected=f"0 to {len(base_layers) - 1}", found=index)
-        index %= len(base_layers)
-    elif text in base_layers:
-        index = base_layers.index(text)
-    else:
-        block = [index for index, name in enumerate(base_layers) if name.startswith((f"{text}_", f"{text}-"))]
-        if not block:
-            raise CutError(f"the base has no layer or block {text}", do=f"try {nearest(text, base_layers)}")
-        index = block[0]
-    if index > inside[-1]:
-        raise CutError(
-            f"layer {base_layers[index]} lies above the cut of the run's features, {base_layers[inside[-1]]}",
-            expected=f"a layer up to {base_layers[inside[-1]]}",
-            found=base_layers[index],
-            do="unfreeze a lower one, or extract at a higher cut",
+def _require_trained(run: Run, allowed: bool) -> None:
+    """Refuse a head from which no useful gradient comes: one of a kind that has none, or one that only guesses."""
+    head, figures = run.about["head"], run.metrics["train"]
+    if head in WITHOUT_GRADIENT:
+        raise HeadError(
+            f"nothing can be trained through the head of {run.folder}: {head} has no useful gradient",
+            do="fit another head, such as logistic, and fine-tune that run",
         )
-    return index
-
-
-def set_trainable(model: keras.Model, unfrozen: list[str], *, frozen: list[str], train_batchnorm: bool) -> None:
-    """Say which layers of an exported model are trained: the head's and the unfrozen ones of the base.
-
-    BatchNorm layers of the base are frozen by `trainable = False`, the only way that holds within `fit` in a functional
-    Keras 3 model; being called with `training=False` does not.
-
-    Raises:
-        CutError: no unfrozen layer has weights to train.
-    """
-    base = {*unfrozen, *frozen}
-    for layer in model.layers:
-        layer.trainable = layer.name not in frozen
-        if layer.name in base and not train_batchnorm:
-            for member in _members(layer):
-                if isinstance(member, keras.layers.BatchNormalization):
-                    member.trainable = False
-    if not any(layer.trainable_weights for layer in model.layers if layer.name in set(unfrozen)):
-        raise CutError(
-            f"from {unfrozen[0]} up the base has nothing to train",
-            expected="layers with trainable weights",
-            do="unfreeze from a lower layer",
+    counts = np.array([figure["n"] for figure in figures["classes"].values() if figure["n"]])
+    shares = counts / counts.sum()
+    guessing = float(-(shares * np.log(shares)).sum())
+    half_way = (1 + 1 / len(counts)) / 2
+    # Both, since the probabilities of some good heads are badly calibrated.
+    if not allowed and not figures["log_loss"] < guessing and figures["balanced_accuracy"] < half_way:
+        raise HeadError(
+            f"the head of {run.folder} is not trained: its large gradients would destroy the base",
+            expected=f"a log loss below {guessing:.3f}, that of guessing, on training pictures",
+            found=f"{figures['log_loss']:.3f}",
+            do="fit the head better, or go on all the same with --untrained-head",
         )
 
 
-def _members(layer: Any) -> Iterator[Any]:
-    """A layer, and those inside it if it is a model."""
-    yield layer
-    for member in getattr(layer, "layers", []):
-        yield from _members(member)
+def _require_gpu() -> None:
+    if not keras.distribution.list_devices("gpu"):
+        raise OptionError("mixed precision is slower without a GPU", expected="a GPU", found="none")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-    history: list[dict[str, float]]
-    details: dict[str, Any]
+def _predict(model: keras.Model, x: Any) -> np.ndarray:
+    """A model's outputs for what it takes, all at once."""
+    count = len(x[0] if isinstance(x, tuple) else x)
+
+    def load(rows: np.ndarray) -> Any:
+        return tuple(tensor[rows] for tensor in x) if isinstance(x, tuple) else x[rows]
+
+    return predict_examples(model, Examples(np.zeros(count, np.int64), load))
 
 
-def _train(
-    body: keras.Model, examples: dict[str, Examples], options: TrainingOptions, features: FeatureSet, progress: bool
-) -> _Outcome:
-    """Train, and go back to the start where no epoch beat it."""
-    validation = examples["validation"] if len(examples["validation"]) else None
-    watched = validation if options.monitor.startswith("val_") else examples["train"]
-    before = _monitored(body, watched, options, features.class_names)
-    start = body.get_weights()
-    history = train(
-        body, examples["train"], validation, options, class_count=len(features.class_names), progress=progress
-    )
-    after = _monitored(body, watched, options, features.class_names)
-    better = after > before if options.monitor.endswith("accuracy") else after < before
-    if not better:
-        body.set_weights(start)
-    # Where training ran off to infinity there is no figure, and JSON has no word for it.
-    reached = after if math.isfinite(after) else None
-    details = {"monitor": options.monitor, "before": before, "after": reached, "improved": bool(better)}
-    return _Outcome(history, details | {"epochs": len(history)})
+def _joined(histories: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
+    """The histories of all stages, their epochs counted on."""
+    rows = (row for history in histories for row in history)
+    return [row | {"epoch": number} for number, row in enumerate(rows, 1)]
 
 
-def _monitored(body: keras.Model, examples: Examples | None, options: TrainingOptions, class_names: list[str]) -> float:
-    if examples is None:
-        raise OptionError(
-            f"nothing to watch {options.monitor} on: there are no validation pictures",
-            expected="validation pictures, or --monitor loss",
-        )
-    figures = metrics(examples.labels, predict_examples(body, examples), class_names)
-    return float(figures["accuracy" if options.monitor.endswith("accuracy") else "log_loss"])
-
-
-def _examples(features: FeatureSet, rows: np.ndarray, threads: Executor) -> Examples:
-    """Pictures as the trunk sees them, read when they are first asked for."""
-    size = features.spec.image_size
-    whole = len(features) * size[0] * size[1] * 3
-    cache: dict[int, np.ndarray] | None = {} if whole <= CACHED_BYTES else None
-
-    def picture(number: int) -> np.ndarray:
-        if cache is not None and number in cache:
-            return cache[number]
-        try:
-            pixels = features.load_picture(int(rows[number])).pixels(size)
-        except PictureError as error:
-            raise RunError(
-                f"a picture of {features.path} cannot be trained on: {error}", do="extract and fit the head again"
-            ) from error
-        if cache is not None:
-            cache[number] = pixels
-        return pixels
-
-    def load(numbers: np.ndarray) -> np.ndarray:
-        return np.stack(list(threads.map(picture, numbers.tolist()))).astype(np.float32)
-
-    return Examples(features.labels()[rows], load)
+def _last_improved(outcomes: Sequence[_Outcome]) -> float | None:
+    """The figure that was reached in the end; the last stage's own where no stage was an improvement."""
+    improved = [outcome.about["after"] for outcome in outcomes if outcome.about["improved"]]
+    figure: float | None = improved[-1] if improved else outcomes[-1].about["after"]
+    return figure
 
 
 def _brief(figures: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from permafrost.heads import Fit, FittedHead, HeadData, HeadSettings, find_head,
 from permafrost.listing import SPLITS, content_position
 from permafrost.pictures import content_digest
 from permafrost.runs import MODEL_FILE, Run, RunContent, free_folder, staging, write_run
+from permafrost.trunk_spec import TrunkSpec
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -130,6 +131,7 @@ def export_checked(
     *,
     on_rows: Outputs,
     on_pixels: Outputs,
+    spec: TrunkSpec | None = None,
 ) -> Parity:
     """Save a run's model, and compare it, read back, with what it was made of.
 
@@ -140,13 +142,14 @@ def export_checked(
         rows: of each split.
         on_rows: given (k,) rows of the set, the probabilities (k, classes) to compare with.
         on_pixels: given pixels (k, h, w, 3) uint8, the same; for where no picture can be read.
+        spec: of the kept features behind `on_rows`, where they are not the set's.
 
     Raises:
         ParityError: they do not agree.
     """
     path = stage / MODEL_FILE
     export_model(model, path)
-    return check_parity(path, features.spec, sample_pictures(features, rows, on_rows), reference=on_pixels)
+    return check_parity(path, spec or features.spec, sample_pictures(features, rows, on_rows), reference=on_pixels)
 
 
 def rounded(**seconds: float) -> dict[str, float]:

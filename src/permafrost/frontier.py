@@ -66,13 +66,12 @@ def cut_below(model: keras.Model, pixels: Any, lowest: int, spec: TrunkSpec, bas
         cut="+".join(names),
         shapes=tuple(_shape(tensor, name) for tensor, name in zip(tensors, names, strict=True)),
     )
-    tail = keras.Model(tensors, model.outputs[0], name="tail")
+    # A tuple, as TensorFlow takes batches of several tensors.
+    tail = keras.Model(tuple(tensors) if len(tensors) > 1 else tensors[0], model.outputs[0], name="tail")
     return Frontier(Trunk(trunk, cut_spec, tuple(base_layers)), tail, names)
 
 
-def crossing_tensors(
-    model: keras.Model, frozen: Sequence[str], unfrozen: Sequence[str]
-) -> list[tuple[str, int, int]]:
+def crossing_tensors(model: keras.Model, frozen: Sequence[str], unfrozen: Sequence[str]) -> list[tuple[str, int, int]]:
     """Tensors made by an operation below the cut and taken by one above it, each as operation, node and number.
 
     An operation that is no layer of the base lies below where all that it takes does: so do resizing and preprocessing,

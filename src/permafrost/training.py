@@ -28,7 +28,7 @@ class Examples:
 
     Attributes:
         labels: (n,) int64.
-        load: given (k,) int64 indices, what a model takes for them: (k, ...), or a list of such arrays.
+        load: given (k,) int64 indices, what a model takes for them: (k, ...), or a tuple of such arrays.
         of_epoch: given the number of an epoch, from 0, what it trains on in place of `load`; None for always the same.
     """
 
@@ -191,14 +191,14 @@ def predict_examples(model: keras.Model, examples: Examples, *, batch_size: int 
 
 def _predict_batch(model: keras.Model, loaded: Any, batch_size: int) -> np.ndarray:
     """A model's outputs for one batch, filled up, so that the backend compiles for one size alone."""
-    arrays = loaded if isinstance(loaded, list) else [loaded]
+    arrays = loaded if isinstance(loaded, tuple) else (loaded,)
     count = len(arrays[0])
     filled = []
     for array in arrays:
         batch = np.zeros((batch_size, *array.shape[1:]), np.float32)
         batch[:count] = array
         filled.append(batch)
-    outputs = model.predict_on_batch(filled if isinstance(loaded, list) else filled[0])
+    outputs = model.predict_on_batch(tuple(filled) if isinstance(loaded, tuple) else filled[0])
     return np.asarray(outputs, np.float32)[:count]
 
 

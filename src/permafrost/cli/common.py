@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from permafrost.errors import one_line
+from permafrost.files import size as size
 from permafrost.training_options import MONITORS, OPTIMIZERS, TrainingOptions
 
 
@@ -66,6 +67,12 @@ def training_options(defaults: TrainingOptions) -> Callable[[Callable[..., Any]]
         "optimizer": (str, f"One of {', '.join(OPTIMIZERS)}."),
         "learning_rate": (float, "Of the optimizer."),
         "momentum": (float, "Of sgd and rmsprop."),
+        "nesterov": (bool, "Nesterov's momentum, of sgd."),
+        "weight_decay": (float, "Share by which weights shrink, times the rate; by default the optimizer's own."),
+        "schedule": (str, "Of the learning rate: constant, or cosine, which ends at 0."),
+        "warmup_epochs": (float, "Epochs over which the rate rises from 0."),
+        "clip_norm": (float, "Largest norm of all gradients together; by default any."),
+        "label_smoothing": (float, "Share of each label that is spread over all classes."),
         "monitor": (str, f"What decides the best epoch: {', '.join(MONITORS)}."),
         "patience": (int, "Epochs without improvement after which to stop; 0 never stops early."),
         "min_delta": (float, "What counts as an improvement."),
@@ -73,7 +80,9 @@ def training_options(defaults: TrainingOptions) -> Callable[[Callable[..., Any]]
         "seed": (int, "Of all that is drawn at random."),
     }
     options = [
-        click.option(
+        click.option(f"--{name.replace('_', '-')}", is_flag=True, help=text)
+        if kind is bool
+        else click.option(
             f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name), show_default=True, help=text
         )
         for name, (kind, text) in kinds.items()
@@ -160,15 +169,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def size(count: float) -> str:
-    """A number of bytes for people: `1.5 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 @contextlib.contextmanager

@@ -141,6 +141,10 @@ HEADS: Final = (*KERAS_HEADS, *CLASSICAL_HEADS)
 """All heads. Each is loaded when it is asked for."""
 
 
+WITHOUT_GRADIENT: Final = frozenset({"knn"})
+"""Heads through which no useful gradient passes, so that nothing below them can be trained."""
+
+
 def find_head(name: str) -> Fit:
     """The function that fits the head called `name`.
 

@@ -35,6 +35,7 @@ pytestmark = [
 
 HEAVY = {"tensorflow", "keras", "sklearn", "h5py", "matplotlib", "jax", "torch", "scipy", "numpy", "PIL"}
 
+TRAINING = ("--nesterov", "--weight-decay", "--schedule", "--warmup-epochs", "--clip-norm", "--label-smoothing")
 OPTIONS = {
     "extract": {
         *(
@@ -66,11 +67,14 @@ OPTIONS = {
         *("--regularization", "--momentum", "--monitor", "--steps-per-epoch"),
         *("--batch-norm", "--l2", "--filters", "--kernel-size", "--pool-size", "--filter-dropout"),
         *("--neighbours", "--pca"),
+        *TRAINING,
     },
     "finetune": {
         *("--unfreeze", "--epochs", "--optimizer", "--learning-rate", "--momentum", "--patience", "--train-batchnorm"),
         "--out",
         *("--batch-size", "--min-delta", "--class-weight", "--seed", "--monitor", "--steps-per-epoch"),
+        *("--views", "--augment", "--cache-limit", "--dtype", "--lowest-rate", "--mixed-precision", "--dry-run"),
+        *("--untrained-head", *TRAINING),
     },
     "evaluate": {"--split", "--validation-fraction", "--test-fraction"},
     "predict": {"--top"},

@@ -171,9 +171,9 @@ def test_steps_per_epoch_takes_other_pictures_in_the_next_epoch():
         return TRAINING.load(rows)
 
     batches = Batches(Examples(TRAINING.labels, load), 8, seed=0, steps=1)
-    for _ in range(2):
+    for epoch in range(2):
+        batches.begin(epoch)
         batches[0]
-        batches.on_epoch_end()
 
     assert set(loaded[:8]) != set(loaded[8:])
 
@@ -199,18 +199,35 @@ def test_each_epoch_has_an_order_of_its_own_that_follows_from_the_seed():
     def orders(seed: int) -> list[list[int]]:
         batches = Batches(Examples(np.arange(50), lambda rows: rows), 50, seed=seed)
         found = []
-        for _ in range(3):
+        for epoch in range(3):
+            batches.begin(epoch)
             found.append(batches[0][0].tolist())
-            batches.on_epoch_end()
         return found
 
     assert orders(1) == orders(1)
     assert len({tuple(order) for order in orders(1) + orders(2)}) == 6
 
 
+def test_each_epoch_trains_on_what_is_given_out_for_it():
+    # Keras looks at the first batches before the first epoch; they are no part of it.
+    taken: list[tuple[int, int]] = []
+
+    def of_epoch(epoch: int):
+        def load(rows: np.ndarray) -> np.ndarray:
+            taken.append((epoch, len(rows)))
+            return TRAINING.load(rows)
+
+        return load
+
+    trained(training=Examples(TRAINING.labels, TRAINING.load, of_epoch=of_epoch), epochs=3, patience=0)
+
+    assert [epoch for epoch, _ in taken if epoch] == [1, 2]
+    assert taken[0] == (0, 24)
+
+
 def test_without_a_seed_the_order_is_that_of_the_examples():
     batches = Batches(Examples(np.arange(5), lambda rows: rows), 5, seed=None)
-    batches.on_epoch_end()
+    batches.begin(3)
 
     assert batches[0][0].tolist() == [0, 1, 2, 3, 4]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,7 +47,6 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         batch_size: examples a batch; the last one of a pass may be smaller.
         seed: of the order; None for the order of the examples.
         steps: batches an epoch, None for a whole pass; more than a pass begins another.
-        first_epoch: the number of the first epoch, from 0.
         classes: labels are given as shares of so many classes, (k, classes) float32; None gives them as they are.
     """
 
@@ -59,15 +57,14 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         *,
         seed: int | None,
         steps: int | None = None,
-        first_epoch: int = 0,
         classes: int | None = None,
     ) -> None:
         super().__init__()
         self._examples, self._batch_size, self._classes = examples, batch_size, classes
-        self._seed, self._epoch = seed, first_epoch
+        self._seed = seed
         self._per_pass = math.ceil(len(examples) / batch_size)
         self._steps = steps or self._per_pass
-        self._begin()
+        self.begin(0)
 
     def __len__(self) -> int:
         return self._steps
@@ -78,19 +75,18 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         labels = self._examples.labels[rows]
         return self._load(rows), labels if self._classes is None else np.eye(self._classes, dtype=np.float32)[labels]
 
-    def on_epoch_end(self) -> None:
-        """Go on to the next epoch."""
-        self._epoch += 1
-        self._begin()
+    def begin(self, epoch: int) -> None:
+        """Give out the batches of this epoch from here on, the first being 0.
 
-    def _begin(self) -> None:
+        Told by a callback: Keras calls a data set's own `on_epoch_end` once before the first epoch, too.
+        """
         count = len(self._examples)
         passes = math.ceil(self._steps / max(self._per_pass, 1))
         # From the epoch's number, so that training that goes on after a kill sees the same batches.
-        random = None if self._seed is None else np.random.default_rng((self._seed, self._epoch))
+        random = None if self._seed is None else np.random.default_rng((self._seed, epoch))
         self._orders = [np.arange(count) if random is None else random.permutation(count) for _ in range(passes)]
         of_epoch = self._examples.of_epoch
-        self._load = self._examples.load if of_epoch is None else of_epoch(self._epoch)
+        self._load = self._examples.load if of_epoch is None else of_epoch(epoch)
 
 
 def train(
@@ -129,8 +125,7 @@ def train(
     """
     require_watched(validation, options)
     smoothed = options.label_smoothing > 0
-    batches = functools.partial(
-        Batches,
+    batches = Batches(
         training,
         options.batch_size,
         seed=options.seed,
@@ -138,18 +133,18 @@ def train(
         classes=class_count if smoothed else None,
     )
     model.compile(
-        optimizer=make_optimizer(options, steps_per_epoch=len(batches()), rates=rates),
+        optimizer=make_optimizer(options, steps_per_epoch=len(batches), rates=rates),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=options.label_smoothing)
         if smoothed
         else "sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=False,
     )
-    watch = _Watch(options, validation, baseline, checkpoint)
+    watch = _Watch(options, batches, validation, baseline, checkpoint)
     watch.resume(model)
     if not watch.ended:
         model.fit(
-            batches(first_epoch=len(watch.history)),
+            batches,
             epochs=options.epochs,
             initial_epoch=len(watch.history),
             class_weight=class_weights(training.labels, class_count) if options.class_weight == "balanced" else None,
@@ -211,9 +206,15 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, options: TrainingOptions, validation: Examples | None, baseline: float | None, checkpoint: Path | None
+        self,
+        options: TrainingOptions,
+        batches: Batches,
+        validation: Examples | None,
+        baseline: float | None,
+        checkpoint: Path | None,
     ) -> None:
         super().__init__()
+        self._batches = batches
         self._options, self._validation, self._checkpoint = options, validation, checkpoint
         self._sign = 1 if options.monitor.endswith("accuracy") else -1
         self._best = -math.inf if baseline is None else self._sign * baseline
@@ -244,6 +245,10 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         weights = self._best_weights or self._start
         if weights is not None:
             _assign(self._changing, weights)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Have the batches be those of the epoch."""
+        self._batches.begin(epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Stop where the loss is no number."""

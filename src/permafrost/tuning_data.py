@@ -49,7 +49,7 @@ class Keeping:
         rows: pictures and views whose features would be kept.
         missing: of those, how many are not kept yet.
         bytes: that the features of all take on disk, uncompressed.
-        seconds: that computing the missing ones takes, at the speed of one batch tried.
+        seconds: that computing the missing ones takes, at the speed of one batch tried; 0 where nothing is kept.
         store: where they would be kept.
     """
 
@@ -128,11 +128,12 @@ class KeptData:
             rows=rows,
             missing=missing,
             bytes=rows * self.target.row_bytes,
-            seconds=missing / self._rate() if missing else 0.0,
+            seconds=0.0,
             store=str(self.target.folder),
         )
         how, why = self._decide(keeping, training, cache_limit)
-        return dataclasses.replace(keeping, how=how, why=why)
+        seconds = missing / self._rate() if missing and how == "kept" else 0.0
+        return dataclasses.replace(keeping, how=how, why=why, seconds=seconds)
 
     def compute(self) -> None:
         """Compute and keep what is missing.

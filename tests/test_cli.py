@@ -85,7 +85,7 @@ PROGRESS = {"extract", "fit-head", "finetune"}
 LATER = {
     "extract": set(),
     "fit-head": set(),
-    "finetune": {"--views", "--augment", "--cache-limit"},
+    "finetune": set(),
     "evaluate": set(),
     "predict": set(),
 }

@@ -288,10 +288,11 @@ def test_what_was_made_and_where_is_in_the_last_lines(call, work, split_photos, 
     assert re.search(r"^parity: largest difference \d\.\de-\d+ on 9 pictures; at full size ", text, re.MULTILINE)
 
     lines, text = last(
-        "finetune", "runs/split-photos-dense", "--unfreeze", "-1", "--epochs", "1", "--learning-rate", "0"
+        *("finetune", "runs/split-photos-dense", "--unfreeze", "-1", "--epochs", "1", "--learning-rate", "0"),
+        "--untrained-head",
     )
     assert lines[0] == "run: runs/split-photos-dense-finetuned"
-    assert "unfrozen: from top (layer 7) up\n" in text
+    assert "unfrozen: from top (layer 7) up, 1 epochs\n" in text
     assert re.search(r"^val_loss: .* no epoch improved it, the model is the one it started from$", text, re.MULTILINE)
 
     lines, text = last("evaluate", "runs/split-photos-dense", split_photos)

@@ -1,0 +1,186 @@
+"""What the benchmarks share: pictures, bases, sides that take turns, and the machine's description."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+PHOTOGRAPHS = SHARED / "data" / "cats_dogs"
+CLASSES = ("cats", "dogs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A base as it is measured: at this size, cut here, with these weights where they are at hand."""
+
+    base: str
+    builder: str
+    module: str
+    options: dict[str, Any]
+    cut: str | None
+    size: int
+    weights_file: str | None
+
+    @property
+    def weights(self) -> str:
+        path = SHARED / "weights" / (self.weights_file or "none")
+        return str(path) if path.is_file() else "none"
+
+    def of_extract(self) -> dict[str, Any]:
+        """What `permafrost.extract` is told."""
+        return {"base": self.base, "weights": self.weights, "cut": self.cut, "image_size": self.size}
+
+    def by_keras(self) -> tuple[Any, Callable[[Any], Any]]:
+        """The frozen base as a tutorial builds it, and its `preprocess_input`."""
+        import keras
+
+        builder = getattr(keras.applications, self.builder)
+        model = builder(include_top=False, weights=None, input_shape=(self.size, self.size, 3), **self.options)
+        if self.weights != "none":
+            model.load_weights(self.weights)
+        if self.cut:
+            model = keras.Model(model.input, model.get_layer(self.cut).output)
+        model.trainable = False
+        return model, getattr(keras.applications, self.module).preprocess_input
+
+
+SETTINGS = {
+    "inception_v3": Setting(
+        "inception_v3",
+        "InceptionV3",
+        "inception_v3",
+        {},
+        "mixed7",
+        150,
+        "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.through_mixed8.h5",
+    ),
+    "mobilenet": Setting(
+        "mobilenet:alpha=0.25", "MobileNet", "mobilenet", {"alpha": 0.25}, None, 224, "mobilenet_2_5_224_tf_no_top.h5"
+    ),
+    "vgg16": Setting("vgg16", "VGG16", "vgg16", {}, None, 150, None),
+}
+
+
+def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
+    """Options of a benchmark, with their defaults; a list is a choice, of which the first is the default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        if isinstance(default, list):
+            parser.add_argument(f"--{name.replace('_', '-')}", choices=default, default=default[0])
+        else:
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    return parser.parse_args()
+
+
+def photographs(count: int, folder: Path, *, first: int = 0, split: str = "*") -> Path:
+    """A folder of `count` photographs in two classes: real ones as far as they are at hand, then made-up ones."""
+    real = [sorted(PHOTOGRAPHS.glob(f"{split}/{name}/*")) for name in CLASSES]
+    generator = np.random.default_rng(first)
+    for name, files in zip(CLASSES, real, strict=True):
+        (folder / name).mkdir(parents=True)
+        for i in range(first, first + count // 2):
+            target = folder / name / f"{i:06d}.jpg"
+            if i < len(files):
+                shutil.copy(files[i], target)
+            else:
+                made_up(generator).save(target, quality=85)
+    return folder
+
+
+def small_pictures(count: int, folder: Path, *, pixels: int = 32) -> Path:
+    """A folder of `count` small pictures, each of its own, in two classes: about 1 kB a piece."""
+    generator = np.random.default_rng(0)
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+    for i in range(count):
+        noise = generator.integers(0, 256, (pixels, pixels, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / CLASSES[i % 2] / f"{i:06d}.jpg", quality=50)
+    return folder
+
+
+def made_up(generator: np.random.Generator) -> Image.Image:
+    """A picture with as much detail as a photograph, about 25 kB as JPEG."""
+    coarse = generator.integers(0, 256, (47, 63, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC), np.int16)
+    noisy = image + generator.integers(-6, 7, image.shape, dtype=np.int16)
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def take_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each side in each round; a side gives its seconds itself, so that what it prepares does not count.
+
+    In every other round the order is turned round, so that none always follows the same other.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        names = list(sides) if number % 2 == 0 else list(reversed(sides))
+        for name in names:
+            seconds[name].append(sides[name]())
+            print(f"  round {number + 1}: {name} {seconds[name][-1]:.2f} s", flush=True)
+    return seconds
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that `work` takes, and what it gives."""
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+def spread(values: list[float], form: str = ".2f") -> str:
+    """A median with its range: `1.41 (1.38 to 1.45)`."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def ratios(slow: list[float], fast: list[float]) -> list[float]:
+    """For each round how many times faster the second is."""
+    return [left / right for left, right in zip(slow, fast, strict=True)]
+
+
+def show_machine() -> None:
+    """Print what the measurements were made on."""
+    names = ("permafrost", "keras", "tensorflow", "openvino", "numpy", "pillow", "h5py")
+    print(
+        f"machine: {_processor()}, {os.cpu_count()} cores, {_memory():.0f} GB; {platform.system()} {platform.release()}"
+    )
+    print("features of the processor: " + ", ".join(_features()))
+    print("versions: " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names))
+    print(f"load before: {os.getloadavg()[0]:.1f}", flush=True)
+
+
+def _processor() -> str:
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _features() -> list[str]:
+    flags = next((set(line.split()) for line in _lines("/proc/cpuinfo") if line.startswith("flags")), set())
+    return [
+        f"{name} {'yes' if name in flags else 'no'}" for name in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
+    ]
+
+
+def _memory() -> float:
+    return next((int(line.split()[1]) / 1e6 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0.0)
+
+
+def _lines(path: str) -> Iterator[str]:
+    if os.path.exists(path):
+        yield from Path(path).read_text().splitlines()

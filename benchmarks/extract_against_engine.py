@@ -1,0 +1,63 @@
+"""(b) Extracting features comes near to the bare engine on pictures that are decoded and in memory already.
+
+Both run the same trunk on the same engine. The bare engine is given batches of uint8 pixels from as many threads as it
+has streams, and its answers are dropped; `extract` reads, hashes, decodes, resizes, computes and commits. Of `extract`
+the time beyond start-up counts: from the first picture on, without building the base and making the engine ready.
+
+    python benchmarks/extract_against_engine.py --base inception_v3 --pictures 1000 --rounds 3
+"""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import common
+import numpy as np
+
+import permafrost as pf
+from permafrost.bases import load_base
+from permafrost.cutting import build_trunks
+from permafrost.engines import make_engine
+from permafrost.pictures import decode_resized
+
+
+def main() -> None:
+    given = common.arguments(
+        __doc__, base=list(common.SETTINGS), engine=["auto", "openvino", "keras"], pictures=1000, rounds=3
+    )
+    setting = common.SETTINGS[given.base]
+    size = (setting.size, setting.size)
+    common.show_machine()
+    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px, {given.pictures} pictures")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = common.photographs(given.pictures, Path(scratch, "photographs"))
+        pixels = np.stack([decode_resized(path.read_bytes(), size) for path in sorted(folder.rglob("*.jpg"))])
+        base = load_base(setting.base, weights=setting.weights, image_size=size)
+        engine = make_engine(given.engine, build_trunks(base, [setting.cut])[0].model)
+        engine(pixels[: engine.batch_size])
+        batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
+        print(f"engine: {engine.record}, batches of {engine.batch_size}, {engine.streams} at once")
+
+        def bare() -> float:
+            with ThreadPoolExecutor(engine.streams) as threads:
+                return common.timed(lambda: [None for _ in threads.map(engine, batches)])[0]
+
+        def extract() -> float:
+            with tempfile.TemporaryDirectory(dir=scratch) as place:
+                out = Path(place, "set.h5")
+                features = pf.extract(folder, **setting.of_extract(), out=out, engine=given.engine, progress=False)
+            seconds = features.summary["seconds"]
+            print(f"  {features.summary['limit']}: {seconds}")
+            return seconds["all"] - seconds["engine"]
+
+        seconds = common.take_turns({"bare engine": bare, "extract": extract}, given.rounds)
+    for name, values in seconds.items():
+        rate = [len(pixels) / value for value in values]
+        print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} pictures a second")
+    print(f"share of the bare engine: {common.spread(common.ratios(seconds['bare engine'], seconds['extract']))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""(g) Time grows linearly with the number of pictures, and memory does not grow with it; one huge picture does no harm.
+
+Small pictures through a small base, in a process of its own each: seconds beyond start-up, and the largest memory that the
+process ever had. With `--huge`, one JPEG of 12,000 x 9,000 is among them.
+
+    python benchmarks/scaling.py --counts 1000,10000,100000
+    python benchmarks/scaling.py --counts 1000 --huge 1
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import common
+
+
+def measure(folder: str, out: str) -> None:
+    """In a process of its own: extract, and print seconds and memory."""
+    import permafrost as pf
+
+    features = pf.extract(
+        folder, base="mobilenet:alpha=0.25", weights="none", image_size=32, pool="avg", out=out, progress=False
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(json.dumps(features.summary["seconds"] | {"megabytes": peak, "computed": features.summary["computed"]}))
+
+
+def huge_picture(path: Path) -> None:
+    from PIL import Image
+
+    Image.radial_gradient("L").resize((12000, 9000)).convert("RGB").save(path, quality=80)
+
+
+def main() -> None:
+    given = common.arguments(__doc__, counts="1000,10000,100000", huge=0)
+    common.show_machine()
+    for count in map(int, given.counts.split(",")):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = common.small_pictures(count, Path(scratch, "pictures"))
+            for number in range(given.huge):
+                huge_picture(folder / "cats" / f"huge-{number}.jpg")
+            command = [sys.executable, __file__, "measure", str(folder), str(Path(scratch, "set.h5"))]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+        seconds = found["all"] - found["engine"]
+        print(
+            f"{count:,} pictures: {seconds:.1f} s beyond start-up, {found['computed'] / seconds:,.0f} a second, "
+            f"at most {found['megabytes']:,.0f} MB; start {found['start']:.1f} s, total {found['total']:.1f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["measure"]:
+        measure(*sys.argv[2:])
+    else:
+        main()

@@ -1,8 +1,8 @@
 """(d) Each further experiment on the same pictures costs the fit of a head, and not the base again.
 
-The tutorials' way trains the whole model again for every experiment, here with `--epochs` epochs of the frozen base; one
-epoch of it is timed, after one that compiles. Permafrost fits another head on kept features: a logistic head with another
-regularisation each time, with the same splits, the exported model and its parity check.
+The tutorials' way trains the whole model again for every experiment, `--epochs` epochs with the frozen base in it; one
+epoch is timed, after one that compiles. Permafrost fits another head on kept features: a logistic head with another
+regularisation each time, on the same splits, with the exported model and its parity check.
 
     python benchmarks/next_experiment.py --job inception_v3 --train 1000 --validation 400 --epochs 10
 """
@@ -44,9 +44,7 @@ def main() -> None:
             for number in range(2, EXPERIMENTS + 1)
         ]
     print(f"the tutorials' way: {again:.1f} s each; permafrost: the first {first:.1f} s, with extraction")
-    print(
-        f"permafrost: the second {seconds[0]:.2f} s, the tenth {seconds[-1]:.2f} s, all further {common.spread(seconds)} s"
-    )
+    print(f"permafrost: the second {seconds[0]:.2f} s, the tenth {seconds[-1]:.2f} s; {common.spread(seconds)} s each")
     print(f"ratio of a further experiment: {common.spread([again / value for value in seconds], '.0f')}")
     print(f"ratio of all ten together: {EXPERIMENTS * again / (first + sum(seconds)):.1f}")
 

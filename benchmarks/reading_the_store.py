@@ -1,7 +1,7 @@
 """(e) Reading kept features, checksums and all, comes near to reading the same bytes raw.
 
-Raw: one file with the same float32 values, read whole by `numpy.fromfile`. Both are in the file cache, so that it is the
-reading that counts and not the disk. The features are random rows committed shard by shard as an extraction does.
+Raw: one file with the same float32 values, read whole by `numpy.fromfile`. Both are in the file cache, so that it is
+the reading that counts and not the disk. The features are random rows committed shard by shard as an extraction does.
 
     python benchmarks/reading_the_store.py --rows 20000 --rounds 7
 """

@@ -1,7 +1,7 @@
 """(g) Time grows linearly with the number of pictures, and memory does not grow with it; one huge picture does no harm.
 
-Small pictures through a small base, in a process of its own each: seconds beyond start-up, and the largest memory that the
-process ever had. With `--huge`, one JPEG of 12,000 x 9,000 is among them.
+Small pictures through a small base, in a process of its own each: seconds beyond start-up, and the largest memory that
+the process ever had. With `--huge`, one JPEG of 12,000 x 9,000 is among them.
 
     python benchmarks/scaling.py --counts 1000,10000,100000
     python benchmarks/scaling.py --counts 1000 --huge 1

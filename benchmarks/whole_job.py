@@ -1,13 +1,13 @@
 """(c) The whole job is faster than the tutorials' way, which runs the frozen base in every epoch.
 
-Two of the tutorials that the project grew from: InceptionV3 to `mixed7` at 150 px with a dense head (1,024 units, dropout
-0.2), 10 epochs; VGG16 at 150 px with a dense head (256 units), 20 epochs, its weights random, for time alone. The
-tutorials' way: one model, the frozen base with the head on top, compiled, `fit` on `image_dataset_from_directory` with
+Two of the tutorials that the project grew from: InceptionV3 to `mixed7` at 150 px with a dense head (1,024 units,
+dropout 0.2), 10 epochs; VGG16 at 150 px with a dense head (256 units), 20 epochs, its weights random, for time alone.
+The tutorials' way: one model, the frozen base with the head on top, `fit` on `image_dataset_from_directory` with
 validation after each epoch. Permafrost: `extract`, then `fit_head` with the same head, optimizer and number of epochs;
 and average-pooled features with a logistic head. All of it counts: building, converting, exporting, test accuracy.
 
-An epoch of the tutorials' way takes as long as any other after the first, which compiles. So only `--epochs-run` of them
-are run, and the rest is reckoned: the first and (epochs - 1) times the mean of the others.
+An epoch of the tutorials' way takes as long as any other after the first, which compiles. So only `--epochs-run` of
+them are run, and the rest is reckoned: the first and (epochs - 1) times the mean of the others.
 
     python benchmarks/whole_job.py --job inception_v3 --train 1000 --validation 400 --epochs-run 3 --rounds 1
     python benchmarks/whole_job.py --job vgg16 --train 300 --validation 100 --epochs-run 2 --rounds 1
@@ -35,15 +35,15 @@ JOBS: dict[str, dict[str, Any]] = {
 class EpochTimes(keras.callbacks.Callback):
     """When each epoch ended."""
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         self.ends = [time.perf_counter()]
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         self.ends.append(time.perf_counter())
 
 
 def data_folder(sizes: dict[str, int], folder: Path) -> Path:
-    """Photographs in the folders `train`, `validation` and `test`, those of their own split where real ones are there."""
+    """Photographs in the folders `train`, `validation` and `test`; real ones, where there are, from the same split."""
     for split, count in sizes.items():
         common.photographs(count, folder / split, split=split)
     return folder
@@ -124,7 +124,8 @@ def main() -> None:
     for name, values in seconds.items():
         print(f"{name}: {common.spread(values, '.1f')} s, test accuracy {common.spread(accuracies[name], '.4f')}")
     for name in ("same head", "pooled logistic"):
-        print(f"ratio, {name}: {common.spread(common.ratios(seconds["tutorials' way"], seconds[name]))}")
+        found = common.ratios(seconds["tutorials' way"], seconds[name])
+        print(f"ratio, {name}: {common.spread(found)}")
 
 
 if __name__ == "__main__":

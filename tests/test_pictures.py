@@ -6,8 +6,10 @@ import io
 import os
 import struct
 import threading
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from permafrost.errors import PictureError
 from permafrost.pictures import (
     EXTENSIONS,
     MAX_PIXELS,
+    DecodingMemory,
     array_digest,
     as_pixels,
     content_digest,
@@ -368,3 +371,58 @@ def test_the_decoder_has_a_verdict_on_each_broken_or_odd_file(shared):
                 decode(read_file(path))
         for path in odd:
             assert decode(read_file(path)).shape[2] == 3, path
+
+
+def test_pictures_that_are_decoded_at_once_share_the_memory_that_there_is():
+    memory, held, most = DecodingMemory(100), [0], [0]
+    lock = threading.Lock()
+
+    def decode_one(count: int) -> None:
+        with memory.hold(count):
+            with lock:
+                held[0] += count
+                most[0] = max(most[0], held[0])
+            time.sleep(0.002)
+            with lock:
+                held[0] -= count
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(decode_one, [30, 60, 10, 45] * 6))
+
+    assert 60 < most[0] <= 100
+
+
+def test_a_picture_larger_than_all_memory_is_decoded_alone():
+    memory, order = DecodingMemory(100), []
+    inside, go = threading.Event(), threading.Event()
+
+    def huge() -> None:
+        with memory.hold(10**9):
+            inside.set()
+            go.wait(10)
+            order.append("huge")
+
+    def small() -> None:
+        inside.wait(10)
+        with memory.hold(1):
+            order.append("small")
+
+    with ThreadPoolExecutor(2) as threads:
+        futures = [threads.submit(huge), threads.submit(small)]
+        inside.wait(10)
+        go.set()
+        for future in futures:
+            future.result(10)
+
+    assert order == ["huge", "small"]
+
+
+def test_memory_is_given_back_by_a_picture_that_cannot_be_decoded():
+    memory = DecodingMemory(8 * 16 * 16)
+    data = encoded(np.zeros((16, 16, 3), np.uint8), "JPEG")
+
+    for _ in range(3):
+        with pytest.raises(PictureError):
+            decode_resized(data[:-40], (8, 8), memory=memory)
+
+    assert decode_resized(data, (8, 8), memory=memory).shape == (8, 8, 3)

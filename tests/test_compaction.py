@@ -10,7 +10,7 @@ import pytest
 from permafrost import compaction
 from permafrost.compaction import compact
 from permafrost.errors import ShardError, WriteError
-from permafrost.feature_set import open_features, write_set
+from permafrost.feature_set import ViewRows, open_features, write_set
 from permafrost.store import RowAddress, RowIndex, Rows, Store, place_rows
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with
 
@@ -311,3 +311,28 @@ def test_shards_that_go_while_an_index_is_being_made_are_found_where_their_rows_
 
     assert index.damaged == []
     assert all(index.find(row.tobytes()) for row in features.digests())
+
+
+def test_views_whose_shards_were_joined_read_as_before_and_pictures_too(tmp_path):
+    spec = spec_with(augmentation="flip")
+    store, pictures = (Store.create(tmp_path / "store", each, about={}) for each in (spec, WHOLE_SPEC))
+    rows = make_rows(WHOLE_SPEC, 4)
+    shard = pictures.append(rows, engine=ENGINE)
+    shards, places, expected = [], np.full((2, 4, 2), -1), {}
+    for view, picture in ((1, 0), (2, 0), (1, 1), (2, 1), (1, 3), (2, 3), (1, 2)):
+        features = np.full((1, 2, 3), 10 * view + picture, np.float32)
+        row = Rows(rows.digests[picture : picture + 1], np.array([view], np.int32), (features,))
+        places[view - 1, picture] = len(shards), 0
+        shards.append(store.append(row, engine=ENGINE))
+        expected[view, picture] = features[0]
+    views = ViewRows(spec=spec, store=f"store/{spec.folder_name}", shards=tuple(shards), places=places)
+    addresses = np.array([[0, row] for row in range(4)])
+    content = make_content(rows, [shard], addresses, store=f"store/{WHOLE_SPEC.folder_name}", views=views)
+    write_set(tmp_path / "set.h5", content)
+
+    assert compact(store)
+
+    features = open_features(tmp_path / "set.h5")
+    for (view, picture), value in expected.items():
+        assert np.array_equal(features.features(np.array([picture]), view=view)[0], value)
+    assert np.array_equal(features.arrays()[0], rows.features[0])

@@ -5,20 +5,30 @@ The counts here are small; those marked slow are the ones of `docs/reliability.m
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
+import socket
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import experiments
 import tiny_extract
-from experiments import Figures, Real, Tiny, write_pictures
-from permafrost import committing, extract, extraction, pipeline
+from experiments import Figures, Real, Tiny, arguments_for, write_pictures
+from permafrost import committing, compaction, extract, extraction, open_features, pipeline
+from permafrost.compaction import compact
 from permafrost.feature_set import FeatureSet
+from permafrost.store import RowIndex, Store
 from processes import Nursery
+from samples import WHOLE_SPEC, encoded, make_rows, texture
 
 CLOSE = 40 * tiny_extract.SLOT
 
@@ -133,6 +143,188 @@ def test_whatever_happens_to_a_shard_is_noticed_and_mended(take, few):
     assert figures.faultless(), figures
 
 
+def test_a_store_that_grows_by_ten_pictures_a_day_has_few_shards_and_every_row(work):
+    store = Store.create(work, WHOLE_SPEC, about={})
+    days = [make_rows(WHOLE_SPEC, 10, seed=day) for day in range(80)]
+    most = 0
+
+    for rows in days:
+        store.append(rows, engine="keras/tensorflow")
+        compact(store)
+        most = max(most, len(store.shard_names()))
+
+    index = RowIndex(store)
+    assert most <= compaction.MANY + 1
+    assert len(index) == 800
+    assert all(index.find(digest.tobytes()) for rows in days for digest in rows.digests)
+
+
+# Odd files
+
+
+def saved(image: Image.Image, form: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def odd_files(folder: Path) -> dict[str, str]:
+    """Files of all kinds that people have among their pictures; by name what has to become of each."""
+    whole = encoded(texture("dots", 1, (60, 80)), "JPEG")
+    png = encoded(texture("dots", 2))
+    grey16 = encoded(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50, "PNG")
+    cmyk = io.BytesIO()
+    Image.new("CMYK", (9, 9), (1, 2, 3, 4)).save(cmyk, "JPEG")
+    animated = io.BytesIO()
+    Image.new("P", (9, 9)).save(animated, "GIF", save_all=True, append_images=[Image.new("P", (9, 9), 1)])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    bomb = io.BytesIO()
+    Image.new("1", (11_000, 11_000)).save(bomb, "PNG")
+    contents: dict[bytes, tuple[bytes, str]] = {
+        b"whole.jpg": (whole, "kept"),
+        b"UPPER.JPG": (whole, "kept"),
+        b"png.jpg": (png, "kept"),
+        b"jpeg.png": (whole, "kept"),
+        b"grey16.png": (grey16, "kept"),
+        b"cmyk.jpg": (cmyk.getvalue(), "kept"),
+        b"animated.gif": (animated.getvalue(), "kept"),
+        b"turned.jpg": (encoded(texture("dots", 4), "JPEG", exif=turned), "kept"),
+        b"alpha.png": (encoded(np.full((9, 9, 4), 7, np.uint8)), "kept"),
+        b"tiff.tiff": (encoded(texture("dots", 5), "TIFF"), "kept"),
+        b"webp.webp": (encoded(texture("dots", 6), "WEBP"), "kept"),
+        b"avif.avif": (encoded(texture("dots", 7), "AVIF"), "kept"),
+        b"one-pixel.png": (encoded(np.zeros((1, 1, 3), np.uint8)), "kept"),
+        b"trailing.jpg": (whole + bytes(999), "kept"),
+        b"two\nlines.jpg": (whole, "kept"),
+        b"caf\xe9 not utf-8.jpg": (whole, "kept"),
+        "日本語 \u202e.jpg".encode(): (whole, "kept"),
+        b"-dash.jpg": (whole, "kept"),
+        b"a" * 250 + b".jpg": (whole, "kept"),
+        b"cut.jpg": (whole[: len(whole) // 2], "cannot be decoded"),
+        b"cut.png": (png[: len(png) // 2], "cannot be decoded"),
+        b"header-only.png": (png[:40], "not a picture in any format"),
+        b"empty.jpg": (b"", "the file is empty"),
+        b"page.jpg": (b"<html><body>404", "not a picture in any format"),
+        b"zeros.jpg": (bytes(5000), "not a picture in any format"),
+        b"float.tiff": (saved(Image.new("F", (9, 9)), "TIFF"), "pixels of no known range"),
+        b"bomb.png": (bomb.getvalue(), "too many pixels"),
+        b"notes.txt": (b"mine", "not a picture by its name"),
+        b"no extension": (whole, "not a picture by its name"),
+        b".hidden.jpg": (whole, "hidden"),
+    }
+    place = os.fsencode(folder / "odd")
+    os.makedirs(place)
+    for name, (data, _) in contents.items():
+        with open(os.path.join(place, name), "wb") as file:
+            file.write(data)
+    expected = {os.fsdecode(name): told for name, (_, told) in contents.items()}
+    os.mkfifo(folder / "odd" / "fifo.jpg")
+    (folder / "odd" / "dangling.jpg").symlink_to("nowhere.jpg")
+    (folder / "odd" / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "odd" / "up").symlink_to("..")
+    (folder / "odd" / "folder.jpg").mkdir()
+    (folder / "nothing in it").mkdir()
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as bound, contextlib.chdir(folder / "odd"):
+        bound.bind("socket.jpg")
+    return expected | {
+        "fifo.jpg": "not a regular file",
+        "dangling.jpg": "No such file",
+        "loop.jpg": "Too many levels of symbolic links",
+        "up": "not a picture by its name",
+        "folder.jpg": "an empty folder",
+        "socket.jpg": "",
+    }
+
+
+def test_of_a_folder_of_bad_and_odd_files_each_has_one_verdict_none_hangs_and_memory_stays_small(
+    nursery, work, pictures
+):
+    data = Path(shutil.copytree(pictures, work / "data"))
+    expected = odd_files(data)
+    assert len(expected) >= 35
+    arguments = [*arguments_for(data, work / "set.h5"), "--max-pixels", "100000000"]
+
+    process = nursery.start("tiny_extract.run_and_say_memory", arguments, str(work / "memory"), output=work / "log")
+    assert nursery.wait(process) == 0, (work / "log").read_text()
+
+    features = open_features(work / "set.h5")
+    verdicts = {name: "kept" for name in features.names() if name.startswith("odd")}
+    for name, reason in features.set_aside:
+        assert name not in verdicts
+        verdicts[name] = reason
+    assert verdicts.pop("nothing in it") == "a class folder without pictures"
+    assert verdicts.keys() == {f"odd/{name}" for name in expected}
+    for name, told in expected.items():
+        assert told in verdicts[f"odd/{name}"], name
+    assert int((work / "memory").read_text()) < 400 * 2**20
+
+
+def test_what_may_not_be_read_is_a_verdict(nursery, work, pictures):
+    data = Path(shutil.copytree(pictures, work / "data"))
+    (data / "class-0" / "secret.jpg").write_bytes(encoded(texture("dots", 1), "JPEG"))
+    (data / "class-0" / "secret.jpg").chmod(0)
+    (data / "class-0" / "locked").mkdir(mode=0)
+    work.chmod(0o777)
+    (work / "log").touch(0o666)
+
+    # Root may read everything.
+    function = "tiny_extract.run_as_nobody" if os.getuid() == 0 else "tiny_extract.run"
+    process = nursery.start(function, arguments_for(data, work / "features" / "set.h5"), output=work / "log")
+
+    assert nursery.wait(process) == 0, (work / "log").read_text()
+    aside = dict(open_features(work / "features" / "set.h5").set_aside)
+    assert aside == {"class-0/secret.jpg": "Permission denied", "class-0/locked": "Permission denied"}
+
+
+# A disk that cannot be written
+
+
+def test_a_disk_that_is_read_only_is_one_clear_line(nursery, work, pictures):
+    disk = work / "disk"
+    with experiments.small_disk(disk, 2**20) as grow:
+        if grow is None:
+            pytest.skip("no file system can be mounted with these rights")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        tiny = Tiny(nursery)
+
+        status = experiments.finish(tiny, arguments_for(pictures, disk / "features" / "set.h5"), work / "log")
+
+    assert status == 2
+    told = (work / "log").read_text().strip()
+    assert "\n" not in told and "Read-only file system" in told and told.startswith("permafrost extract: cannot write")
+
+
+# Always the same
+
+
+def test_features_are_the_same_to_the_last_bit_whatever_the_workers_and_the_order_of_the_folder(
+    take, pictures, work, monkeypatch
+):
+    first = experiments.rows_of(take(pictures))
+    listed = os.scandir
+
+    class Backwards:
+        def __init__(self, path="."):
+            with listed(path) as entries:
+                self._entries = list(entries)[::-1]
+
+        def __iter__(self):
+            return iter(self._entries)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    for workers in (1, 5):
+        again = take(pictures, work / f"again-{workers}" / "set.h5", workers=workers)
+        assert experiments.rows_of(again) == first
+        assert again.names() == sorted(again.names())
+
+
 # The full counts
 
 
@@ -162,6 +354,26 @@ class TestFull:
     def test_several_at_once(self, real, pictures, work, report):
         figures = experiments.together(real, pictures, work, repetitions=50, close=1e-5)
         report("2 and 4 at once, `bin/extract`", figures)
+
+    def test_a_year_of_ten_pictures_a_day(self, take, work, capsys):
+        data, days = write_pictures(work / "data", 100), 365
+        new = sorted(write_pictures(work / "new", 100 + 10 * days).rglob("*.png"))[100:]
+        for day in range(days):
+            for path in new[10 * day : 10 * day + 10]:
+                shutil.copy(path, data / "class-0" / f"{day:03}-{path.name}")
+            started = time.perf_counter()
+            features = take(data)
+            last = time.perf_counter() - started
+        started = time.perf_counter()
+        x, _ = open_features(features.path).arrays()
+        opened = time.perf_counter() - started
+        with capsys.disabled():
+            shards = len(features.store.shard_names())
+            print(
+                f"\n{len(x):,} rows, {shards} shards; the last extraction {last:.2f} s, opened and read {opened:.3f} s"
+            )
+        assert shards <= compaction.MANY + 2
+        assert opened < 1
 
     def test_readers(self, tiny, pictures, work, report):
         more = sorted(write_pictures(work / "more", 400).rglob("*.png"))[60:]

@@ -5,6 +5,8 @@ All else is the real thing: the command line, listing, reading, decoding, batche
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
 import time
 import zipfile
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import h5py  # noqa: F401 - imported here, once, for all processes that are forked from one that has this module
 import numpy as np
-import PIL.Image  # noqa: F401
+import PIL.Image
 import tqdm  # noqa: F401
 
 from permafrost import cli, committing, cutting, extraction, pipeline
@@ -70,6 +72,22 @@ def run(arguments: list[str], log: str | None = None, delay: float = 0.0, commit
     """Run the command line `extract` with the tiny trunk; its exit status."""
     use_tiny_trunk(log=Path(log) if log else None, delay=delay, commit_seconds=commit_seconds)
     return cli.run(["extract", *arguments])
+
+
+def run_and_say_memory(arguments: list[str], told: str) -> int:
+    """As `run`; the most memory that this process had, in bytes, is written to the file `told`."""
+    status = run(arguments)
+    Path(told).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    return status
+
+
+def run_as_nobody(arguments: list[str]) -> int:
+    """As `run`, with the rights of a user who owns nothing."""
+    PIL.Image.init()  # While the decoders' own files may be read.
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    return run(arguments)
 
 
 if __name__ == "__main__":

@@ -152,6 +152,8 @@ class FeatureSet:
                 do="move the set and the folder `store` together, or run extract again",
             ) from error
         difference = first_difference(spec, store.spec)
+        if difference is None and spec.shapes != store.spec.shapes:
+            difference = "shapes", spec.shapes, store.spec.shapes
         if difference:
             field, expected, found = difference
             raise SetError(f"the store of {self.path} has changed: {field}", expected=expected, found=found)
@@ -212,12 +214,13 @@ class FeatureSet:
         """Pictures that are the same, byte for byte: for each content listed more than once its rows, (k,) int64."""
         import numpy as np
 
-        _, numbers, counts = np.unique(
-            self._content.digests.view("V32").reshape(-1), return_inverse=True, return_counts=True
-        )
-        rows = np.flatnonzero(counts[numbers] > 1)
-        rows = rows[np.argsort(numbers[rows], kind="stable")]
-        edges = np.flatnonzero(np.diff(numbers[rows])) + 1
+        digests = self._content.digests
+        # Of a million pictures the first eight bytes are sorted in a tenth of the time that all of them take.
+        rows = _repeated(digests[:, :8].copy().view(np.uint64).reshape(-1))
+        rows = rows[_repeated(digests[rows].view("V32").reshape(-1))]
+        numbers = np.unique(digests[rows].view("V32").reshape(-1), return_inverse=True)[1]
+        rows = rows[np.argsort(numbers, kind="stable")]
+        edges = np.flatnonzero(np.diff(np.sort(numbers))) + 1
         return sorted(np.split(rows, edges), key=lambda group: int(group[0])) if len(rows) else []
 
     def describe_copies(self) -> dict[str, Any]:
@@ -691,6 +694,14 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
         hasher.update(canonical_json([name, list(array.shape), dtype]))
         hasher.update(array.reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """Where the values lie that come more than once: (k,) int64, ascending."""
+    import numpy as np
+
+    _, numbers, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[numbers] > 1)
 
 
 class _Names(Sequence[str]):

@@ -17,7 +17,6 @@ from permafrost.errors import WeightsError
 if TYPE_CHECKING:
     import h5py
     import keras
-    import numpy as np
 
 
 def is_legacy_weights(path: str | os.PathLike[str]) -> bool:
@@ -63,7 +62,8 @@ def _open(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         raise WeightsError(f"cannot read weights from {path}: {error}", expected="a whole HDF5 file") from error
 
 
-def _assign(layer: keras.Layer, name: str, arrays: list[np.ndarray], path: str | os.PathLike[str]) -> None:
+def _assign(layer: keras.Layer, name: str, arrays: list[h5py.Dataset], path: str | os.PathLike[str]) -> None:
+    # Nothing is read before it is known to fit: a file can claim terabytes.
     variables = layer.trainable_weights + layer.non_trainable_weights
     expected = [tuple(variable.shape) for variable in variables]
     found = [array.shape for array in arrays]
@@ -74,7 +74,7 @@ def _assign(layer: keras.Layer, name: str, arrays: list[np.ndarray], path: str |
             found=f"{found}",
         )
     for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
+        variable.assign(array[...])
     if hasattr(layer, "finalize_state"):
         layer.finalize_state()  # Normalization works on a copy of its weights.
 
@@ -95,7 +95,7 @@ def _group(parent: h5py.Group, name: str, path: str | os.PathLike[str]) -> h5py.
     return group
 
 
-def _arrays(group: h5py.Group, path: str | os.PathLike[str]) -> list[np.ndarray]:
+def _arrays(group: h5py.Group, path: str | os.PathLike[str]) -> list[h5py.Dataset]:
     arrays = []
     for name in _names(group, "weight_names"):
         holder = group
@@ -106,14 +106,13 @@ def _arrays(group: h5py.Group, path: str | os.PathLike[str]) -> list[np.ndarray]
     return arrays
 
 
-def _array(group: h5py.Group, name: str, path: str | os.PathLike[str]) -> np.ndarray:
+def _array(group: h5py.Group, name: str, path: str | os.PathLike[str]) -> h5py.Dataset:
     import h5py
 
     data: Any = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external or data.dtype.kind not in "fiu":
         raise WeightsError(f"damaged weights file {path}: {name} is no plain array of numbers")
-    values: np.ndarray = data[...]
-    return values
+    return data
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:

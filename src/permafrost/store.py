@@ -193,10 +193,18 @@ class Store:
 
         Raises:
             ShardError: as `read`.
+            StoreError: they do not fit into memory.
         """
         import numpy as np
 
-        tensors = tuple(np.empty((len(places), *shape), np.float32) for shape in self.spec.shapes)
+        try:
+            tensors = tuple(np.empty((len(places), *shape), np.float32) for shape in self.spec.shapes)
+        except (MemoryError, ValueError) as error:
+            raise StoreError(
+                f"features of {len(places):,} rows do not fit into memory",
+                found=f"shapes {list(self.spec.shapes)}",
+                do="read them in batches",
+            ) from error
         order = np.lexsort((places[:, 1], places[:, 0]))
         numbers, starts = np.unique(places[order, 0], return_index=True)
         for number, at in zip(numbers, np.split(order, starts)[1:], strict=True):  # Without rows there is no shard.
@@ -260,8 +268,10 @@ class Store:
 
 
 _HEAL: Final = "run the same extract again: it computes what is missing"
-_CHECK_BYTES: Final = 4 * 2**20
-"""So much of a shard is in memory at once while it is checked."""
+_SPAN_BYTES: Final = 4 * 2**20
+"""So much of a shard is read at once."""
+_GAP_BYTES: Final = 32 * 2**10
+"""Between two rows that are read at once at most."""
 
 
 class RowIndex:
@@ -293,11 +303,14 @@ class RowIndex:
     def find(self, digest: bytes, view: int = 0) -> RowAddress | None:
         """Where the row of a picture's view lies, or None where it is not kept."""
         with self._lock:
-            addresses = self._addresses(digest, view)
-            if not all(self._store.has_shard(address.shard) for address in addresses):
-                self._load()
+            while True:
                 addresses = self._addresses(digest, view)
-            return next((each for each in addresses if self._is_whole(each.shard, alone=len(addresses) == 1)), None)
+                for address in addresses:
+                    if self._is_whole(address.shard, alone=len(addresses) == 1):
+                        return address
+                if all(self._store.has_shard(address.shard) for address in addresses):
+                    return None
+                self._load()
 
     def shards_with_copies(self) -> dict[str, int]:
         """For each shard how many of its rows another shard, before it in the order of their names, holds too."""
@@ -583,29 +596,34 @@ class _Shard:
             raise self._damaged(f"it has no rows {rows[0]} to {rows[-1]}, only {len(self)}")
         if digests is not None and not np.array_equal(self.digests[rows], digests):
             raise self._damaged("it holds other pictures' rows")
-        for number in range(len(self.tensors)):
-            for start, stop in _runs(rows):
-                out[number][at[start:stop]] = self._values(number, int(rows[start]), int(rows[stop - 1]) + 1)
+        for number, tensor in enumerate(self.tensors):
+            row_bytes = tensor.nbytes // max(1, len(self))
+            for start, stop in _spans(rows, row_bytes):
+                out[number][at[start:stop]] = self._values(number, rows[start:stop])
 
     def check(self) -> None:
         """As `Store.check`."""
-        for number, tensor in enumerate(self.tensors):
-            step = max(1, _CHECK_BYTES // max(1, tensor.nbytes // max(1, len(self))))
-            for first in range(0, len(self), step):
-                self._values(number, first, min(first + step, len(self)))
-
-    def _values(self, number: int, first: int, last: int) -> np.ndarray:
-        """Rows `first` to `last - 1` of a tensor, their checksums checked."""
         import numpy as np
 
-        tensor = self.tensors[number]
+        rows = np.arange(len(self))
+        for number, tensor in enumerate(self.tensors):
+            for start, stop in _spans(rows, tensor.nbytes // max(1, len(self))):
+                self._values(number, rows[start:stop])
+
+    def _values(self, number: int, rows: np.ndarray) -> np.ndarray:
+        """Rows of a tensor, read in one go from the first to the last of them, their checksums checked."""
+        import numpy as np
+
+        tensor, first, last = self.tensors[number], int(rows[0]), int(rows[-1])
         try:
-            values: np.ndarray = tensor[first:last]
+            values: np.ndarray = tensor[first : last + 1]
         except (OSError, RuntimeError) as error:
-            raise self._damaged(f"rows {first} to {last - 1} cannot be read: {error}") from error
-        wrong = np.flatnonzero(row_checksums(values) != self.checksums[first:last, number])
+            raise self._damaged(f"rows {first} to {last} cannot be read: {error}") from error
+        if (np.diff(rows) != 1).any():
+            values = values[rows - first]
+        wrong = np.flatnonzero(row_checksums(values) != self.checksums[rows, number])
         if len(wrong):
-            raise self._damaged(f"the checksum of row {first + wrong[0]} of {tensor.name[1:]} does not hold")
+            raise self._damaged(f"the checksum of row {rows[wrong[0]]} of {tensor.name[1:]} does not hold")
         return values
 
     def _check(self, spec: TrunkSpec) -> None:
@@ -664,10 +682,18 @@ def _unreadable(path: Path, error: OSError) -> ShardError:
     return ShardError(f"damaged shard {path}: {error}", do=_HEAL)
 
 
-def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Start and stop of each run of consecutive numbers in `rows`."""
+def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Start and stop in `rows`, which ascend, of pieces that are best read in one go, gaps and all.
+
+    A call costs as much as reading some tens of kilobytes, so rows that are close together are read with what lies
+    between them; and no piece is large.
+    """
     import numpy as np
 
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    edges = [0, *breaks.tolist(), len(rows)]
-    return ((start, stop) for start, stop in itertools.pairwise(edges) if stop > start)
+    breaks = np.flatnonzero(np.diff(rows) * row_bytes > row_bytes + _GAP_BYTES) + 1
+    most = max(1, _SPAN_BYTES // max(1, row_bytes))
+    for start, stop in itertools.pairwise([0, *breaks.tolist(), len(rows)]):
+        while start < stop:
+            end = min(stop, start + int(np.searchsorted(rows[start:stop], rows[start] + most)))
+            yield start, end
+            start = end

@@ -66,7 +66,7 @@ OPTIONS = {
         *("--min-delta", "--class-weight", "--seed", "--out"),
         *("--regularization", "--momentum", "--monitor", "--steps-per-epoch"),
         *("--batch-norm", "--l2", "--filters", "--kernel-size", "--pool-size", "--filter-dropout"),
-        *("--neighbours", "--pca"),
+        *("--neighbours", "--pca", "--scaling", "--calibrate", "--candidates", "--shots", "--draws"),
         *TRAINING,
     },
     "finetune": {
@@ -284,7 +284,11 @@ def test_what_was_made_and_where_is_in_the_last_lines(call, work, split_photos, 
 
     lines, text = last("fit-head", "features/split-photos.h5", "--hidden", "8,4", "--epochs", "1", "--dropout", "0.1")
     assert lines == ["run: runs/split-photos-dense", "model: runs/split-photos-dense/model.keras"]
-    assert re.search(r"^test: accuracy [01]\.\d{4}, balanced [01]\.\d{4}, 9 pictures$", text, re.MULTILINE)
+    assert re.search(
+        r"^test: accuracy [01]\.\d{4} \([01]\.\d{3} to [01]\.\d{3}\), balanced [01]\.\d{4}, 9 pictures$",
+        text,
+        re.MULTILINE,
+    )
     assert re.search(r"^parity: largest difference \d\.\de-\d+ on 9 pictures; at full size ", text, re.MULTILINE)
 
     lines, text = last(
@@ -296,7 +300,9 @@ def test_what_was_made_and_where_is_in_the_last_lines(call, work, split_photos, 
     assert re.search(r"^val_loss: .* no epoch improved it, the model is the one it started from$", text, re.MULTILINE)
 
     lines, text = last("evaluate", "runs/split-photos-dense", split_photos)
-    assert re.fullmatch(r"test: accuracy [01]\.\d{4}, balanced [01]\.\d{4}, 9 pictures", lines[-1])
+    assert re.fullmatch(
+        r"test: accuracy [01]\.\d{4} \([01]\.\d{3} to [01]\.\d{3}\), balanced [01]\.\d{4}, 9 pictures", lines[-1]
+    )
     assert "  dots: precision " in text
 
     lines, text = last("features", "show", "features/split-photos.h5")

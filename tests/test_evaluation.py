@@ -18,7 +18,16 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from permafrost.evaluation import confusion, confusion_png, curves_png, metrics
+from permafrost.evaluation import (
+    at_threshold,
+    best_threshold,
+    bootstrap_intervals,
+    calibration_error,
+    confusion,
+    confusion_png,
+    curves_png,
+    metrics,
+)
 
 EPOCHS = [
     {"epoch": number, "loss": 1 / number, "accuracy": 1 - 0.5 / number, "val_loss": 1.1 / number, "val_accuracy": 0.8}
@@ -90,6 +99,42 @@ def test_a_split_without_pictures_has_only_its_number():
 
 def test_in_a_confusion_matrix_rows_are_true_classes_and_columns_guesses():
     assert confusion(np.array([0, 0, 1]), np.array([1, 1, 0]), 2).tolist() == [[0, 2], [1, 0]]
+
+
+def test_bootstrap_intervals_are_those_of_drawn_pictures_and_the_same_every_time():
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 3, 200)
+    guesses = np.where(generator.random(200) < 0.8, labels, (labels + 1) % 3)
+    drawn = generator.integers(0, 200, (4000, 200))
+    expected = np.percentile((labels == guesses)[drawn].mean(axis=1), [2.5, 97.5])
+
+    found = bootstrap_intervals(confusion(labels, guesses, 3))
+
+    assert found["accuracy"] == pytest.approx(expected, abs=0.011)
+    assert found == bootstrap_intervals(confusion(labels, guesses, 3))
+    low, high = found["balanced_accuracy"]
+    assert low < balanced_accuracy_score(labels, guesses) < high
+
+
+def test_the_calibration_error_is_the_mean_gap_between_confidence_and_share_of_right_ones():
+    probabilities = np.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
+    labels = np.array([0] * 8 + [1] * 2 + [1] * 9 + [0])
+
+    assert calibration_error(labels, probabilities) == pytest.approx((10 * 0.1 + 10 * 0.3) / 20)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 20)), min_size=2, max_size=30))
+def test_no_threshold_has_a_better_balanced_accuracy_than_the_best(pairs):
+    labels = np.array([first for first, _ in pairs], np.int64)
+    scores = np.array([second for _, second in pairs]) / 20
+    labels[:2] = 0, 1
+    probabilities = np.stack([1 - scores, scores], axis=1)
+
+    threshold = best_threshold(labels, scores)
+
+    best = at_threshold(labels, probabilities, threshold)["balanced_accuracy"]
+    for other in np.linspace(-0.01, 1.01, 103):
+        assert best >= at_threshold(labels, probabilities, other)["balanced_accuracy"] - 1e-9
 
 
 def opened(png: bytes) -> np.ndarray:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import permafrost as pf
 from helpers import compiling, files_below, leftovers, one_error_line
@@ -17,7 +21,7 @@ from permafrost.assembly import REDUCED_TOLERANCE, body_of
 from permafrost.cutting import TRUNK_FILE, build_trunks, load_trunk
 from permafrost.errors import HeadError, OptionError, ParityError, PermafrostError, RunError, SetError, StoreError
 from permafrost.evaluation import metrics
-from permafrost.fitting import HELD_OUT, require_classes, sample_pictures, split_rows
+from permafrost.fitting import HELD_OUT, require_classes, require_features, sample_pictures, split_rows
 from permafrost.runs import open_run
 from samples import CLASSES, PX, texture, write_photos
 
@@ -77,6 +81,9 @@ def test_the_figures_of_a_run_are_those_of_its_model_on_the_pictures(features, r
         pixels = np.stack([features.load_picture(int(row)).pixels((PX, PX)) for row in rows]).astype(np.float32)
         expected = metrics(features.labels(split), np.asarray(body(pixels)), features.class_names)
         found = dict(made.metrics[split])
+        assert found.pop("split") == split
+        assert ("computed once" in found.pop("use")) == (split == "test")
+        assert found.pop("calibration_error") == pytest.approx(expected.pop("calibration_error"), abs=1e-4)
         assert found.pop("log_loss") == pytest.approx(expected.pop("log_loss"), abs=1e-4)
         assert found == expected
 
@@ -405,3 +412,166 @@ def test_what_is_wrong_with_a_request_is_found_before_anything_is_computed(featu
     for kind, options in wrong:
         with pytest.raises(kind):
             fit(features, **({"out": tmp_path / "run"} | options))
+
+
+@pytest.fixture(scope="module")
+def other_cut(split_photos, tiny_base, tmp_path_factory):
+    """Features of the same pictures at another cut. Not to be changed."""
+    out = tmp_path_factory.mktemp("lower") / "lower.h5"
+    return pf.extract(split_photos, base=str(tiny_base), cut="stem", pool="avg", out=out, progress=False)
+
+
+@pytest.fixture(scope="module")
+def chosen(features, other_cut, tmp_path_factory):
+    """A run of `auto` on two feature sets, with a curve of few shots. Not to be changed."""
+    with compiling(False):
+        return pf.fit_head(
+            [features, str(other_cut.path)],
+            "auto",
+            candidates=["logistic", "ridge", "lda", "nb"],
+            shots=[1, 2, 4],
+            draws=3,
+            out=tmp_path_factory.mktemp("chosen") / "run",
+            progress=False,
+        )
+
+
+def test_auto_ranks_heads_and_feature_sets_by_their_loss_on_held_out_training_pictures(chosen, features, other_cut):
+    board = chosen.about["leaderboard"]
+
+    assert {row["features"] for row in board} == {features.path.stem, "lower"}
+    assert len(board) == 2 * (3 * 2 + 1)
+    losses = [row["log_loss"] for row in board]
+    assert losses == sorted(losses)
+    assert all(row["seconds"] > 0 and 0 <= row["balanced_accuracy"] <= 1 for row in board)
+    with open(chosen.folder / "leaderboard.csv", newline="") as file:
+        assert [row["head"] for row in csv.DictReader(file)] == [row["head"] for row in board]
+
+
+def test_what_auto_chose_is_what_is_exported(chosen, features, other_cut):
+    best = chosen.about["leaderboard"][0]
+
+    assert (chosen.about["head"], chosen.about["details"][best["setting"]]) == (best["head"], best["value"])
+    expected = features if best["features"] == features.path.stem else other_cut
+    assert chosen.about["features"] == str(expected.path)
+    assert chosen.about["parity"]["resized_max_difference"] <= 1e-4
+
+
+def test_few_shots_are_judged_by_mean_and_spread_and_more_are_better(chosen):
+    curve = chosen.about["shots"]
+
+    assert [row["shots"] for row in curve] == [1, 2, 4]
+    assert all(row["draws"] == 3 and 0 <= row["accuracy_spread"] <= 0.6 for row in curve)
+    assert curve[-1]["accuracy"] >= curve[0]["accuracy"] - 0.1
+    assert (chosen.folder / "shots.csv").is_file()
+
+
+def test_test_pictures_have_no_say_in_what_auto_chooses(features, chosen, tmp_path, monkeypatch):
+    asked = []
+    real = type(features).features
+
+    def noted(self, rows, **options):
+        asked.append(set(np.asarray(rows).tolist()))
+        return real(self, rows, **options)
+
+    monkeypatch.setattr(type(features), "features", noted)
+    monkeypatch.setattr(fitting, "judge", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        pf.fit_head(features, "auto", candidates=["nb"], out=tmp_path / "run", progress=False)
+
+    assert asked
+    assert not set().union(*asked) & set(features.rows("test").tolist())
+
+
+def test_sets_of_other_pictures_are_not_compared(features, photos, tiny_base, tmp_path):
+    other = pf.extract(photos, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "other.h5", progress=False)
+
+    with pytest.raises(HeadError) as caught:
+        pf.fit_head([features, other], "auto", out=tmp_path / "run", progress=False)
+
+    line = one_error_line(caught.value)
+    assert line == (
+        f"{other.path} and {features.path} cannot be compared: other pictures; expected sets of the same pictures. "
+        "Extract both from the same data"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"head": "auto", "candidates": ["dense"]}, "auto cannot compare dense; expected logistic, ridge"),
+        ({"head": "auto", "candidates": []}, "no heads to compare; expected logistic, ridge"),
+        ({"shots": [0]}, "shots and draws are too small; expected 1 or more"),
+        ({"scaling": "none"}, "unknown scaling; expected standard, centred, found none"),
+        ({"calibrate": "platt"}, "unknown calibrate; expected none, temperature, found platt"),
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_one_clear_line(features, tmp_path, options, line):
+    with pytest.raises(OptionError) as caught:
+        pf.fit_head(features, out=tmp_path / "run", progress=False, **options)
+
+    assert one_error_line(caught.value).startswith(line)
+
+
+def test_several_sets_with_a_head_of_keras_are_refused(features, other_cut, tmp_path):
+    with pytest.raises(
+        OptionError, match="several feature sets cannot be compared with dense; expected auto, logistic"
+    ):
+        fit([features, other_cut], "dense", out=tmp_path / "run")
+
+
+def test_more_shots_than_there_are_pictures_are_refused(features, tmp_path):
+    with pytest.raises(HeadError, match="too few training pictures for so many shots; expected 6 at most, found 7"):
+        fit(features, out=tmp_path / "run", shots=[7])
+
+
+def test_calibration_is_chosen_on_validation_pictures_and_shown_on_test_before_and_after(features, tmp_path):
+    plain, cooled = (fit(features, out=tmp_path / how, calibrate=how) for how in ("none", "temperature"))
+
+    before, after = plain.about["calibration"], cooled.about["calibration"]
+    assert (before["split"], before["n"], before["applied"], after["applied"]) == ("validation", 9, False, True)
+    assert before["temperature"] == pytest.approx(after["temperature"])
+    assert cooled.metrics["validation"]["log_loss"] <= plain.metrics["validation"]["log_loss"] + 1e-6
+    for split, key in (("validation", "error"), ("test", "test_error")):
+        assert plain.metrics[split]["calibration_error"] == pytest.approx(before[f"{key}_before"], abs=1e-5)
+        assert cooled.metrics[split]["calibration_error"] == pytest.approx(before[f"{key}_after"], abs=1e-5)
+        assert after[f"{key}_after"] == pytest.approx(before[f"{key}_after"], abs=1e-5)
+
+
+def test_of_two_classes_a_threshold_is_chosen_on_validation_and_shown_on_test(split_photos, tiny_base, tmp_path):
+    data = Path(shutil.copytree(split_photos, tmp_path / "two"))
+    for folder in data.glob("*/stripes"):
+        shutil.rmtree(folder)
+    features = pf.extract(data, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "two.h5", progress=False)
+
+    run = fit(features, out=tmp_path / "run")
+
+    threshold = run.about["threshold"]
+    assert (threshold["class"], threshold["split"], threshold["n"]) == ("dots", "validation", 6)
+    assert 0 < threshold["threshold"] < 1
+    assert run.metrics["test"]["at_threshold"].keys() == {"accuracy", "balanced_accuracy"}
+
+
+def test_features_that_are_no_numbers_are_refused_and_a_picture_is_named():
+    x = np.ones((3, 2), np.float32)
+    x[1, 0] = np.nan
+
+    with pytest.raises(HeadError) as caught:
+        require_features(x, ["a.jpg", "b.jpg", "c.jpg"])
+    assert one_error_line(caught.value).startswith(
+        "the features of b.jpg are not finite; expected numbers, found NaN or infinity "
+        "in 1 of 3 pictures. Extract again"
+    )
+    with pytest.raises(HeadError, match="all pictures have the same features"):
+        require_features(np.ones((3, 2), np.float32), ["a.jpg", "b.jpg", "c.jpg"])
+
+
+def test_a_pipeline_of_scikit_learns_goes_the_whole_way(features, tmp_path):
+    pipeline = make_pipeline(StandardScaler(), PCA(3), KNeighborsClassifier(3))
+
+    run = pf.fit_head(features, pipeline, out=tmp_path / "run", progress=False)
+
+    x, y = features.arrays("train")
+    expected = pipeline.fit(x.astype(np.float64), y).predict(features.arrays("test")[0].astype(np.float64))
+    assert run.metrics["test"]["accuracy"] == pytest.approx((expected == features.labels("test")).mean())
+    assert run.about["head"] == "pipeline"

@@ -32,7 +32,8 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence
 
     Returns:
         `n`; `accuracy`, the share of right labels; `balanced_accuracy`, its mean over the classes that occur;
-        `log_loss`, mean, in nats; `classes`, for each `n`, `precision`, `recall`, `f1`, None where undefined; and
+        `log_loss`, mean, in nats; `calibration_error`, see `calibration_error`; `intervals`, of the accuracies, see
+        `bootstrap_intervals`; `classes`, for each `n`, `precision`, `recall`, `f1`, None where undefined; and
         `confusion`, (classes, classes), a row a true class. Only `n` where there are no pictures.
     """
     if not len(labels):
@@ -46,6 +47,8 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence
         "accuracy": float(hits.sum() / len(labels)),
         "balanced_accuracy": float((hits[occurring] / truths[occurring]).mean()),
         "log_loss": float(-np.log(np.clip(chosen, 1e-15, None)).mean()),
+        "calibration_error": calibration_error(labels, probabilities),
+        "intervals": bootstrap_intervals(matrix),
         "classes": {
             name: {
                 "n": int(truths[i]),
@@ -86,6 +89,83 @@ def paired_difference(labels: np.ndarray, before: np.ndarray, after: np.ndarray)
         "interval": [float(low), float(high)],
         "resamples": RESAMPLES,
     }
+
+
+def bootstrap_intervals(matrix: np.ndarray, *, draws: int = 2000, level: float = 0.95) -> dict[str, Any]:
+    """Between which values accuracies lie in most sets of as many pictures, drawn from these with replacement.
+
+    Percentile intervals: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13. A drawn set is a
+    multinomial draw over the cells of the confusion matrix. The same matrix gives the same intervals.
+
+    Args:
+        matrix: (classes, classes) int64, from `confusion`, with at least one picture.
+        draws: how many sets are drawn.
+        level: the share of them between the two values.
+
+    Returns:
+        `level`, and for `accuracy` and `balanced_accuracy` the lower and the upper value.
+    """
+    truths, guesses = np.nonzero(matrix)
+    counts = matrix[truths, guesses]
+    drawn = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=draws)
+    right = truths == guesses
+    accuracies = drawn[:, right].sum(axis=1) / counts.sum()
+    recalls = []
+    for label in np.unique(truths):
+        # A drawn set may have no picture of a class; it has no say there.
+        of_class = drawn[:, truths == label].sum(axis=1)
+        hits = drawn[:, right & (truths == label)].sum(axis=1)
+        recalls.append(np.divide(hits, of_class, out=np.full(draws, np.nan), where=of_class > 0))
+    bounds = [50 * (1 - level), 50 * (1 + level)]
+    return {
+        "level": level,
+        "accuracy": np.percentile(accuracies, bounds).tolist(),
+        "balanced_accuracy": np.percentile(np.nanmean(recalls, axis=0), bounds).tolist(),
+    }
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 15) -> float:
+    """How far the probability of the label that is given lies from the share of right ones, on average.
+
+    The expected calibration error of Guo et al. 2017, over bins of equal width.
+
+    Args:
+        labels: (n,) int64, n at least 1.
+        probabilities: (n, classes).
+        bins: how many.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    numbers = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    gaps = np.bincount(numbers, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The probability of the second of two classes from which on to say it, so that balanced accuracy is highest.
+
+    Where a range of thresholds does equally well, its middle.
+
+    Args:
+        labels: (n,) int64, 0 and 1, both of them.
+        scores: (n,) probabilities of class 1.
+    """
+    values = np.unique(scores.astype(np.float64))
+    thresholds = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2, [1.0]])
+    recall_of_1 = 1 - np.searchsorted(np.sort(scores[labels == 1]), thresholds) / (labels == 1).sum()
+    recall_of_0 = np.searchsorted(np.sort(scores[labels == 0]), thresholds) / (labels == 0).sum()
+    best = np.flatnonzero(np.isclose(recall_of_0 + recall_of_1, (recall_of_0 + recall_of_1).max()))
+    # Only neighbours of the first one: another range that does as well lies elsewhere.
+    run = best[: int(np.argmax(np.append(np.diff(best) != 1, True))) + 1]
+    return float(thresholds[run].mean())
+
+
+def at_threshold(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[str, float]:
+    """Accuracy and balanced accuracy where class 1 of two is said from this probability on."""
+    matrix = confusion(labels, (probabilities[:, 1] >= threshold).astype(np.int64), 2)
+    truths = matrix.sum(axis=1)
+    recalls = np.diag(matrix)[truths > 0] / truths[truths > 0]
+    return {"accuracy": float(np.diag(matrix).sum() / len(labels)), "balanced_accuracy": float(recalls.mean())}
 
 
 def confusion(labels: np.ndarray, guesses: np.ndarray, class_count: int) -> np.ndarray:

@@ -13,14 +13,28 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import keras
 import numpy as np
+from scipy.special import softmax
 
 from permafrost.assembly import PARITY_PICTURES, Parity, assemble, check_parity, export_model
 from permafrost.cutting import load_trunk
 from permafrost.engines import make_engine
-from permafrost.errors import HeadError, PictureError
-from permafrost.evaluation import metrics
+from permafrost.errors import HeadError, OptionError, PictureError
+from permafrost.evaluation import at_threshold, best_threshold, calibration_error, metrics
 from permafrost.feature_set import FeatureSet, open_features
-from permafrost.heads import Fit, FittedHead, HeadData, HeadSettings, find_head, needs_validation, options_from
+from permafrost.heads import (
+    CLASSICAL_HEADS,
+    HEADS,
+    Fit,
+    FittedHead,
+    HeadData,
+    HeadOptions,
+    HeadSettings,
+    find_head,
+    needs_validation,
+    options_from,
+)
+from permafrost.heads.calibration import inverse_temperature, log_probabilities
+from permafrost.heads.folding import cool
 from permafrost.listing import SPLITS, content_position
 from permafrost.pictures import content_digest
 from permafrost.runs import MODEL_FILE, Run, RunContent, free_folder, staging, write_run
@@ -29,16 +43,47 @@ from permafrost.trunk_spec import TrunkSpec
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
+    from permafrost.heads.choosing import Choice
+
+Features = FeatureSet | str | os.PathLike[str]
+Tables = dict[str, list[dict[str, Any]]]
 Outputs = Callable[[np.ndarray], np.ndarray]
 
 HELD_OUT: Final = 0.1
 """Of the training pictures, the share that is held out where a head has to watch validation pictures and has none."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What `fit_head` is asked for beside the head and its options.
+
+    Attributes:
+        candidates: the heads that `auto` compares.
+        shots: numbers of training pictures a class for which to say how well the head does.
+        draws: how often each number is drawn.
+    """
+
+    candidates: Sequence[str] = CLASSICAL_HEADS
+    shots: Sequence[int] = ()
+    draws: int = 5
+
+    def __post_init__(self) -> None:
+        for name in self.candidates:
+            if name not in CLASSICAL_HEADS:
+                raise OptionError(f"auto cannot compare {name}", expected=", ".join(CLASSICAL_HEADS))
+        if not self.candidates:
+            raise OptionError("no heads to compare", expected=", ".join(CLASSICAL_HEADS))
+        if any(count < 1 for count in self.shots) or self.draws < 1:
+            raise OptionError("shots and draws are too small", expected="1 or more")
+
+
 def fit_head(
-    features: FeatureSet | str | os.PathLike[str],
+    features: Features | Sequence[Features],
     head: str | BaseEstimator = "dense",
     *,
+    candidates: Sequence[str] = CLASSICAL_HEADS,
+    shots: Sequence[int] = (),
+    draws: int = 5,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
     **settings: Unpack[HeadSettings],
@@ -46,9 +91,14 @@ def fit_head(
     """Fit a classifier to kept features and export it, with the trunk, as one Keras model.
 
     Args:
-        features: a feature set, or its file.
-        head: one of `heads.HEADS`; or a scikit-learn classifier, or a `Pipeline` that ends in one, which can be folded
-            into Keras layers.
+        features: a feature set, or its file; or several of the same pictures, of other cuts, poolings or bases, which
+            are compared.
+        head: one of `heads.HEADS`; `auto`, which compares `candidates` by cross-validation on the training pictures; or
+            a scikit-learn classifier, or a `Pipeline` that ends in one, which can be folded into Keras layers.
+        candidates: the heads that `auto` compares.
+        shots: numbers of training pictures a class, for each of which the head is fitted to some drawn at random, and
+            judged on the validation pictures, or where there are none on the other training pictures.
+        draws: how often, for each number.
         out: the run's folder; `runs/<set>-<head>` if None, with a number where that is taken.
         progress: whether to draw a progress bar where standard error is a terminal.
         **settings: fields of `heads.HeadOptions` and of `training_options.TrainingOptions`; each head reads what
@@ -62,52 +112,143 @@ def fit_head(
     """
     started = time.perf_counter()
     options = options_from(settings, progress=progress)
-    name, fit = _named(head)
-    if not isinstance(features, FeatureSet):
-        features = open_features(features)
-    folder = free_folder(out, f"{features.path.stem}-{name}")
-    rows = split_rows(features, hold_out=needs_validation(name) and options.training.monitor.startswith("val_"))
-    arrays = {split: features.features(selected) for split, selected in rows.items()}
-    labels = {split: features.labels()[selected] for split, selected in rows.items()}
-    require_classes(labels["train"], features.class_names)
-    require_features(arrays["train"], [features.names()[row] for row in rows["train"]])
+    asked = Asked(candidates=tuple(candidates), shots=tuple(shots), draws=draws)
+    name = _name_of(head)
+    sets = _opened(features)
+    folder = free_folder(out, f"{sets[0].path.stem}-{name}")
+    watched = isinstance(head, str) and needs_validation(head) and options.training.monitor.startswith("val_")
+    rows = split_rows(sets[0], hold_out=watched)
+    labels = {split: sets[0].labels()[selected] for split, selected in rows.items()}
+    require_classes(labels["train"], sets[0].class_names)
+    data = {_set_name(features): _head_data(features, rows, labels) for features in sets}
     fitting = time.perf_counter()
-    fitted = fit(_head_data(arrays, labels, features), options)
+    if name == "auto" or len(sets) > 1:
+        choice = _choose(head, data, asked, options)
+        chosen, fitted, name = choice.features, choice.fitted, choice.leaderboard[0].head
+        tables: Tables = {"leaderboard": [dataclasses.asdict(entry) for entry in choice.leaderboard]}
+    else:
+        (chosen,), tables = data, {}
+        fitted = _fit_of(head)(data[chosen], options)
     fitted_at = time.perf_counter()
-    outputs = {split: _outputs(fitted, arrays[split]) for split in SPLITS}
-    require_numbers(outputs["train"])
+    features = next(features for features in sets if _set_name(features) == chosen)
+    judged = judge(fitted, features, rows, labels, calibrate=options.calibrate == "temperature")
+    if asked.shots:
+        tables["shots"] = _few_shots(name if head == "auto" else head, data[chosen], asked, options)
+    judged_at = time.perf_counter()
     with staging(folder) as stage:
-        parity = _export(fitted, features, rows, stage)
+        parity = _export(judged.fitted, features, rows, stage)
         now = time.perf_counter()
         content = RunContent(
             class_names=tuple(features.class_names),
             about={
                 "kind": "fit-head",
                 "head": name,
+                "chosen_from": sorted(data) if len(sets) > 1 else None,
                 "options": dataclasses.asdict(options),
                 "details": fitted.details,
+                "calibration": judged.calibration,
+                "threshold": judged.threshold,
+                **tables,
                 **features_record(features),
                 "parity": dataclasses.asdict(parity),
                 "seconds": rounded(
-                    load=fitting - started, fit=fitted_at - fitting, export=now - fitted_at, total=now - started
+                    load=fitting - started,
+                    fit=fitted_at - fitting,
+                    judge=judged_at - fitted_at,
+                    export=now - judged_at,
+                    total=now - started,
                 ),
             },
-            metrics={split: metrics(labels[split], outputs[split], features.class_names) for split in SPLITS},
+            metrics=judged.metrics,
             history=fitted.history,
             title=f"{name} head on {features.spec.base} {features.spec.cut}",
+            tables=tables,
         )
         return write_run(folder, stage, content, replace=out is not None)
 
 
-def _named(head: str | BaseEstimator) -> tuple[str, Fit]:
-    """A head's name, and how it is fitted; what cannot be exported is refused."""
+def _name_of(head: str | BaseEstimator) -> str:
+    """A head's name; an unknown one, and one that cannot be exported, is refused."""
+    if not isinstance(head, str):
+        from permafrost.heads.folding import require_foldable
+
+        require_foldable(head)
+        return type(head).__name__.lower()
+    if head not in (*HEADS, "auto"):
+        find_head(head)
+    return head
+
+
+def _fit_of(head: str | BaseEstimator) -> Fit:
     if isinstance(head, str):
-        return head, find_head(head)
-    from permafrost.heads.folding import require_foldable
+        return find_head(head)
     from permafrost.heads.sklearn_heads import fit_estimator
 
-    require_foldable(head)
-    return type(head).__name__.lower(), functools.partial(fit_estimator, head)
+    return functools.partial(fit_estimator, head)
+
+
+def _opened(features: Features | Sequence[Features]) -> list[FeatureSet]:
+    """The sets, made sure to be of the same pictures.
+
+    Raises:
+        HeadError: they are not.
+    """
+    given = [features] if isinstance(features, FeatureSet | str | os.PathLike) else list(features)
+    if not given:
+        raise OptionError("no feature set", expected="one, or several of the same pictures")
+    sets = [found if isinstance(found, FeatureSet) else open_features(found) for found in given]
+    first = sets[0]
+    for other in sets[1:]:
+        for what, same in (
+            ("classes", other.class_names == first.class_names),
+            ("pictures", np.array_equal(other.digests(), first.digests())),
+            ("labels", np.array_equal(other.labels(), first.labels())),
+            ("splits", all(np.array_equal(other.rows(split), first.rows(split)) for split in SPLITS)),
+        ):
+            if not same:
+                raise HeadError(
+                    f"{other.path} and {first.path} cannot be compared: other {what}",
+                    expected="sets of the same pictures",
+                    do="extract both from the same data",
+                )
+    if len({_set_name(found) for found in sets}) < len(sets):
+        raise OptionError("a feature set is given twice", expected="each once")
+    return sets
+
+
+def _set_name(features: FeatureSet) -> str:
+    return features.path.stem
+
+
+def _choose(head: str | BaseEstimator, data: dict[str, HeadData], asked: Asked, options: HeadOptions) -> Choice:
+    """Compare heads, feature sets, or both."""
+    from permafrost.heads.choosing import choose_head
+
+    if head != "auto" and head not in CLASSICAL_HEADS:
+        raise OptionError(
+            f"several feature sets cannot be compared with {head if isinstance(head, str) else type(head).__name__}",
+            expected=f"auto, {', '.join(CLASSICAL_HEADS)}",
+        )
+    heads = asked.candidates if head == "auto" else [str(head)]
+    count = sum(1 if candidate in ("nb", "mlp") else 2 for candidate in heads) * len(data)
+    from tqdm import tqdm
+
+    with tqdm(total=count, unit=" heads", disable=None if options.progress else True, leave=False) as bar:
+
+        def report(what: str) -> None:
+            bar.set_postfix_str(what, refresh=False)
+            bar.update()
+
+        return choose_head(data, heads, options, report=report)
+
+
+def _few_shots(head: str | BaseEstimator, data: HeadData, asked: Asked, options: HeadOptions) -> list[dict[str, float]]:
+    from permafrost.heads.few_shots import few_shots
+
+    fit = _fit_of(head)
+    if head in CLASSICAL_HEADS:
+        fit = functools.partial(fit, probabilities=False)  # type: ignore[call-arg] # Only labels are counted.
+    return few_shots(fit, data, options, shots=asked.shots, draws=asked.draws)
 
 
 def _export(fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], stage: Path) -> Parity:
@@ -213,6 +354,100 @@ def require_features(x: np.ndarray, names: Sequence[str]) -> None:
         )
 
 
+USES: Final = {
+    "train": "the head was fitted to these",
+    "validation": "watched while fitting, and what calibration and threshold were chosen on",
+    "test": "computed once, after every choice",
+}
+"""What the pictures of a split were used for, as `metrics.json` says."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A fitted head with its figures.
+
+    Attributes:
+        fitted: the head, calibrated where that was asked for.
+        metrics: for each split `evaluation.metrics`, with `split`, `use`, and for two classes `at_threshold`.
+        calibration: the temperature that suits held-out pictures, and the calibration error before and after.
+        threshold: for two classes the probability of the second from which on to say it, and what it was chosen on.
+    """
+
+    fitted: FittedHead
+    metrics: dict[str, dict[str, Any]]
+    calibration: dict[str, Any] | None
+    threshold: dict[str, Any] | None
+
+
+def judge(
+    fitted: FittedHead,
+    features: FeatureSet,
+    rows: dict[str, np.ndarray],
+    labels: dict[str, np.ndarray],
+    *,
+    calibrate: bool,
+) -> Judged:
+    """Say how well a head does; what is still chosen is chosen on pictures that it was not fitted to, never on test.
+
+    Raises:
+        HeadError: its probabilities are not numbers.
+    """
+    held = _held_out(fitted, features, rows, labels)
+    calibration: dict[str, Any] | None = None
+    threshold: dict[str, Any] | None = None
+    if held is not None:
+        split, truth, probabilities = held
+        require_numbers(probabilities)
+        factor = inverse_temperature(log_probabilities(probabilities), truth)
+        after = softmax(factor * log_probabilities(probabilities), axis=1)
+        calibration = {
+            "split": split,
+            "n": len(truth),
+            "temperature": 1 / factor,
+            "error_before": calibration_error(truth, probabilities),
+            "error_after": calibration_error(truth, after),
+            "applied": calibrate,
+        }
+        if calibrate:
+            fitted = dataclasses.replace(fitted, model=cool(fitted.model, factor))
+            probabilities = after
+        if probabilities.shape[1] == 2 and len(np.unique(truth)) == 2:
+            value = best_threshold(truth, probabilities[:, 1])
+            threshold = {"class": features.class_names[1], "threshold": value, "split": split, "n": len(truth)}
+            threshold.update(at_threshold(truth, probabilities, value))
+    elif calibrate:
+        raise OptionError(
+            "nothing to calibrate on: there are no validation pictures",
+            expected="validation pictures, or a head that is cross-validated",
+        )
+    figures = {}
+    for split in SPLITS:
+        outputs = _outputs(fitted, features.features(rows[split]))
+        require_numbers(outputs)
+        figures[split] = metrics(labels[split], outputs, features.class_names)
+        if len(outputs):
+            figures[split] |= {"split": split, "use": USES[split]}
+        if threshold and len(outputs):
+            figures[split]["at_threshold"] = at_threshold(labels[split], outputs, threshold["threshold"])
+        if split == "test" and calibration and len(outputs):
+            # Of the head as it is not exported: for what calibration does on pictures that it was not chosen on.
+            turned = softmax((1 / factor if calibrate else factor) * log_probabilities(outputs), axis=1)
+            pair = [calibration_error(labels[split], values) for values in (outputs, turned)]
+            calibration["test_error_before"], calibration["test_error_after"] = pair[::-1] if calibrate else pair
+    return Judged(fitted=fitted, metrics=figures, calibration=calibration, threshold=threshold)
+
+
+def _held_out(
+    fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray]
+) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """What to choose on: validation pictures, or the training pictures by heads that were not fitted to them."""
+    if len(rows["validation"]):
+        return "validation", labels["validation"], _outputs(fitted, features.features(rows["validation"]))
+    if fitted.held_out_logits is not None:
+        return "train, cross-validated", labels["train"], softmax(fitted.held_out_logits, axis=1)
+    return None
+
+
 def require_numbers(outputs: np.ndarray) -> None:
     """Refuse a head whose training ran off to infinity.
 
@@ -260,12 +495,16 @@ def features_record(features: FeatureSet) -> dict[str, Any]:
     }
 
 
-def _head_data(arrays: dict[str, Any], labels: dict[str, np.ndarray], features: FeatureSet) -> HeadData:
-    validated = len(labels["validation"]) > 0
+def _head_data(features: FeatureSet, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> HeadData:
+    """What a head is fitted to: the rows of two splits, made sure to be fit for it."""
+    x = features.features(rows["train"])
+    names = features.names()
+    require_features(x, [names[row] for row in rows["train"]])
+    validated = len(rows["validation"]) > 0
     return HeadData(
-        x=arrays["train"],
+        x=x,
         y=labels["train"],
-        validation_x=arrays["validation"] if validated else None,
+        validation_x=features.features(rows["validation"]) if validated else None,
         validation_y=labels["validation"] if validated else None,
         class_names=tuple(features.class_names),
     )

@@ -4,6 +4,7 @@ model.keras     pictures in, probabilities out; opens with plain Keras
 labels.txt      the classes, one a line, in the order of the probabilities
 run.json        what it was made of and how; its parity
 metrics.json    figures for each split, with its size
+leaderboard.csv heads and settings that were compared; shots.csv: how well few pictures do; where that was asked for
 history.csv     a row for each epoch, or for each setting that was compared
 curves.png      the history, drawn
 confusion.png   which class was taken for which
@@ -50,6 +51,7 @@ class RunContent:
         metrics: for each split `evaluation.metrics`.
         history: a row for each epoch, or for each setting that was compared.
         title: over the plots.
+        tables: more of what was found, each written to a file of its name: `leaderboard.csv`.
     """
 
     class_names: tuple[str, ...]
@@ -57,6 +59,7 @@ class RunContent:
     metrics: dict[str, Any]
     history: list[dict[str, float]]
     title: str
+    tables: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
 
 class Run:
@@ -190,7 +193,7 @@ def write_run(folder: Path, stage: Path, content: RunContent, *, replace: bool =
         "curves.png": curves_png(content.history, content.title),
         METRICS_FILE: _json(content.metrics),
         RUN_FILE: _json(about),
-    }
+    } | {f"{name}.csv": _csv(rows) for name, rows in content.tables.items()}
     if shown:
         import numpy as np
 
@@ -237,7 +240,7 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, indent=2, allow_nan=False).encode("ascii") + b"\n"
 
 
-def _csv(history: list[dict[str, float]]) -> bytes:
+def _csv(history: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     if history:
         writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")

@@ -42,7 +42,13 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "[default: chosen by cross-validation]",
         ),
         ("neighbours", int, "knn: how many.  [default: chosen by cross-validation]"),
+        (
+            "scaling",
+            str,
+            "logistic and those after it: standard, each feature to variance 1; centred, all by one number.",
+        ),
         ("pca", float, "Reduce features first to so many principal components, or to a share of the variance."),
+        ("calibrate", str, "none, or temperature: so that probabilities mean what they say, on validation pictures."),
     ]
     for name, kind, text in reversed(options):
         default = getattr(_LAYERS, name)
@@ -59,28 +65,40 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @command("fit-head", COMMANDS["fit-head"])
-@click.argument("features", metavar="SET.h5", type=click.Path())
+@click.argument("features", metavar="SET.h5 [SET.h5 ...]", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--head",
     default="dense",
     show_default=True,
     help="Trained by Keras: dense, linear, conv. By scikit-learn or in closed form: logistic, ridge, svm, lda, knn, "
-    "nb, mlp.",
+    "nb, mlp. Or auto: the best of those.",
+)
+@click.option("--candidates", help="auto: the heads to compare: logistic,ridge,...  [default: all but Keras's]")
+@click.option("--shots", help="Say also how well the head does with so few training pictures a class: 1,2,5,10.")
+@click.option(
+    "--draws", type=int, default=5, show_default=True, help="How often pictures are drawn for each of --shots."
 )
 @head_options
 @training_options(HEAD_TRAINING)
 @click.option("--out", type=click.Path(), metavar="RUN/", help="The run's folder.  [default: runs/<SET>-<head>]")
 @progress_option
-def fit_head(*, features: str, as_json: bool, **options: Any) -> None:
+def fit_head(
+    *, features: tuple[str, ...], candidates: str | None, shots: str | None, as_json: bool, **options: Any
+) -> None:
     """Fit a head to kept features and export one Keras model.
 
-    The model takes pictures of any size, 0 to 255, and gives probabilities; it opens with plain Keras.
+    Several sets of the same pictures, of other cuts, poolings or bases, are compared. The model takes
+    pictures of any size, 0 to 255, and gives probabilities; it opens with plain Keras.
     """
     settings: dict[str, Any] = {
         name: parse_numbers(name, value) if name in SEVERAL else value for name, value in options.items()
     }
     from permafrost.fitting import fit_head as fit
 
+    if candidates:
+        settings["candidates"] = candidates.split(",")
+    if shots:
+        settings["shots"] = parse_numbers("shots", shots)
     run = fit(features, **settings)
     show(run.describe(), run_lines(run), as_json=as_json)
 
@@ -103,9 +121,58 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
 def run_lines(run: Any) -> list[str]:
     """What a run is, as lines for people."""
     return [
+        *leaderboard_lines(run.about.get("leaderboard", [])),
+        *(
+            f"{row['shots']} a class: accuracy {row['accuracy']:.4f} ± {row['accuracy_spread']:.4f}, "
+            f"balanced {row['balanced_accuracy']:.4f} ± {row['balanced_accuracy_spread']:.4f}, {row['draws']} draws"
+            for row in run.about.get("shots", [])
+        ),
         *(figures_line(split, run.metrics[split]) for split in ("train", "validation", "test")),
+        *calibration_lines(run.about.get("calibration"), run.about.get("threshold")),
         *parity_lines(run.about["parity"]),
         f"time: {duration(run.about['seconds']['total'])}",
         f"run: {run.folder}",
         f"model: {run.model_path}",
     ]
+
+
+def leaderboard_lines(entries: list[dict[str, Any]]) -> list[str]:
+    """What was compared, the best first, as a table."""
+    if not entries:
+        return []
+    rows = [("", "head", "set", "scaling", "setting", "log loss", "accuracy", "balanced", "seconds")]
+    rows += [
+        (
+            f"{place}",
+            entry["head"],
+            entry["features"],
+            entry["scaling"],
+            f"{entry['setting']} {entry['value']:.3g}",
+            f"{entry['log_loss']:.4f} ± {entry['standard_error']:.4f}",
+            f"{entry['accuracy']:.4f}",
+            f"{entry['balanced_accuracy']:.4f}",
+            f"{entry['seconds']:.2f}",
+        )
+        for place, entry in enumerate(entries, 1)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return ["compared on held-out folds of the training pictures:", *table]
+
+
+def calibration_lines(calibration: dict[str, Any] | None, threshold: dict[str, Any] | None) -> list[str]:
+    """What was chosen on held-out pictures once the head was fitted, as lines."""
+    lines = []
+    if calibration:
+        applied = "applied" if calibration["applied"] else "not applied (--calibrate temperature does)"
+        lines.append(
+            f"calibration: temperature {calibration['temperature']:.3g} would bring the error from "
+            f"{calibration['error_before']:.4f} to {calibration['error_after']:.4f} "
+            f"on {calibration['split']}; {applied}"
+        )
+    if threshold:
+        lines.append(
+            f"threshold: {threshold['class']} from {threshold['threshold']:.3f} on has the best balanced accuracy, "
+            f"{threshold['balanced_accuracy']:.4f}, on {threshold['split']}"
+        )
+    return lines

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+SCALINGS: Final = ("standard", "centred")
+CALIBRATIONS: Final = ("none", "temperature")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadData:
     """Features to fit a head to.
@@ -54,8 +58,12 @@ class HeadOptions:
         regularization: the setting of the heads of `families.FAMILIES`; None chooses it by cross-validation on training
             data.
         neighbours: of `knn`; None chooses it likewise.
+        scaling: how those heads scale features: `standard`, each to variance 1, or `centred`, all by one number, which
+            leaves features that are nearly always zero as small as they are.
         pca: principal components to which those heads reduce the features, or below 1 the share of the variance to
             keep; None for all features.
+        calibrate: `temperature` divides the fitted head's logits by the temperature that suits the validation pictures;
+            `none` leaves them.
         progress: whether to draw a progress bar where standard error is a terminal.
     """
 
@@ -71,7 +79,14 @@ class HeadOptions:
     regularization: float | None = None
     neighbours: int | None = None
     pca: float | None = None
+    scaling: str = "standard"
+    calibrate: str = "none"
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name, known in (("scaling", SCALINGS), ("calibrate", CALIBRATIONS)):
+            if getattr(self, name) not in known:
+                raise OptionError(f"unknown {name}", expected=", ".join(known), found=getattr(self, name))
 
 
 class HeadSettings(TrainingSettings, total=False):
@@ -88,6 +103,8 @@ class HeadSettings(TrainingSettings, total=False):
     regularization: float | None
     neighbours: int | None
     pca: float | None
+    scaling: str
+    calibrate: str
 
 
 SEVERAL: Final = frozenset({"hidden", "filters", "filter_dropout"})

@@ -20,6 +20,12 @@ from permafrost.heads.families import Family, Setup, logits_of
 
 FOLDS: Final = 5
 
+PATIENCE: Final = 4
+"""Values in a row that do not do better, after which a comparison ends."""
+
+FLAT: Final = 1e-3
+"""Nats by which a better value is better at least."""
+
 Folds = list[tuple[np.ndarray, np.ndarray]]
 """For each fold the rows to fit to and those held out."""
 
@@ -78,7 +84,7 @@ def compare(
     *,
     calibrated: bool,
 ) -> list[Compared]:
-    """Cross-validate values of a setting, from the most regularised on, until the loss clearly rises.
+    """Cross-validate values of a setting, from the most regularised on, until nothing better is to come.
 
     Args:
         family: the kind of head.
@@ -103,11 +109,21 @@ def compare(
             for (_, held_out), found in zip(folds, outputs, strict=True):
                 logits[held_out] = found
             compared.append(_judged(value, logits, y, setup, folds, calibrated=calibrated))
-            # The curve has one valley, and weak regularisation is slow: once it clearly rises, the best is found.
-            best = min(compared, key=_loss)
-            if compared[-1].log_loss > best.log_loss + 2 * best.standard_error:
+            if _settled(compared):
                 break
     return compared
+
+
+def _settled(compared: Sequence[Compared]) -> bool:
+    """Whether weaker regularisation, which is slow, will not do better: the curve has one valley.
+
+    It clearly rises, or it has been flat for a while, as it is where the classes can be told apart.
+    """
+    best = min(compared, key=_loss)
+    if compared[-1].log_loss > best.log_loss + 2 * best.standard_error:
+        return True
+    before = min(compared[:-PATIENCE], key=_loss, default=None)
+    return before is not None and before.log_loss - best.log_loss < max(FLAT, best.standard_error / 10)
 
 
 def choose(compared: Sequence[Compared]) -> Compared:

@@ -26,6 +26,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, Normalizer, Standa
 from sklearn.svm import LinearSVC
 
 from permafrost.errors import HeadError
+from permafrost.heads.calibration import LEAST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +110,24 @@ def merged(steps: Sequence[Step]) -> list[Step]:
                 continue
         result.append(step)
     return result
+
+
+def cool(model: keras.Model, factor: float) -> keras.Model:
+    """A model whose logits are those of `model` times a factor, the inverse of a temperature.
+
+    Args:
+        model: from features to probabilities; its last layer is changed where that will do.
+        factor: 1 leaves the model as it is.
+    """
+    if factor == 1:
+        return model
+    last = model.layers[-1]
+    if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.softmax:
+        last.set_weights([factor * weights for weights in last.get_weights()])
+        return model
+    logits = keras.ops.log(keras.ops.maximum(model.outputs[0], LEAST))
+    cooled = keras.layers.Rescaling(factor, name="head_temperature")(logits)
+    return keras.Model(model.inputs[0], keras.layers.Softmax(name="head_calibrated")(cooled), name="head")
 
 
 def as_logits(coefficients: np.ndarray, intercepts: np.ndarray, *, symmetric: bool = False) -> Affine:

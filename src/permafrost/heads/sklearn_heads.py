@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,9 +15,9 @@ from threadpoolctl import threadpool_limits
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads import FittedHead, HeadData, HeadOptions
-from permafrost.heads.comparing import choose, compare, make_folds, quiet_convergence
+from permafrost.heads.comparing import Compared, choose, compare, make_folds, quiet_convergence
 from permafrost.heads.families import FAMILIES, Family, Setup
-from permafrost.heads.folding import Affine, Step, fold, has_probabilities, require_foldable, softmax, to_keras
+from permafrost.heads.folding import Affine, cool, fold, has_probabilities, require_foldable, softmax, to_keras
 
 SMALL: Final = 10_000_000
 """Numbers in a matrix below which one thread multiplies it faster than several."""
@@ -55,8 +56,11 @@ def prepare(x: np.ndarray, options: HeadOptions, *, turned: bool) -> Prepared:
     """
     flat = x.reshape(len(x), -1).astype(np.float64)
     scaler = StandardScaler(copy=False).fit(flat)
-    flat = scaler.transform(flat)
-    steps, details = [Affine(1 / scaler.scale_, -scaler.mean_ / scaler.scale_)], {}
+    # By one number, the same sum of variances; a feature that never differs has none.
+    scale = scaler.scale_ if options.scaling == "standard" else np.full_like(scaler.scale_, common_scale(scaler.var_))
+    flat -= scaler.mean_
+    flat /= scale
+    steps, details = [Affine(1 / scale, -scaler.mean_ / scale)], {}
     if options.pca is not None:
         most = min(flat.shape)
         if not 0 < options.pca <= most or (options.pca > 1 and options.pca != int(options.pca)):
@@ -75,6 +79,12 @@ def prepare(x: np.ndarray, options: HeadOptions, *, turned: bool) -> Prepared:
     return Prepared(flat, steps, features, details)
 
 
+def common_scale(variances: np.ndarray) -> float:
+    """The one divisor by which features of these variances (d,) have as large a sum of variances as standardised."""
+    differing = variances > 0
+    return float(np.sqrt(variances.sum() / max(differing.sum(), 1)))
+
+
 def setup_of(data: HeadData, options: HeadOptions, features: int) -> Setup:
     """What fitting a family depends on."""
     return Setup(
@@ -86,12 +96,13 @@ def setup_of(data: HeadData, options: HeadOptions, features: int) -> Setup:
     )
 
 
-def fit_family(name: str, data: HeadData, options: HeadOptions) -> FittedHead:
+def fit_family(name: str, data: HeadData, options: HeadOptions, *, probabilities: bool = True) -> FittedHead:
     """Standardised features and a head of `FAMILIES`.
 
     Where its setting is not given, it is chosen by stratified five-fold cross-validation on the training pictures, by
     the one-standard-error rule. Scores that are no probabilities are made so by a temperature, fitted to the pictures
-    that each fold holds out, as scikit-learn's `CalibratedClassifierCV` does.
+    that each fold holds out, as scikit-learn's `CalibratedClassifierCV` does; unless only the labels matter, and not
+    the probabilities.
 
     Raises:
         OptionError: a setting out of range.
@@ -104,51 +115,63 @@ def fit_family(name: str, data: HeadData, options: HeadOptions) -> FittedHead:
     prepared = prepare(data.x, options, turned=family.turned)
     setup = setup_of(data, options, prepared.features)
     values = (float(given),) if given is not None else family.values(len(data.x))
-    factor, history, held_out, value = 1.0, [], None, values[0]
-    if len(values) > 1 or family.scores_only:
+    compared: list[Compared] = []
+    chosen: Compared | float = values[0]
+    if len(values) > 1 or (family.scores_only and probabilities):
+        purpose = f"choose {family.setting}" if given is None else "calibrate"
+        instead = "" if given is not None or family.scores_only else f", or give {_option(name)}"
         folds = make_folds(
-            data.y,
-            data.class_names,
-            options.training.seed,
-            purpose=f"choose {family.setting}" if given is None else "calibrate",
-            do="add pictures of it" + ("" if given is not None or family.scores_only else f", or give {_option(name)}"),
+            data.y, data.class_names, options.training.seed, purpose=purpose, do=f"add pictures of it{instead}"
         )
-        # In float32: twice as fast, and precise enough to compare.
-        compared = compare(
-            family, values, prepared.x.astype(np.float32), data.y, setup, folds, calibrated=family.scores_only
-        )
-        chosen = choose(compared)
-        factor, value, held_out = chosen.factor, chosen.value, chosen.logits
-        if given is None:
-            history = [
-                {
-                    family.setting: row.value,
-                    "cross_validation_log_loss": row.log_loss,
-                    "standard_error": row.standard_error,
-                }
-                for row in compared
-            ]
+        if len(values) > 1:
+            # In float32: twice as fast, and precise enough to compare.
+            rows = prepared.x.astype(np.float32)
+            compared = compare(family, values, rows, data.y, setup, folds, calibrated=family.scores_only)
+            chosen = choose(compared)
+        if family.scores_only and probabilities:
+            value = chosen.value if isinstance(chosen, Compared) else chosen
+            (chosen,) = compare(family, [value], prepared.x, data.y, setup, folds, calibrated=True)
+    chosen_by = "option" if given is not None else "cross-validation" if len(values) > 1 else "default"
+    return finish(family, chosen, prepared, data, setup, compared, chosen_by=chosen_by)
+
+
+def finish(
+    family: Family,
+    chosen: Compared | float,
+    prepared: Prepared,
+    data: HeadData,
+    setup: Setup,
+    compared: Sequence[Compared],
+    *,
+    chosen_by: str,
+) -> FittedHead:
+    """Fit a family to all training rows, and fold it.
+
+    Args:
+        family: the kind of head.
+        chosen: what is known of the value of its setting that it is fitted with, or the value alone.
+        prepared: the rows.
+        data: what they were prepared from.
+        setup: what else fitting depends on.
+        compared: all values that were compared.
+        chosen_by: how it was chosen.
+    """
+    value, factor = (chosen.value, chosen.factor) if isinstance(chosen, Compared) else (chosen, 1.0)
     with quiet_convergence(), threadpool_limits(1 if prepared.x.size < SMALL else None, "blas"):
         fitted = family.fitter(prepared.x, data.y, setup)(value)
-    steps = [*prepared.steps, *steps_of(fitted, factor)]
-    details = {family.setting: value, "chosen_by": "option" if given is not None else "cross-validation"}
-    if given is None and len(values) == 1:
-        details["chosen_by"] = "default"
-    if family.scores_only:
+    last = [fitted, softmax] if isinstance(fitted, Affine) else fold(fitted)
+    details = {family.setting: value, "chosen_by": chosen_by} | prepared.details
+    if factor != 1:
         details["inverse_temperature"] = factor
     return FittedHead(
-        model=to_keras(steps, data.x.shape[1:]),
-        history=history,
-        details=details | prepared.details,
-        held_out_logits=held_out,
+        model=cool(to_keras([*prepared.steps, *last], data.x.shape[1:]), factor),
+        history=[
+            {family.setting: row.value, "cross_validation_log_loss": row.log_loss, "standard_error": row.standard_error}
+            for row in (compared if len(compared) > 1 else ())
+        ],
+        details=details,
+        held_out_logits=chosen.logits if isinstance(chosen, Compared) else None,
     )
-
-
-def steps_of(fitted: Any, factor: float) -> list[Step]:
-    """What a family fitted, as steps to probabilities; the factor is for the logits of an affine map."""
-    if isinstance(fitted, Affine):
-        return [Affine(factor * fitted.kernel, factor * fitted.bias), softmax]
-    return fold(fitted)
 
 
 def fit_estimator(estimator: BaseEstimator, data: HeadData, options: HeadOptions) -> FittedHead:

@@ -149,8 +149,20 @@ def only_store(folder: Path) -> Path:
     return next((folder / "store").glob("*"), folder / "store" / "none")
 
 
-def finish(program: Program, arguments: list[str], output: Path) -> int:
-    return program.wait(program.start(arguments, output))
+def finish(program: Program, arguments: list[str], output: Path, figures: Figures) -> int:
+    """Start a process and wait for its end; its exit status."""
+    return end_of(program, program.start(arguments, output), figures)
+
+
+def end_of(program: Program, process: int, figures: Figures) -> int:
+    """The exit status of a process once it has ended; one that does not is counted as hung, and killed."""
+    limit = time.monotonic() + LIMIT
+    while not _ended(process):
+        if time.monotonic() > limit:
+            figures.hung += 1
+            os.kill(process, signal.SIGKILL)
+        time.sleep(0.002)
+    return program.wait(process)
 
 
 def kills(
@@ -176,7 +188,7 @@ def kills(
     """
     figures, moments = Figures(), random.Random(seed)
     reference_set = work / "reference" / "set.h5"
-    assert finish(program, arguments_for(data, reference_set), work / "log") == 0, (work / "log").read_text()
+    assert finish(program, arguments_for(data, reference_set), work / "log", figures) == 0, (work / "log").read_text()
     reference = rows_of(open_features(reference_set))
     again = completed = 0
     for number in itertools.count():
@@ -195,7 +207,7 @@ def kills(
             time.sleep(moments.uniform(0, longest))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-            if program.wait(process) == 0:
+            if end_of(program, process, figures) == 0:
                 break
             figures.repetitions += 1
             killed += 1
@@ -204,7 +216,7 @@ def kills(
             figures.wrong += unreadable + sum(reference.get(digest) != row for digest, row in now.items())
             figures.notes["left-over files"] = figures.notes.get("left-over files", 0) + len(_all_leftovers(folder))
             known = now
-        if finish(program, arguments, work / "log") != 0:
+        if finish(program, arguments, work / "log", figures) != 0:
             figures.wrong += 1
             continue
         completed += 1
@@ -269,7 +281,7 @@ def full_disks(program: Program, data: Path, work: Path, *, repetitions: int) ->
     """
     figures = Figures()
     reference_set = work / "reference" / "set.h5"
-    assert finish(program, arguments_for(data, reference_set), work / "log") == 0, (work / "log").read_text()
+    assert finish(program, arguments_for(data, reference_set), work / "log", figures) == 0, (work / "log").read_text()
     reference = rows_of(open_features(reference_set))
     # A tmpfs counts pages of 4 KiB, and some for folders.
     used = sum(-(-path.stat().st_size // 4096) * 4096 for path in reference_set.parent.rglob("*"))
@@ -282,7 +294,7 @@ def full_disks(program: Program, data: Path, work: Path, *, repetitions: int) ->
                 return None
             arguments = arguments_for(data, disk / "set.h5")
             output = work / f"log-{point}"
-            status = finish(program, arguments, output)
+            status = finish(program, arguments, output, figures)
             told = output.read_text().strip()
             figures.repetitions += 1
             if status == 2 and "\n" not in told and "No space left on device" in told:
@@ -295,7 +307,7 @@ def full_disks(program: Program, data: Path, work: Path, *, repetitions: int) ->
             rows, unreadable = kept_rows(only_store(disk))
             figures.wrong += unreadable + sum(reference[digest] != row for digest, row in rows.items())
             grow(4 * used + 2**20)
-            if finish(program, arguments, output) != 0:
+            if finish(program, arguments, output, figures) != 0:
                 figures.wrong += 1
                 continue
             again = rows_of(open_features(disk / "set.h5"))
@@ -364,14 +376,14 @@ def together(program: Program, data: Path, work: Path, *, repetitions: int, clos
     """
     figures = Figures()
     reference_set = work / "reference" / "set.h5"
-    assert finish(program, arguments_for(data, reference_set), work / "log") == 0, (work / "log").read_text()
+    assert finish(program, arguments_for(data, reference_set), work / "log", figures) == 0, (work / "log").read_text()
     x, _ = open_features(reference_set).arrays()
     shards = 0
     for number in range(repetitions):
         folder = work / f"run-{number}"
         outs = [folder / f"set-{each}.h5" for each in range((2, 4)[number % 2])]
         processes = [program.start(arguments_for(data, out), work / "log") for out in outs]
-        figures.wrong += sum(program.wait(process) != 0 for process in processes)
+        figures.wrong += sum(end_of(program, process, figures) != 0 for process in processes)
         figures.repetitions += 1
         for out in outs:
             try:
@@ -402,16 +414,16 @@ def readers(program: Program, data: Path, more: list[Path], work: Path, *, opens
     grown = Path(shutil.copytree(data, work / "grown"))
     for path in more:
         shutil.copy(path, grown / "class-0" / f"more-{path.name}")
-    assert finish(program, arguments_for(grown, everything), work / "log") == 0
+    assert finish(program, arguments_for(grown, everything), work / "log", figures) == 0
     known = open_features(everything)
     reference = dict(zip((row.tobytes() for row in known.digests()), known.arrays()[0], strict=True))
-    assert finish(program, arguments_for(data, out), work / "log") == 0
+    assert finish(program, arguments_for(data, out), work / "log", figures) == 0
     growing, waiting = Path(shutil.copytree(data, work / "growing")), list(more)
     process, sizes = None, set()
     while figures.repetitions < opens:
         if process is None or _ended(process):
             if process is not None:
-                figures.wrong += program.wait(process) != 0
+                figures.wrong += end_of(program, process, figures) != 0
             if waiting:
                 path = waiting.pop()
                 shutil.copy(path, growing / "class-0" / f"more-{path.name}")
@@ -428,7 +440,7 @@ def readers(program: Program, data: Path, more: list[Path], work: Path, *, opens
         for digest, row in zip(features.digests(), x, strict=True):
             figures.wrong += bool(np.abs(row - reference[digest.tobytes()]).max() > close)
     if process is not None:
-        figures.wrong += program.wait(process) != 0
+        figures.wrong += end_of(program, process, figures) != 0
     figures.notes |= {
         "different sets seen": len(sizes),
         "shards at the end": len(list(out.parent.glob("store/*/*.h5"))),

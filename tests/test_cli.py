@@ -721,6 +721,49 @@ def test_ctrl_c_ends_with_130_and_what_was_committed_is_kept(answer, tiny_base, 
     assert again["computed"] + again["kept"] == count
 
 
+def test_all_that_is_kept_can_be_checked(call, answer, own_features):
+    folder = own_features.path.parent
+
+    found = answer("features", "verify", folder)
+
+    assert (found["sets"], found["rows"], found["faults"], found["findings"]) == (1, 36, 0, [])
+    shard = next(own_features.store.folder.glob("[0-9a-f]*.h5"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    status, out, err = call("features", "verify", folder)
+    assert status == 2
+    assert out.startswith(f"damaged: damaged shard {shard}")
+    assert err.strip() == (
+        f"permafrost features: 1 faults in {folder}. Run the same extract again: it computes what is missing; "
+        "`features prune` removes what is damaged"
+    )
+
+
+def test_what_no_set_refers_to_is_shown_and_goes_only_where_that_is_said(call, answer, own_features):
+    folder, store = own_features.path.parent, own_features.store.folder
+    own_features.path.unlink()
+
+    status, out, _ = call("features", "prune", folder)
+
+    assert status == 0
+    assert f"{store}: a store to which no set refers, " in out
+    assert out.splitlines()[-1].startswith("would remove 1 things, ") and out.strip().endswith("say --yes to do it")
+    assert store.exists()
+    assert answer("features", "prune", folder, "--yes")["removed"] is True
+    assert not store.exists()
+    _, out, _ = call("features", "prune", folder)
+    assert out.strip() == "nothing to remove: sets refer to all that is kept"
+
+
+@pytest.mark.parametrize("name", ["plain.h5", "plain.npz"])
+def test_a_set_can_be_written_to_one_plain_file(call, answer, own_features, work, name):
+    summary = answer("features", "export", own_features.path, name)
+
+    assert (summary["file"], summary["pictures"], summary["shape"]) == (name, 36, [16])
+    assert summary["bytes"] == (work / name).stat().st_size
+    status, out, _ = call("features", "export", own_features.path, name)
+    assert (status, out.splitlines()[0]) == (0, "X: 36 pictures, shape (16,), float32")
+
+
 def test_a_reader_that_goes_away_is_no_error(own_features):
     process = start("features", "show", own_features.path, cwd=own_features.path.parent)
     process.stdout.close()

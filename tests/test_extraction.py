@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+import samples
 from permafrost import committing, extract, open_features
 from permafrost.bases import load_base
 from permafrost.cutting import build_trunks
@@ -313,6 +314,30 @@ def test_copies_are_computed_once_and_all_are_listed(take, own_photos, computed)
     assert all(np.array_equal(x[row], x[rows[0]]) for row in rows)
 
 
+def test_copies_in_two_splits_or_under_two_labels_are_told_with_their_paths_here_and_in_the_set(take, tmp_path):
+    data = samples.write_split_photos(tmp_path / "data")
+    one, two, three = (f"train/dots/dots-00{number}.{end}" for number, end in ((0, "png"), (1, "jpg"), (2, "png")))
+    shutil.copy(data / one, data / "test" / "dots" / "again.png")
+    shutil.copy(data / two, data / "train" / "checks" / "other.jpg")
+    shutil.copy(data / three, data / "train" / "dots" / "harmless.png")
+
+    features = take(data)
+
+    told = features.summary["copies"]
+    assert (told["pictures"], told["across_splits"], told["across_labels"]) == (3, 1, 1)
+    assert [[tuple(each.values()) for each in group] for group in told["groups"]] == [
+        [("test/dots/again.png", "test", "dots"), (one, "train", "dots")],
+        [("train/checks/other.jpg", "train", "checks"), (two, "train", "dots")],
+    ]
+    assert open_features(features.path).describe()["copies"] == told
+    assert [len(group) for group in features.copies()] == [2, 2, 2]
+
+
+def test_a_data_set_without_copies_has_none(reference):
+    assert reference.copies() == []
+    assert reference.summary["copies"] == {"pictures": 0, "across_splits": 0, "across_labels": 0, "groups": []}
+
+
 @pytest.mark.parametrize("change", [{"cut": "joined"}, {"image_size": 40}, {"dtype": "float16"}])
 def test_whatever_changes_a_feature_computes_all_again_into_another_store(take, photos, computed, change):
     first = take(photos)
@@ -426,6 +451,7 @@ def test_a_damaged_shard_is_noticed_by_the_reader_and_mended_by_the_next_run(
     mended = take(photos, batch_size=6)
 
     assert computed == [6]
+    assert damage == "gone" or any(path.name in told for told in mended.summary["damaged"])
     assert close(mended.arrays()[0], x, 1e-6)
     assert mended.names() == first.names()
 

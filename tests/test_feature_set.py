@@ -401,3 +401,20 @@ def test_addresses_are_told_by_each_shards_name_once(addresses):
 
     assert len(set(shards)) == len(shards)
     assert [RowAddress(shards[shard], row) for shard, row in places.tolist()] == addresses
+
+
+# Files of earlier versions
+
+
+def test_a_set_of_version_1_is_read_as_it_was_written():
+    # Its files are as that version wrote them; they are not to be made anew.
+    features = open_features(Path(__file__).parent / "kept" / "version-1" / "photos.h5")
+    rows = make_rows(WHOLE_SPEC, 4)
+
+    assert np.array_equal(features.arrays()[0], rows.features[0])
+    assert np.array_equal(features.digests(), rows.digests)
+    assert features.names() == ["a/0.jpg", "b/1.jpg", "a/caf\udce9.jpg", "b/two\nlines.jpg"]
+    assert features.labels().tolist() == [0, 1, 0, 1]
+    assert features.spec == WHOLE_SPEC
+    assert features.digest == "bb317b02eb521ef79c96b30f841e40ce9d1a2b32b40869819f57361cae0a0825"
+    assert features.store.verify(features.content.shards[0]) == 4

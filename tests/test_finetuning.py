@@ -280,14 +280,15 @@ def refused(own_run: Path, tmp_path: Path) -> str:
     return one_error_line(caught.value)
 
 
-def test_a_set_with_another_trunk_is_refused_with_both_keys(own_features, own_run, split_photos, tiny_base, tmp_path):
+def test_a_set_with_another_trunk_is_refused_naming_the_field_and_both_values(
+    own_features, own_run, split_photos, tiny_base, tmp_path
+):
     def write(out: Path) -> None:
         pf.extract(split_photos, base=str(tiny_base), pool="max", out=out, progress=False)
 
     line = refused(changed_set(own_features, own_run, write), tmp_path)
 
-    assert f"{own_features.path} is no longer what {own_run} was fitted to: trunk" in line
-    assert f"expected key {own_features.spec.key}, found " in line
+    assert f"{own_features.path} is no longer what {own_run} was fitted to: pooling; expected avg, found max" in line
     assert line.endswith("Fit the head again")
 
 

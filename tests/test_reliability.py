@@ -288,7 +288,9 @@ def test_a_disk_that_is_read_only_is_one_clear_line(nursery, work, pictures):
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         tiny = Tiny(nursery)
 
-        status = experiments.finish(tiny, arguments_for(pictures, disk / "features" / "set.h5"), work / "log")
+        status = experiments.finish(
+            tiny, arguments_for(pictures, disk / "features" / "set.h5"), work / "log", Figures()
+        )
 
     assert status == 2
     told = (work / "log").read_text().strip()

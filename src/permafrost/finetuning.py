@@ -31,7 +31,7 @@ from permafrost.pipeline import PipelineOptions
 from permafrost.runs import Run, RunContent, free_folder, open_run, staging, write_run
 from permafrost.training import Examples, predict_examples, require_watched, train
 from permafrost.training_options import FINE_TUNING, TrainingSettings, with_settings
-from permafrost.trunk_spec import canonical_json
+from permafrost.trunk_spec import TrunkSpec, canonical_json, first_difference
 from permafrost.tuning_data import Keeping, KeptData, PictureData, Wanted
 from permafrost.unfreezing import find_stages, set_trainable, step_rates
 
@@ -362,11 +362,13 @@ def features_of(run: Run) -> FeatureSet:
         SetError: it is gone.
     """
     features = open_features(run.about["features"])
-    if features.spec.key != run.about["key"]:
+    difference = first_difference(TrunkSpec.from_json(run.about["trunk"]), features.spec)
+    if difference:
+        field, expected, found = difference
         raise RunError(
-            f"{features.path} is no longer what {run.folder} was fitted to: trunk",
-            expected=f"key {run.about['key']}",
-            found=features.spec.key,
+            f"{features.path} is no longer what {run.folder} was fitted to: {field}",
+            expected=expected,
+            found=found,
             do="fit the head again",
         )
     if tuple(features.class_names) != run.class_names:

@@ -159,7 +159,7 @@ def test_a_model_that_it_cannot_convert_is_run_by_keras(model, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("no such operation")
 
-    monkeypatch.setattr(conversion.load_openvino(), "convert_model", refuse)
+    monkeypatch.setattr(conversion.load_openvino(), "save_model", refuse)
     monkeypatch.setattr("permafrost.engines.openvino_engine.convert", conversion.convert)
 
     assert "no such operation" in make_engine("auto", model).why

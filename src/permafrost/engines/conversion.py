@@ -118,7 +118,7 @@ def convert(model: keras.Model) -> Converted:
 
 
 def output_names(count: int) -> list[str]:
-    """Names of a converted model's outputs, in the order of the Keras model's; OpenVINO keeps them in another."""
+    """Names of what gives a model's outputs, in the order of the Keras model's; OpenVINO keeps them in another."""
     return [f"features_{i}" for i in range(count)]
 
 
@@ -141,21 +141,28 @@ def load_openvino() -> ModuleType:
 
 
 def _convert_here(model: keras.Model, folder: str) -> None:
+    """Trace the model with its weights as constants: OpenVINO reads that four times as fast as a graph of variables."""
+    import keras
     import tensorflow
 
-    openvino = load_openvino()
+    trainable, other = (
+        [keras.ops.convert_to_numpy(variable) for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    )
 
-    def run(pixels: Any) -> dict[str, Any]:
-        outputs = model(pixels, training=False)
+    def run(pixels: Any) -> list[Any]:
+        weights = [[tensorflow.constant(array) for array in arrays] for arrays in (trainable, other)]
+        outputs, _ = model.stateless_call(*weights, tensorflow.cast(pixels, "float32"), training=False)
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-        return dict(zip(output_names(len(outputs)), outputs, strict=True))
+        names = output_names(len(outputs))
+        return [tensorflow.identity(output, name) for output, name in zip(outputs, names, strict=True)]
 
-    pixels = tensorflow.TensorSpec((None, *model.inputs[0].shape[1:]), tensorflow.float32)
-    function = tensorflow.function(run).get_concrete_function(pixels)
-    graph = openvino.convert_model(function, share_weights=False)
-    bytes_in = openvino.preprocess.PrePostProcessor(graph)
-    bytes_in.input().tensor().set_element_type(openvino.Type.u8)
-    openvino.save_model(bytes_in.build(), os.path.join(folder, GRAPH), compress_to_fp16=False)
+    pixels = tensorflow.TensorSpec((None, *model.inputs[0].shape[1:]), tensorflow.uint8)
+    traced = tensorflow.function(run, autograph=False).get_concrete_function(pixels)
+    path = Path(folder, "traced.pb")
+    path.write_bytes(traced.graph.as_graph_def().SerializeToString())
+    openvino = load_openvino()
+    openvino.save_model(openvino.Core().read_model(path), os.path.join(folder, GRAPH), compress_to_fp16=False)
 
 
 def _convert_elsewhere(model: keras.Model, folder: str) -> None:

@@ -66,7 +66,7 @@ class OpenVINOEngine:
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot run {model.name}: {error}", do="use --engine keras") from error
         self.streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._outputs = output_names(len(model.outputs))
+        self._outputs = [f"{name}:0" for name in output_names(len(model.outputs))]
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.streams):
             self._requests.put(compiled.create_infer_request())

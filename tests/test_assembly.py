@@ -345,7 +345,8 @@ def test_an_export_that_fails_leaves_the_old_model_and_nothing_else(tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_a_kill_while_a_model_is_exported_leaves_the_old_model_or_the_new_one(tmp_path):
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_kill_while_a_model_is_exported_leaves_the_old_model_or_the_new_one(tmp_path, kills):
     path = tmp_path / "model.keras"
     export_model(constant_model(3.0), path)
     # Keras is imported once, by the process that the others are forked from.
@@ -353,7 +354,7 @@ def test_a_kill_while_a_model_is_exported_leaves_the_old_model_or_the_new_one(tm
     context.set_forkserver_preload(["permafrost.assembly", "permafrost.feature_set", "permafrost.runs"])
     randomness, found, killed_within = random.Random(0), set(), 0
 
-    for _ in range(10):
+    for _ in range(kills):
         before = path.stat().st_mtime_ns
         process = context.Process(target=export_for_ever, args=(str(path),), daemon=True)
         process.start()

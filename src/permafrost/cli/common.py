@@ -223,7 +223,7 @@ def _standard_error_aside() -> Iterator[None]:
         os.dup2(aside.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:  # Not for Ctrl-C, of which these lines say nothing.
             aside.seek(0)
             os.write(real, aside.read())
             raise

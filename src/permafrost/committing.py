@@ -110,7 +110,7 @@ def as_stored(features: np.ndarray, spec: TrunkSpec, names: list[str]) -> np.nda
     import numpy as np
 
     with np.errstate(over="ignore"):
-        stored = features.astype(spec.dtype)
+        stored = features.astype(spec.dtype, copy=False)
     finite = np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))

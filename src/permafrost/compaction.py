@@ -18,8 +18,8 @@ from typing import Final
 from permafrost.errors import ShardError
 from permafrost.store import RowIndex, Rows, Store
 
-SMALL_BYTES: Final = 16 * 2**20
-"""A shard below this size is small."""
+SMALL_BYTES: Final = 2 * 2**20
+"""A shard below this size is small: opening it takes as long as reading it. Joining larger ones does not pay."""
 
 FULL_BYTES: Final = 64 * 2**20
 """So large joined shards become."""

@@ -469,7 +469,8 @@ class _Computation:
         for target in self._targets:
             wanted = [row for row, (_, key) in enumerate(members) if not target.has(*key)]
             names = [self._listing.names[members[row][0]] for row in wanted]
-            tensors = tuple(as_stored(next(remaining)[wanted], target.spec, names) for _ in target.spec.shapes)
+            chosen = slice(None) if len(wanted) == len(members) else wanted  # A slice copies nothing.
+            tensors = tuple(as_stored(next(remaining)[chosen], target.spec, names) for _ in target.spec.shapes)
             self._committer.add(target, [members[row][1] for row in wanted], tensors, self._engine.record)
 
 

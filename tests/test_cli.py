@@ -66,7 +66,7 @@ OPTIONS = {
         *("--min-delta", "--class-weight", "--seed", "--out"),
         *("--regularization", "--momentum", "--monitor", "--steps-per-epoch"),
         *("--batch-norm", "--l2", "--filters", "--kernel-size", "--pool-size", "--filter-dropout"),
-        *("--neighbours", "--pca", "--scaling", "--calibrate", "--candidates", "--shots", "--draws"),
+        *("--neighbours", "--pca", "--scaling", "--calibrate", "--candidates", "--shots", "--draws", "--views"),
         *TRAINING,
     },
     "finetune": {

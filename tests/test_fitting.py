@@ -352,8 +352,8 @@ def test_a_set_whose_store_is_gone_is_refused(own_features, tmp_path):
 
 
 def test_a_set_whose_shard_is_gone_is_refused(own_features, tmp_path):
-    (shard,) = own_features.store.shard_names()
-    (own_features.store.folder / shard).unlink()
+    for shard in own_features.store.shard_names():  # On a slow machine there are several.
+        (own_features.store.folder / shard).unlink()
 
     with pytest.raises(StoreError, match=r"missing shard .*Run the same extract again: it computes what is missing"):
         fit(own_features, out=tmp_path / "run")

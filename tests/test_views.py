@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import edit_json, one_error_line
-from permafrost import extract, open_features
+from permafrost import extract, fit_head, open_features
 from permafrost.augmentation import read_augmentation
 from permafrost.bases import load_base
 from permafrost.cutting import build_trunks
@@ -17,6 +17,7 @@ from permafrost.engines.keras_engine import KerasEngine
 from permafrost.errors import OptionError, SetError
 from permafrost.extraction import Extraction
 from permafrost.feature_set import FeatureSet
+from permafrost.heads import keras_heads, sklearn_heads
 from permafrost.store import Store
 from samples import PX, write_photos
 
@@ -157,6 +158,62 @@ def test_several_cuts_keep_views_in_one_pass(take, split_photos, computed, tmp_p
     assert sum(computed) == 36 + 18
     assert low.arrays("train", view=1)[0].shape == (18, 16, 16, 8)
     assert high.arrays("train", view=1)[0].shape == (18, 8, 8, 16)
+
+
+# Heads
+
+
+def test_a_head_that_keras_trains_takes_a_view_an_epoch_by_turns(viewed, tmp_path, monkeypatch):
+    seen = []
+    original = keras_heads.train
+
+    def watched(model, training, *rest, **options):
+        rows = np.arange(3)
+        seen.append([np.array(training.of_epoch(epoch)(rows)) for epoch in range(4)])
+        return original(model, training, *rest, **options)
+
+    monkeypatch.setattr(keras_heads, "train", watched)
+
+    run = fit_head(viewed, "linear", epochs=2, out=tmp_path / "run", progress=False)
+
+    rows = viewed.rows("train")[:3]
+    assert all(np.array_equal(seen[0][epoch], viewed.features(rows, view=epoch % 3)) for epoch in range(4))
+    assert run.about["options"]["views"] == 3
+    assert run.metrics["train"]["n"] == 18
+
+
+def test_a_head_of_scikit_learn_is_fitted_to_all_views_at_once(viewed, tmp_path, monkeypatch):
+    seen = []
+    original = sklearn_heads.compare
+
+    def watched(family, values, x, y, setup, folds, **options):
+        seen.append((x, y, folds))
+        return original(family, values, x, y, setup, folds, **options)
+
+    monkeypatch.setattr(sklearn_heads, "compare", watched)
+
+    run = fit_head(viewed, "logistic", out=tmp_path / "run", progress=False)
+
+    ((x, y, folds),) = seen
+    assert len(x) == 3 * 18
+    assert np.array_equal(y, np.tile(viewed.labels("train"), 3))
+    # No fold holds out a picture of which it has seen a view.
+    assert all(not set(fit % 18) & set(held_out % 18) for fit, held_out in folds)
+    assert run.metrics["train"]["n"] == 18
+
+
+def test_a_head_may_be_fitted_to_fewer_views_than_are_kept(viewed, tmp_path):
+    run = fit_head(viewed, "ridge", views=1, out=tmp_path / "run", progress=False)
+
+    assert run.about["options"]["views"] == 1
+    for wrong in (0, 4):
+        with pytest.raises(
+            OptionError, match=rf"no such number of views of .*; expected 1 to 3, found {wrong}\. Extract"
+        ):
+            fit_head(viewed, "ridge", views=wrong, out=tmp_path / "other", progress=False)
+
+
+# Plans and damage
 
 
 def test_a_plan_counts_views_too_and_writes_nothing(split_photos, tiny_base, tmp_path, take):

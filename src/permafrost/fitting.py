@@ -84,6 +84,7 @@ def fit_head(
     candidates: Sequence[str] = CLASSICAL_HEADS,
     shots: Sequence[int] = (),
     draws: int = 5,
+    views: int | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
     **settings: Unpack[HeadSettings],
@@ -99,6 +100,9 @@ def fit_head(
         shots: numbers of training pictures a class, for each of which the head is fitted to some drawn at random, and
             judged on the validation pictures, or where there are none on the other training pictures.
         draws: how often, for each number.
+        views: how many views of each training picture to fit to, the picture itself among them; all that the set has if
+            None. Heads that Keras trains take one of them an epoch, by turns; others all at once. Where heads or sets
+            are compared, or shots are drawn, it is the picture itself alone.
         out: the run's folder; `runs/<set>-<head>` if None, with a number where that is taken.
         progress: whether to draw a progress bar where standard error is a terminal.
         **settings: fields of `heads.HeadOptions` and of `training_options.TrainingOptions`; each head reads what
@@ -120,7 +124,8 @@ def fit_head(
     rows = split_rows(sets[0], hold_out=watched)
     labels = {split: sets[0].labels()[selected] for split, selected in rows.items()}
     require_classes(labels["train"], sets[0].class_names)
-    data = {_set_name(features): _head_data(features, rows, labels) for features in sets}
+    count = _count_views(sets, views, alone=name != "auto" and not asked.shots)
+    data = {_set_name(features): _head_data(features, rows, labels, count) for features in sets}
     fitting = time.perf_counter()
     if name == "auto" or len(sets) > 1:
         choice = _choose(head, data, asked, options)
@@ -144,7 +149,7 @@ def fit_head(
                 "kind": "fit-head",
                 "head": name,
                 "chosen_from": sorted(data) if len(sets) > 1 else None,
-                "options": dataclasses.asdict(options),
+                "options": dataclasses.asdict(options) | {"views": count},
                 "details": fitted.details,
                 "calibration": judged.calibration,
                 "threshold": judged.threshold,
@@ -495,18 +500,39 @@ def features_record(features: FeatureSet) -> dict[str, Any]:
     }
 
 
-def _head_data(features: FeatureSet, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> HeadData:
+def _count_views(sets: Sequence[FeatureSet], wanted: int | None, *, alone: bool) -> int:
+    """How many views to fit to.
+
+    Raises:
+        OptionError: more than there are, or several where heads or sets are compared.
+    """
+    kept = sets[0].views if alone and len(sets) == 1 else 1
+    if wanted is not None and not 1 <= wanted <= kept:
+        raise OptionError(
+            f"no such number of views of {sets[0].path} can be fitted to",
+            expected=f"1 to {kept}" if kept > 1 else "1",
+            found=wanted,
+            do="extract with more --views, and fit one head to one set",
+        )
+    return wanted or kept
+
+
+def _head_data(
+    features: FeatureSet, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], views: int
+) -> HeadData:
     """What a head is fitted to: the rows of two splits, made sure to be fit for it."""
     x = features.features(rows["train"])
     names = features.names()
     require_features(x, [names[row] for row in rows["train"]])
+    more = [features.features(rows["train"], view=view) for view in range(1, views)]
     validated = len(rows["validation"]) > 0
     return HeadData(
-        x=x,
-        y=labels["train"],
+        x=np.concatenate([x, *more]) if more else x,
+        y=np.tile(labels["train"], views),
         validation_x=features.features(rows["validation"]) if validated else None,
         validation_y=labels["validation"] if validated else None,
         class_names=tuple(features.class_names),
+        views=views,
     )
 
 

@@ -277,7 +277,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         assert self._validation is not None
         outputs = predict_examples(self.model, self._validation)
         figures = metrics(self._validation.labels, outputs, [str(label) for label in range(outputs.shape[1])])
-        return {"val_loss": figures["log_loss"], "val_accuracy": figures["accuracy"]}
+        return {"val_accuracy": figures["accuracy"], "val_loss": figures["log_loss"]}
 
     def _save(self) -> None:
         about = {"history": self.history, "best": self._best, "waited": self._waited, "ended": self.ended}

@@ -79,6 +79,7 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--draws", type=int, default=5, show_default=True, help="How often pictures are drawn for each of --shots."
 )
 @head_options
+@click.option("--views", type=int, metavar="K", help="Views of each training picture to fit to.  [default: all kept]")
 @training_options(HEAD_TRAINING)
 @click.option("--out", type=click.Path(), metavar="RUN/", help="The run's folder.  [default: runs/<SET>-<head>]")
 @progress_option

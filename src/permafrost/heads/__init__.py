@@ -32,6 +32,7 @@ class HeadData:
         y: (n,) int64, each class at least once.
         validation_x, validation_y: the same for validation; None where there is none.
         class_names: the classes.
+        views: of each picture, n being a multiple: the rows of view 0 come first, then those of view 1, and so on.
     """
 
     x: np.ndarray
@@ -39,6 +40,7 @@ class HeadData:
     validation_x: np.ndarray | None
     validation_y: np.ndarray | None
     class_names: tuple[str, ...]
+    views: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class Compared:
     logits: np.ndarray
 
 
-def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose: str, do: str) -> Folds:
+def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose: str, do: str, views: int = 1) -> Folds:
     """Five folds, or as many as the smallest class has rows, each with its share of each class.
 
     Args:
@@ -58,10 +58,13 @@ def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose:
         seed: of the folds.
         purpose: what they are for, in an error.
         do: what to do without them, in an error.
+        views: of each picture, as in `HeadData`; all in one fold, which else would hold out what it has seen.
 
     Raises:
-        HeadError: a class with a single row.
+        HeadError: a class with a single picture.
     """
+    count = len(y) // views
+    y = y[:count]
     counts = np.bincount(y, minlength=len(class_names))
     smallest = int(counts.min())
     if smallest < 2:
@@ -71,7 +74,12 @@ def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose:
             found=smallest,
             do=do,
         )
-    return list(StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed).split(y, y))
+    folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed).split(y, y)
+    return [(_of_all_views(fit, count, views), _of_all_views(held_out, count, views)) for fit, held_out in folds]
+
+
+def _of_all_views(rows: np.ndarray, count: int, views: int) -> np.ndarray:
+    return np.concatenate([rows + view * count for view in range(views)])
 
 
 def compare(

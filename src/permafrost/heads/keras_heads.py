@@ -69,6 +69,17 @@ def fit_conv(data: HeadData, options: HeadOptions) -> FittedHead:
     return _fit(data, options, layers)
 
 
+def _examples(data: HeadData) -> Examples:
+    """Training pictures; where they have views, one of them in each epoch, by turns."""
+    count = len(data.y) // data.views
+
+    def of_epoch(epoch: int) -> Callable[[Any], Any]:
+        first = count * (epoch % data.views)
+        return lambda rows: data.x[first + rows]
+
+    return Examples(data.y[:count], data.x.__getitem__, of_epoch=of_epoch if data.views > 1 else None)
+
+
 def _fit(data: HeadData, options: HeadOptions, layers: Callable[[Any, list[int]], Any]) -> FittedHead:
     """Train a model whose layers stand between centred features and the softmax layer."""
     _require_sizes(options)
@@ -85,7 +96,7 @@ def _fit(data: HeadData, options: HeadOptions, layers: Callable[[Any, list[int]]
         validation = Examples(data.validation_y, data.validation_x.__getitem__)
     history = train(
         model,
-        Examples(data.y, data.x.__getitem__),
+        _examples(data),
         validation,
         options.training,
         class_count=len(data.class_names),

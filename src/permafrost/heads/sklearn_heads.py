@@ -121,7 +121,12 @@ def fit_family(name: str, data: HeadData, options: HeadOptions, *, probabilities
         purpose = f"choose {family.setting}" if given is None else "calibrate"
         instead = "" if given is not None or family.scores_only else f", or give {_option(name)}"
         folds = make_folds(
-            data.y, data.class_names, options.training.seed, purpose=purpose, do=f"add pictures of it{instead}"
+            data.y,
+            data.class_names,
+            options.training.seed,
+            purpose=purpose,
+            do=f"add pictures of it{instead}",
+            views=data.views,
         )
         if len(values) > 1:
             # In float32: twice as fast, and precise enough to compare.
@@ -186,7 +191,12 @@ def fit_estimator(estimator: BaseEstimator, data: HeadData, options: HeadOptions
     model = clone(estimator)
     if not has_probabilities(model):
         folds = make_folds(
-            data.y, data.class_names, options.training.seed, purpose="calibrate", do="add pictures of it"
+            data.y,
+            data.class_names,
+            options.training.seed,
+            purpose="calibrate",
+            do="add pictures of it",
+            views=data.views,
         )
         model = CalibratedClassifierCV(model, method="temperature", ensemble=False, cv=folds)
     with quiet_convergence():

@@ -24,6 +24,7 @@ ORDER = [
     "preprocessing",
     "legacy_weights",
     "bases",
+    "run_bases",
     "cutting",
     "frontier",
     "engines",

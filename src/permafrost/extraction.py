@@ -95,7 +95,8 @@ def extract(
     Args:
         data: a folder with one folder a class, or with `train`, `validation` and `test` folders of those; a CSV with
             the columns `path,label[,split]`; or an `.npz` with `X_train, y_train[, X_validation, y_validation, ...]`.
-        base: a name from `keras.applications` in snake case, with its options behind a colon, or a `.keras` file.
+        base: a name from `keras.applications` in snake case, with its options behind a colon, a `.keras` file, or a
+            run, whose base is taken as it was fine-tuned.
         weights: `imagenet`, `none` (random, the same every time), or a file.
         cut: the layer whose output is kept, by name or index; a list of them to keep several in one pass; None for
             the last.
@@ -386,9 +387,14 @@ def build_trunks_of(
     """Load a base and cut it; the arguments are those of `extract`."""
     from permafrost.bases import DEFAULT_BASE, load_base
     from permafrost.cutting import build_trunks
+    from permafrost.run_bases import load_run_base, run_folder
 
     pair = (size, size) if isinstance(size, int) else size
-    loaded = load_base(base or DEFAULT_BASE, weights=weights, image_size=pair, preprocessing=preprocessing)
+    run = run_folder(base) if base else None
+    if run:
+        loaded = load_run_base(run, weights=weights, image_size=pair, preprocessing=preprocessing)
+    else:
+        loaded = load_base(base or DEFAULT_BASE, weights=weights, image_size=pair, preprocessing=preprocessing)
     return build_trunks(loaded, cuts, pool=pool, precision=precision, dtype=dtype)
 
 

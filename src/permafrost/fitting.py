@@ -37,7 +37,8 @@ from permafrost.heads.calibration import inverse_temperature, log_probabilities
 from permafrost.heads.folding import cool
 from permafrost.listing import SPLITS, content_position
 from permafrost.pictures import content_digest
-from permafrost.runs import MODEL_FILE, Run, RunContent, free_folder, staging, write_run
+from permafrost.run_bases import MODEL_FILE
+from permafrost.runs import Run, RunContent, free_folder, staging, write_run
 from permafrost.trunk_spec import TrunkSpec
 
 if TYPE_CHECKING:

@@ -28,15 +28,14 @@ from permafrost.bases import load_model_file
 from permafrost.errors import RunError, one_line
 from permafrost.evaluation import confusion_png, curves_png
 from permafrost.files import clear_leftovers, commit_bytes, sync_folder, temporary_folder, write_errors
+from permafrost.run_bases import MODEL_FILE, RUN_FILE
 
 if TYPE_CHECKING:
     import keras
 
 FORMAT: Final = "permafrost run"
 VERSION: Final = 1
-MODEL_FILE: Final = "model.keras"
 LABELS_FILE: Final = "labels.txt"
-RUN_FILE: Final = "run.json"
 METRICS_FILE: Final = "metrics.json"
 DEFAULT_FOLDER: Final = "runs"
 

@@ -26,7 +26,7 @@ from permafrost.stopwatch import STAGES
 @click.argument("data", type=click.Path())
 @click.option(
     "--base",
-    help="A name from keras.applications, with options behind a colon, or FILE.keras.  [default: mobilenet_v2]",
+    help="A name from keras.applications, with options behind a colon, FILE.keras, or RUN/.  [default: mobilenet_v2]",
 )
 @click.option("--weights", default="imagenet", show_default=True, help="imagenet, none (random), or a file.")
 @click.option(

@@ -13,13 +13,16 @@ import pytest
 import permafrost as pf
 from helpers import changed_layers, edit_json, files_below, leftovers, named_weights, one_error_line, point_to
 from permafrost import tuning_data
-from permafrost.assembly import body_of
+from permafrost.assembly import body_of, pixels_of
+from permafrost.augmentation import Views
 from permafrost.errors import HeadError, OptionError, RunError
 from permafrost.evaluation import paired_difference
 from permafrost.finetuning import FineTuning, features_of
-from permafrost.pipeline import Target
+from permafrost.frontier import cut_below
+from permafrost.pipeline import PipelineOptions, Target
 from permafrost.training import Batches, Examples, _Watch
-from permafrost.unfreezing import find_stages, set_trainable, step_rates
+from permafrost.tuning_data import KeptData, Wanted
+from permafrost.unfreezing import find_stages, find_unfrozen, set_trainable, step_rates
 
 pytest_plugins = ["upper"]
 pytestmark = [
@@ -110,6 +113,49 @@ def test_training_from_kept_features_gives_the_weights_of_training_the_whole_mod
 
     found = named_weights(tuned.model)
     assert max(np.abs(found[name] - expected[name]).max() for name in found) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("base", "unfrozen"), [("vgg16", "block5"), ("inception_v3", 172)])
+def test_fifty_steps_from_kept_features_are_fifty_steps_of_the_whole_network(split_photos, tmp_path, base, unfrozen):
+    features = pf.extract(
+        split_photos,
+        base=base,
+        weights="none",
+        image_size=75,
+        pool="avg",
+        out=tmp_path / "f" / "set.h5",
+        progress=False,
+    )
+    run = pf.fit_head(features, "logistic", regularization=1e-3, out=tmp_path / "run", progress=False)
+    base_layers = features.store.about["base_layers"]
+    whole, halved = (keras.models.load_model(run.model_path) for _ in range(2))
+    lowest = find_unfrozen(unfrozen, base_layers, [layer.name for layer in whole.layers])
+    for model in (whole, halved):
+        set_trainable(model, base_layers[lowest:], frozen=base_layers[:lowest], train_batchnorm=False)
+    frontier = cut_below(halved, pixels_of(halved), lowest, features.spec, base_layers)
+    rows = {split: features.rows(split) for split in ("train", "validation", "test")}
+    wanted = Wanted(features=features, rows=rows, views=Views())
+    kept = KeptData(wanted, frontier, tmp_path / "f" / "store", PipelineOptions(progress=False))
+    kept.compute()
+    pixels = np.stack([features.load_picture(int(row)).pixels((75, 75)) for row in rows["train"]]).astype(np.float32)
+    sides = {
+        "whole": (body_of(whole), Examples(features.labels("train"), pixels.__getitem__)),
+        "tail": (frontier.tail, kept.examples("train")),
+    }
+    start = named_weights(whole)
+
+    for model, examples in sides.values():
+        model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), "sparse_categorical_crossentropy")
+        batches = Batches(examples, 9, seed=0)
+        for step in range(50):
+            batches.begin(step // 2)
+            model.train_on_batch(*batches[step % 2])
+
+    trained, expected = named_weights(halved), named_weights(whole)
+    assert max(np.abs(trained[name] - expected[name]).max() for name in trained) <= 1e-4
+    assert max(np.abs(start[name] - expected[name]).max() for name in trained) > 1e-3
 
 
 def history_of(run) -> list[dict[str, float]]:

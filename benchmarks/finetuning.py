@@ -1,0 +1,145 @@
+"""(f) Fine-tuning from kept features is faster than training the same layers in one ordinary Keras model.
+
+The ordinary way: the base and a softmax layer in one model, the lower layers frozen by `trainable = False`, compiled
+and fitted; its pictures are decoded, resized and preprocessed beforehand and lie in memory, which nothing here counts.
+Permafrost: what crosses the cut is computed once and kept, which is measured by itself; the tail is trained from it.
+Both train the same layers, with the same optimizer, in batches of 32, in this one process, by turns. A step is Keras'
+own `train_on_batch`, its batch at hand; an epoch is all training pictures once and a look at the validation pictures.
+
+    python benchmarks/finetuning.py --base vgg16 --pictures 400 --steps 8 --rounds 3
+    python benchmarks/finetuning.py --base inception_v3 --pictures 400 --steps 8 --rounds 3
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import common
+import keras
+import numpy as np
+
+import permafrost as pf
+from permafrost.assembly import pixels_of
+from permafrost.augmentation import Views
+from permafrost.frontier import cut_below
+from permafrost.pipeline import PipelineOptions
+from permafrost.training import predict_examples, train
+from permafrost.training_options import FINE_TUNING, with_settings
+from permafrost.tuning_data import KeptData, Wanted
+from permafrost.unfreezing import find_unfrozen, set_trainable
+
+UNFROZEN = {"vgg16": "block5", "inception_v3": 172}
+BATCH = 32
+
+
+def ordinary(setting: common.Setting, lowest: int) -> tuple[keras.Model, Any]:
+    """The model as a tutorial builds it, its layers up to `lowest` frozen; and `preprocess_input`."""
+    base, preprocess = setting.by_keras()
+    for number, layer in enumerate(base.layers):
+        layer.trainable = number >= lowest and not isinstance(layer, keras.layers.BatchNormalization)
+    pooled = keras.layers.GlobalAveragePooling2D()(base.output)
+    model = keras.Model(base.input, keras.layers.Dense(2, "softmax")(pooled))
+    model.compile(keras.optimizers.SGD(1e-5, momentum=0.9), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model, preprocess
+
+
+def kept(setting: common.Setting, run: pf.Run, features: pf.FeatureSet) -> tuple[keras.Model, KeptData, int]:
+    """The tail above the cut, and what crosses the cut."""
+    base_layers, model = features.store.about["base_layers"], run.model
+    lowest = find_unfrozen(UNFROZEN[setting.base], base_layers, [layer.name for layer in model.layers])
+    set_trainable(model, base_layers[lowest:], frozen=base_layers[:lowest], train_batchnorm=False)
+    frontier = cut_below(model, pixels_of(model), lowest, features.spec, base_layers)
+    rows = {split: features.rows(split) for split in ("train", "validation", "test")}
+    wanted = Wanted(features=features, rows=rows, views=Views())
+    return (
+        frontier.tail,
+        KeptData(wanted, frontier, features.store.folder.parent, PipelineOptions(progress=False)),
+        lowest,
+    )
+
+
+def steps_of(model: keras.Model, x: Any, y: np.ndarray, count: int) -> float:
+    """Seconds of a step: the median of `count`, each on a batch that is at hand."""
+    return statistics.median(common.timed(lambda: model.train_on_batch(x, y))[0] for _ in range(count))
+
+
+def main() -> None:
+    given = common.arguments(__doc__, base=list(UNFROZEN), pictures=400, steps=8, rounds=3)
+    setting = common.SETTINGS[given.base]
+    common.show_machine()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = common.photographs(given.pictures, Path(scratch, "photographs"))
+        out = Path(scratch, "features", "set.h5")
+        options = {"pool": "avg", "validation_fraction": 0.2, "test_fraction": 0.0}
+        features = pf.extract(folder, **setting.of_extract(), **options, out=out, progress=False)
+        run = pf.fit_head(features, "ridge", regularization=1.0, out=Path(scratch, "run"), progress=False)
+        tail, data, lowest = kept(setting, run, features)
+        plan = data.plan(FINE_TUNING, 10**12)
+        extraction, _ = common.timed(data.compute)
+        model, preprocess = ordinary(setting, lowest)
+        print(f"{setting.base} from {UNFROZEN[setting.base]}, {setting.size} px, {given.pictures} pictures")
+        print(
+            f"crossing: {list(zip(plan.crossing, plan.shapes, strict=True))}, {plan.bytes / plan.rows / 1e3:.0f} kB each"
+        )
+        print(f"trained: {sum(np.prod(v.shape) for v in tail.trainable_variables):,} numbers in the tail,")
+        print(f"  {sum(np.prod(v.shape) for v in model.trainable_variables):,} in the ordinary model")
+
+        rows = {split: features.rows(split) for split in ("train", "validation")}
+        labels = {split: features.labels(split) for split in rows}
+        pixels = {
+            split: preprocess(
+                np.stack([features.load_picture(int(row)).pixels((setting.size,) * 2) for row in rows[split]]).astype(
+                    np.float32
+                )
+            )
+            for split in rows
+        }
+        examples = {split: data.examples(split) for split in rows}
+        batch = np.arange(BATCH)
+        y = labels["train"][batch]
+        once = with_settings(FINE_TUNING, {"epochs": 1, "learning_rate": 1e-5, "batch_size": BATCH})
+
+        def kept_epoch() -> Any:
+            return train(tail, examples["train"], examples["validation"], once, class_count=2, progress=False)
+
+        def ordinary_epoch() -> Any:
+            return model.fit(
+                pixels["train"],
+                labels["train"],
+                batch_size=BATCH,
+                validation_data=(pixels["validation"], labels["validation"]),
+                validation_batch_size=64,
+                verbose=0,
+            )
+
+        predict_examples(tail, examples["train"])  # From the store into memory, as the first epoch has it.
+        kept_epoch()
+        ordinary_epoch()
+        x = {"kept": examples["train"].load(batch), "ordinary": pixels["train"][batch]}
+        steps = common.take_turns(
+            {
+                "ordinary": lambda: steps_of(model, x["ordinary"], y, given.steps),
+                "kept": lambda: steps_of(tail, x["kept"], y, given.steps),
+            },
+            given.rounds,
+        )
+        epochs = common.take_turns(
+            {
+                "ordinary": lambda: common.timed(ordinary_epoch)[0],
+                "kept": lambda: common.timed(kept_epoch)[0],
+            },
+            given.rounds,
+        )
+    for what, seconds in (("step", steps), ("epoch", epochs)):
+        for name, values in seconds.items():
+            print(f"{what}, {name}: {common.spread(values, '.3f')} s")
+        print(f"{what}, ratio: {common.spread(common.ratios(seconds['ordinary'], seconds['kept']))}")
+    saved = statistics.median(epochs["ordinary"]) - statistics.median(epochs["kept"])
+    print(f"extraction: {extraction:.1f} s, paid for after {extraction / saved:.1f} epochs")
+
+
+if __name__ == "__main__":
+    main()

@@ -81,9 +81,8 @@ def main() -> None:
         extraction, _ = common.timed(data.compute)
         model, preprocess = ordinary(setting, lowest)
         print(f"{setting.base} from {UNFROZEN[setting.base]}, {setting.size} px, {given.pictures} pictures")
-        print(
-            f"crossing: {list(zip(plan.crossing, plan.shapes, strict=True))}, {plan.bytes / plan.rows / 1e3:.0f} kB each"
-        )
+        crossing = list(zip(plan.crossing, plan.shapes, strict=True))
+        print(f"crossing: {crossing}, {plan.bytes / plan.rows / 1e3:.0f} kB a picture")
         print(f"trained: {sum(np.prod(v.shape) for v in tail.trainable_variables):,} numbers in the tail,")
         print(f"  {sum(np.prod(v.shape) for v in model.trainable_variables):,} in the ordinary model")
 

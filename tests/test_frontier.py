@@ -73,6 +73,14 @@ def test_the_trunk_says_what_crosses_and_what_decides_it(saved):
     assert spec.digest != other.trunk.spec.digest
 
 
+def test_where_one_tensor_crosses_the_features_are_those_that_extraction_keeps_there(saved, tiny_base):
+    _, frontier = cut(saved, "top")
+
+    (extracted,) = build_trunks(load_base(str(tiny_base)), ["joined"])
+
+    assert frontier.trunk.spec.digest == extracted.spec.digest
+
+
 def test_with_everything_unfrozen_nothing_below_has_weights(saved):
     _, frontier = cut(saved, "stem")
 

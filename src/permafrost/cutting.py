@@ -306,7 +306,14 @@ def _signature(model: keras.Model) -> list[Any]:
     numbers: dict[tuple[str, int], int] = {}
     signature: list[Any] = []
     for name, node in walk(config):
-        arguments = _arguments(nodes[name][node] if nodes[name] else {}, numbers)
+        inbound = nodes[name][node] if nodes[name] else {}
+        if type(operations[name]).__name__ == "ConvertToTensor":
+            # Keras adds these where a model is called on a tensor of another; they change nothing.
+            ((below, number, tensor),) = histories(inbound)
+            if tensor == 0:
+                numbers[name, node] = numbers[below, number]
+                continue
+        arguments = _arguments(inbound, numbers)
         numbers[name, node] = len(signature)
         signature.append([_operation_signature(operations[name]), arguments])
     outputs = [numbers[name, node] for name, node, _ in tensors_of(config["output_layers"])]

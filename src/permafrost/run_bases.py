@@ -50,7 +50,8 @@ def load_run_base(
     folder = Path(folder)
     try:
         trunk = json.loads((folder / RUN_FILE).read_bytes())["trunk"]
-        cut, rule, size = str(trunk["cut"]), str(trunk["preprocessing"]), tuple(map(int, trunk["image_size"]))
+        name, cut, rule = (str(trunk[key]) for key in ("base", "cut", "preprocessing"))
+        size = tuple(map(int, trunk["image_size"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BaseError(f"damaged run {folder}", found=repr(error), do="fit again") from error
     if weights != "imagenet":
@@ -64,9 +65,9 @@ def load_run_base(
     except (KeyError, ValueError, StopIteration) as error:
         raise BaseError(f"{folder / MODEL_FILE} was not exported by permafrost", found=str(error)) from error
     return Base(
-        model=_part(start, end, (height, width), folder.name),
-        name=folder.name,
-        weights_source=MODEL_FILE,
+        model=_part(start, end, (height, width), name),
+        name=name,  # As the base that it came from: stores of what both share have one name.
+        weights_source=folder.resolve().name,
         preprocessing=rule,
         image_size=(height, width),
     )
@@ -91,7 +92,7 @@ def _part(start: Any, end: Any, size: tuple[int, int], name: str) -> keras.Model
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
     pixels = keras.Input((*size, 3), name="pixels_of_the_base", dtype="float32")
-    part = keras.models.clone_model(inner, input_tensors=[pixels], clone_function=convert)
+    part = keras.models.clone_model(inner, input_tensors=pixels, clone_function=convert)
     part.set_weights(inner.get_weights())
     part.name = name
     return part

@@ -67,6 +67,7 @@ OPTIONS = {
         *("--regularization", "--momentum", "--monitor", "--steps-per-epoch"),
         *("--batch-norm", "--l2", "--filters", "--kernel-size", "--pool-size", "--filter-dropout"),
         *("--neighbours", "--pca", "--scaling", "--calibrate", "--candidates", "--shots", "--draws", "--views"),
+        "--memory-limit",
         *TRAINING,
     },
     "finetune": {

@@ -31,6 +31,7 @@ ORDER = [
     "store",
     "compaction",
     "feature_set",
+    "feature_rows",
     "exporting",
     "upkeep",
     "stopwatch",

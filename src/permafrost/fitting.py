@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,9 @@ from permafrost.cutting import load_trunk
 from permafrost.engines import make_engine
 from permafrost.errors import HeadError, OptionError, PictureError
 from permafrost.evaluation import at_threshold, best_threshold, calibration_error, metrics
+from permafrost.feature_rows import BLOCK_BYTES, COPIES, FeatureRows, default_memory_limit
 from permafrost.feature_set import FeatureSet, open_features
+from permafrost.files import parse_size
 from permafrost.heads import (
     CLASSICAL_HEADS,
     HEADS,
@@ -50,6 +53,9 @@ Features = FeatureSet | str | os.PathLike[str]
 Tables = dict[str, list[dict[str, Any]]]
 Outputs = Callable[[np.ndarray], np.ndarray]
 
+SAMPLE_SHARE: Final = 24
+"""Of the memory limit, what a sample of features that stay on disk may take: copies of it are made."""
+
 HELD_OUT: Final = 0.1
 """Of the training pictures, the share that is held out where a head has to watch validation pictures and has none."""
 
@@ -62,11 +68,18 @@ class Asked:
         candidates: the heads that `auto` compares.
         shots: numbers of training pictures a class for which to say how well the head does.
         draws: how often each number is drawn.
+        memory_limit: bytes that fitting may take; half of what is free if None.
     """
 
     candidates: Sequence[str] = CLASSICAL_HEADS
     shots: Sequence[int] = ()
     draws: int = 5
+    memory_limit: int | None = None
+
+    @property
+    def bytes_allowed(self) -> int:
+        """What fitting may take."""
+        return default_memory_limit() if self.memory_limit is None else self.memory_limit
 
     def __post_init__(self) -> None:
         for name in self.candidates:
@@ -86,6 +99,7 @@ def fit_head(
     shots: Sequence[int] = (),
     draws: int = 5,
     views: int | None = None,
+    memory_limit: int | str | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
     **settings: Unpack[HeadSettings],
@@ -104,6 +118,8 @@ def fit_head(
         views: how many views of each training picture to fit to, the picture itself among them; all that the set has if
             None. Heads that Keras trains take one of them an epoch, by turns; others all at once. Where heads or sets
             are compared, or shots are drawn, it is the picture itself alone.
+        memory_limit: bytes that fitting may take, as a number or like `2GB`; half of what is free if None. Features
+            that take more are read from disk as they are needed.
         out: the run's folder; `runs/<set>-<head>` if None, with a number where that is taken.
         progress: whether to draw a progress bar where standard error is a terminal.
         **settings: fields of `heads.HeadOptions` and of `training_options.TrainingOptions`; each head reads what
@@ -117,21 +133,47 @@ def fit_head(
     """
     started = time.perf_counter()
     options = options_from(settings, progress=progress)
-    asked = Asked(candidates=tuple(candidates), shots=tuple(shots), draws=draws)
+    asked = Asked(
+        candidates=tuple(candidates),
+        shots=tuple(shots),
+        draws=draws,
+        memory_limit=None if memory_limit is None else parse_size(memory_limit),
+    )
     name = _name_of(head)
     sets = _opened(features)
     folder = free_folder(out, f"{sets[0].path.stem}-{name}")
     watched = isinstance(head, str) and needs_validation(head) and options.training.monitor.startswith("val_")
-    rows = split_rows(sets[0], hold_out=watched)
+    count = _count_views(sets, views, alone=name != "auto" and not asked.shots)
+    on_disk = needs_disk(sets, count, asked.bytes_allowed)
+    if on_disk and views is None:
+        count = 1
+    rows = split_rows(sets[0], hold_out=watched or on_disk)
     labels = {split: sets[0].labels()[selected] for split, selected in rows.items()}
     require_classes(labels["train"], sets[0].class_names)
-    count = _count_views(sets, views, alone=name != "auto" and not asked.shots)
-    data = {_set_name(features): _head_data(features, rows, labels, count) for features in sets}
+    limit = asked.bytes_allowed if on_disk else None
+    data = {_set_name(features): _head_data(features, rows, count, limit, options) for features in sets}
     fitting = time.perf_counter()
-    if name == "auto" or len(sets) > 1:
+    tables: Tables
+    if on_disk:
+        if count > 1:
+            raise HeadError(
+                "views are fitted to in memory", expected="one view", found=count, do="give a larger --memory-limit"
+            )
+        if name == "auto" or len(sets) > 1 or not isinstance(head, str):
+            raise HeadError(
+                "what is compared, and what is scikit-learn's own, is fitted in memory",
+                expected=f"{COPIES} times the features",
+                found=f"a memory limit of {asked.bytes_allowed / 1e9:.3g} GB",
+                do="give a larger --memory-limit, or one head by its name",
+            )
+        (chosen,), tables = data, {}
+        from permafrost.heads.out_of_core import fit_out_of_core
+
+        fitted = fit_out_of_core(name, data[chosen], options)
+    elif name == "auto" or len(sets) > 1:
         choice = _choose(head, data, asked, options)
         chosen, fitted, name = choice.features, choice.fitted, choice.leaderboard[0].head
-        tables: Tables = {"leaderboard": [dataclasses.asdict(entry) for entry in choice.leaderboard]}
+        tables = {"leaderboard": [dataclasses.asdict(entry) for entry in choice.leaderboard]}
     else:
         (chosen,), tables = data, {}
         fitted = _fit_of(head)(data[chosen], options)
@@ -151,7 +193,7 @@ def fit_head(
                 "head": name,
                 "chosen_from": sorted(data) if len(sets) > 1 else None,
                 "options": dataclasses.asdict(options) | {"views": count},
-                "details": fitted.details,
+                "details": {"way": "in memory"} | fitted.details,
                 "calibration": judged.calibration,
                 "threshold": judged.threshold,
                 **tables,
@@ -220,6 +262,12 @@ def _opened(features: Features | Sequence[Features]) -> list[FeatureSet]:
     if len({_set_name(found) for found in sets}) < len(sets):
         raise OptionError("a feature set is given twice", expected="each once")
     return sets
+
+
+def needs_disk(sets: Sequence[FeatureSet], views: int, limit: int) -> bool:
+    """Whether the features to fit to and to choose on take more memory than fitting may."""
+    pictures = views * len(sets[0].rows("train")) + len(sets[0].rows("validation"))
+    return COPIES * pictures * sum(4 * math.prod(features.shape) for features in sets) > limit
 
 
 def _set_name(features: FeatureSet) -> str:
@@ -336,12 +384,12 @@ def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
         )
 
 
-def require_features(x: np.ndarray, names: Sequence[str]) -> None:
+def require_features(x: np.ndarray, name_of: Callable[[int], str]) -> None:
     """Refuse features that nothing can be fitted to.
 
     Args:
         x: (n, *shape) float32.
-        names: of the n pictures.
+        name_of: given a number, the picture's name.
 
     Raises:
         HeadError: one is not finite, or they are the same for all pictures.
@@ -349,7 +397,7 @@ def require_features(x: np.ndarray, names: Sequence[str]) -> None:
     finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
     if not finite.all():
         raise HeadError(
-            f"the features of {names[int(finite.argmin())]} are not finite",
+            f"the features of {name_of(int(finite.argmin()))} are not finite",
             expected="numbers",
             found=f"NaN or infinity in {int((~finite).sum())} of {len(x)} pictures",
             do="extract again with sound weights, or in float32",
@@ -428,7 +476,7 @@ def judge(
         )
     figures = {}
     for split in SPLITS:
-        outputs = _outputs(fitted, features.features(rows[split]))
+        outputs = _outputs_of(fitted, features, rows[split])
         require_numbers(outputs)
         figures[split] = metrics(labels[split], outputs, features.class_names)
         if len(outputs):
@@ -448,9 +496,13 @@ def _held_out(
 ) -> tuple[str, np.ndarray, np.ndarray] | None:
     """What to choose on: validation pictures, or the training pictures by heads that were not fitted to them."""
     if len(rows["validation"]):
-        return "validation", labels["validation"], _outputs(fitted, features.features(rows["validation"]))
+        return "validation", labels["validation"], _outputs_of(fitted, features, rows["validation"])
     if fitted.held_out_logits is not None:
-        return "train, cross-validated", labels["train"], softmax(fitted.held_out_logits, axis=1)
+        return (
+            "train, cross-validated",
+            labels["train"],
+            softmax(fitted.held_out_logits[: len(labels["train"])], axis=1),
+        )
     return None
 
 
@@ -519,22 +571,46 @@ def _count_views(sets: Sequence[FeatureSet], wanted: int | None, *, alone: bool)
 
 
 def _head_data(
-    features: FeatureSet, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], views: int
+    features: FeatureSet,
+    rows: dict[str, np.ndarray],
+    views: int,
+    memory_limit: int | None,
+    options: HeadOptions,
 ) -> HeadData:
-    """What a head is fitted to: the rows of two splits, made sure to be fit for it."""
-    x = features.features(rows["train"])
-    names = features.names()
-    require_features(x, [names[row] for row in rows["train"]])
-    more = [features.features(rows["train"], view=view) for view in range(1, views)]
+    """What a head is fitted to: the rows of two splits, made sure to be fit for it.
+
+    With a memory limit the training rows stay on disk, and a sample of both splits is loaded.
+    """
+    parts = dict(rows)
+    stream = None
+    if memory_limit is not None:
+        stream = FeatureRows(features, rows["train"], memory_limit=memory_limit)
+        for split in ("train", "validation"):
+            kept = FeatureRows(features, rows[split], memory_limit=memory_limit)
+            parts[split] = rows[split][kept.sample(memory_limit // SAMPLE_SHARE, seed=options.training.seed)]
+    x = features.features(parts["train"])
+    names = features.content.names
+    require_features(x, lambda number: names[parts["train"][number]])
+    more = [features.features(parts["train"], view=view) for view in range(1, views)]
     validated = len(rows["validation"]) > 0
+    every = features.labels()
     return HeadData(
         x=np.concatenate([x, *more]) if more else x,
-        y=np.tile(labels["train"], views),
-        validation_x=features.features(rows["validation"]) if validated else None,
-        validation_y=labels["validation"] if validated else None,
+        y=np.tile(every[parts["train"]], views),
+        validation_x=features.features(parts["validation"]) if validated else None,
+        validation_y=every[parts["validation"]] if validated else None,
         class_names=tuple(features.class_names),
         views=views,
+        stream=stream,
     )
+
+
+def _outputs_of(fitted: FittedHead, features: FeatureSet, rows: np.ndarray) -> np.ndarray:
+    """The head's probabilities (n, classes) for rows of a set, never more than a block of them in memory."""
+    outputs = np.empty((len(rows), len(features.class_names)), np.float32)
+    for numbers, block in FeatureRows(features, rows, memory_limit=16 * BLOCK_BYTES).blocks():
+        outputs[numbers] = _outputs(fitted, block)
+    return outputs
 
 
 def _outputs(fitted: FittedHead, x: np.ndarray) -> np.ndarray:

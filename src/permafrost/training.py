@@ -29,11 +29,13 @@ class Examples:
         labels: (n,) int64.
         load: given (k,) int64 indices, what a model takes for them: (k, ...), or a tuple of such arrays.
         of_epoch: given the number of an epoch, from 0, what it trains on in place of `load`; None for always the same.
+        order: draws the order (n,) of a pass; any order is as likely as another if None.
     """
 
     labels: np.ndarray
     load: Callable[[np.ndarray], Any]
     of_epoch: Callable[[int], Callable[[np.ndarray], Any]] | None = None
+    order: Callable[[np.random.Generator], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,7 +86,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         passes = math.ceil(self._steps / max(self._per_pass, 1))
         # From the epoch's number, so that training that goes on after a kill sees the same batches.
         random = None if self._seed is None else np.random.default_rng((self._seed, epoch))
-        self._orders = [np.arange(count) if random is None else random.permutation(count) for _ in range(passes)]
+        draw = self._examples.order or (lambda random: random.permutation(count))
+        self._orders = [np.arange(count) if random is None else draw(random) for _ in range(passes)]
         of_epoch = self._examples.of_epoch
         self._load = self._examples.load if of_epoch is None else of_epoch(epoch)
 

@@ -78,6 +78,7 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--draws", type=int, default=5, show_default=True, help="How often pictures are drawn for each of --shots."
 )
+@click.option("--memory-limit", help="What fitting may take, like 2GB.  [default: half of what is free]")
 @head_options
 @click.option("--views", type=int, metavar="K", help="Views of each training picture to fit to.  [default: all kept]")
 @training_options(HEAD_TRAINING)
@@ -122,6 +123,7 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
 def run_lines(run: Any) -> list[str]:
     """What a run is, as lines for people."""
     return [
+        f"features: {run.about['details']['way']}",
         *leaderboard_lines(run.about.get("leaderboard", [])),
         *(
             f"{row['shots']} a class: accuracy {row['accuracy']:.4f} ± {row['accuracy_spread']:.4f}, "

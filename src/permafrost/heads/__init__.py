@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+    from permafrost.feature_rows import FeatureRows
+
 
 SCALINGS: Final = ("standard", "centred")
 CALIBRATIONS: Final = ("none", "temperature")
@@ -33,6 +35,7 @@ class HeadData:
         validation_x, validation_y: the same for validation; None where there is none.
         class_names: the classes.
         views: of each picture, n being a multiple: the rows of view 0 come first, then those of view 1, and so on.
+        stream: all training rows, where they stay on disk; `x` and `y` are a sample of them then.
     """
 
     x: np.ndarray
@@ -41,6 +44,7 @@ class HeadData:
     validation_y: np.ndarray | None
     class_names: tuple[str, ...]
     views: int = 1
+    stream: FeatureRows | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,6 @@ def _one_draw(
     if x is None or y is None:
         rest = np.setdiff1d(np.arange(len(data.y)), drawn)
         x, y = data.x[rest], data.y[rest]
-    fitted = fit(dataclasses.replace(data, x=data.x[drawn], y=data.y[drawn]), options)
+    fitted = fit(dataclasses.replace(data, x=data.x[drawn], y=data.y[drawn], stream=None), options)
     right = fitted.model.predict(x, batch_size=1024, verbose=0).argmax(axis=1) == y
     return float(right.mean()), float(np.mean([right[y == label].mean() for label in np.unique(y)]))

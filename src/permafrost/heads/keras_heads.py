@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from permafrost.errors import HeadError, OptionError
+from permafrost.feature_rows import ShuffledRows
 from permafrost.heads import FittedHead, HeadData, HeadOptions
 from permafrost.training import Examples, train
 
@@ -69,8 +70,11 @@ def fit_conv(data: HeadData, options: HeadOptions) -> FittedHead:
     return _fit(data, options, layers)
 
 
-def _examples(data: HeadData) -> Examples:
-    """Training pictures; where they have views, one of them in each epoch, by turns."""
+def _training_examples(data: HeadData) -> Examples:
+    """Training pictures, in memory or not; where they have views, one of them in each epoch, by turns."""
+    if data.stream is not None:
+        shuffled = ShuffledRows(data.stream)
+        return Examples(data.stream.labels, shuffled.load, order=shuffled.order)
     count = len(data.y) // data.views
 
     def of_epoch(epoch: int) -> Callable[[Any], Any]:
@@ -96,7 +100,7 @@ def _fit(data: HeadData, options: HeadOptions, layers: Callable[[Any, list[int]]
         validation = Examples(data.validation_y, data.validation_x.__getitem__)
     history = train(
         model,
-        _examples(data),
+        _training_examples(data),
         validation,
         options.training,
         class_count=len(data.class_names),

@@ -1,0 +1,219 @@
+"""(h) Heads on features that memory does not hold: peak memory against the limit, throughput against reading alone.
+
+Makes a set of random features, class by class as folders are read, which is the worst case for shuffling; then each
+measurement runs in a process of its own. `peak` is the resident memory beyond that of the process when everything is
+imported. Files stay in the file cache where the machine has room for them.
+
+    python benchmarks/out_of_core.py make big/set.h5 --gigabytes 8.2 --features 2048
+    python benchmarks/out_of_core.py read big/set.h5 --memory-limit 1GB
+    python benchmarks/out_of_core.py fit big/set.h5 --memory-limit 1GB --head ridge
+    python benchmarks/out_of_core.py order big/set.h5 --memory-limit 1GB
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+CLASSES = 4
+SHARD_BYTES = 64 * 2**20
+SPLITS = (0.9, 0.05, 0.05)
+
+
+def make(path: Path, gigabytes: float, features: int) -> None:
+    """A set of made-up rows in a store with a real, tiny trunk."""
+    import keras
+    from PIL import Image
+
+    import permafrost as pf
+    from permafrost.feature_set import write_set
+    from permafrost.store import Rows
+
+    with tempfile.TemporaryDirectory() as scratch:
+        generator = np.random.default_rng(0)
+        for label in range(CLASSES):
+            folder = Path(scratch, "photos", f"class-{label}")
+            folder.mkdir(parents=True)
+            for number in range(6):
+                Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{number}.png")
+        pixels = keras.Input((16, 16, 3))
+        outputs = keras.layers.Conv2D(features, 3, strides=4, activation="relu", name="top")(pixels)
+        keras.Model(pixels, outputs, name="made_up").save(Path(scratch, "made_up.keras"))
+        seed = pf.extract(
+            Path(scratch, "photos"),
+            base=str(Path(scratch, "made_up.keras")),
+            pool="avg",
+            preprocessing="none",
+            out=path,
+            progress=False,
+        )
+        count = int(gigabytes * 1e9 / (4 * features))
+        labels = np.sort(np.arange(count) % CLASSES)
+        centres = generator.normal(0, 1, (CLASSES, features)).astype(np.float32)
+        digests = generator.integers(0, 256, (count, 32), np.uint8)
+        noise = generator.normal(0, 1, (4096, features)).astype(np.float32) * np.float32(3 * features**0.5 / 8)
+        shards, places = [], np.empty((count, 2), np.int64)
+        size = SHARD_BYTES // (4 * features)
+        for number, start in enumerate(range(0, count, size)):
+            part = slice(start, min(start + size, count))
+            rows = part.stop - part.start
+            # Two of the kept noises added: as good as new ones, and made as fast as they are written.
+            draw = generator.integers(0, len(noise), (2, rows))
+            values = np.maximum(centres[labels[part]] + noise[draw[0]] + noise[draw[1]] * np.float32(0.5), 0)
+            views = np.zeros(rows, np.int32)
+            shards.append(seed.store.append(Rows(digests[part], views, (values,)), engine="none"))
+            places[part, 0], places[part, 1] = number, np.arange(rows)
+        splits = generator.choice(3, count, p=SPLITS).astype(np.uint8)
+        names = [f"{label}/{number}" for number, label in enumerate(labels)]
+        content = dataclasses.replace(
+            seed.content,
+            names=names,
+            digests=digests,
+            labels=labels,
+            splits=splits,
+            shards=tuple(shards),
+            places=places,
+        )
+        write_set(path, content)
+        print(json.dumps({"rows": count, "gigabytes": count * 4 * features / 1e9, "shards": len(shards)}))
+
+
+class Peak:
+    """The largest resident memory while it is watched, beyond what it was at the start; in bytes."""
+
+    def __enter__(self) -> Peak:
+        self._start = self.now()
+        self.most, self._ended = self._start, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def beyond(self) -> int:
+        return self.most - self._start
+
+    @staticmethod
+    def now() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.02):
+            self.most = max(self.most, self.now())
+
+
+def read(path: Path, limit: int) -> None:
+    """Read the training rows in the order of the disk, as ridge does, and do nothing with them."""
+    import permafrost as pf
+    from permafrost.feature_rows import FeatureRows
+
+    features = pf.open_features(path)
+    rows = FeatureRows(features, features.rows("train"), memory_limit=limit)
+    started = time.perf_counter()
+    for _ in rows.blocks():
+        pass
+    seconds = time.perf_counter() - started
+    print(json.dumps({"seconds": round(seconds, 2), "MB_per_second": round(rows.nbytes / 1e6 / seconds)}))
+
+
+def fit(path: Path, limit: int, head: str, epochs: int) -> None:
+    """Fit a head, and say what it took."""
+    import keras
+
+    import permafrost as pf
+    from permafrost.heads import out_of_core
+
+    # All that is loaded at first use, loaded before memory is counted.
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).predict(np.zeros((2, 4)), verbose=0)
+    with tempfile.TemporaryDirectory() as scratch, Peak() as peak:
+        moments = out_of_core.gather_moments
+        seconds: dict[str, float] = {}
+
+        def timed(*arguments: object) -> object:
+            started = time.perf_counter()
+            found = moments(*arguments)
+            seconds["pass"] = time.perf_counter() - started
+            return found
+
+        out_of_core.gather_moments = timed
+        run = pf.fit_head(
+            path, head, out=Path(scratch, "run"), memory_limit=limit, epochs=epochs, batch_size=256, progress=False
+        )
+    features = pf.open_features(path)
+    nbytes = len(features.rows("train")) * 4 * int(np.prod(features.shape))
+    found = {"head": head, "peak_MB": round(peak.beyond / 1e6), "limit_MB": round(limit / 1e6)}
+    found |= {"peak_of_limit": round(peak.beyond / limit, 2), "seconds": run.about["seconds"]}
+    if seconds:
+        found["pass_MB_per_second"] = round(nbytes / 1e6 / seconds["pass"])
+    found |= {"way": run.about["details"]["way"], "test_accuracy": run.metrics["test"]["accuracy"]}
+    print(json.dumps(found))
+
+
+def order(path: Path, limit: int, batch: int = 256) -> None:
+    """How random the shuffled order is: the spread of class shares over batches against that of any order."""
+    import permafrost as pf
+    from permafrost.feature_rows import FeatureRows, ShuffledRows
+
+    features = pf.open_features(path)
+    rows = FeatureRows(features, features.rows("train"), memory_limit=limit)
+    random = np.random.default_rng(0)
+
+    def spread(drawn: np.ndarray) -> float:
+        whole = rows.labels[drawn[: len(drawn) // batch * batch]].reshape(-1, batch)
+        shares = np.stack([(whole == label).mean(axis=1) for label in range(CLASSES)])
+        return float(shares.std(axis=1).mean())
+
+    shuffled = ShuffledRows(rows).order(random)
+    place = np.empty(len(rows), np.int64)
+    place[rows.disk_order] = np.arange(len(rows))
+    away = np.abs(np.diff(place[shuffled]))
+    print(
+        json.dumps(
+            {
+                "spread_of_any_order": spread(random.permutation(len(rows))),
+                "spread_shuffled_by_blocks": spread(shuffled),
+                "spread_unshuffled": spread(rows.disk_order),
+                "distance_on_disk_of_neighbours": float(away.mean() / len(rows)),
+                "distance_in_any_order": 1 / 3,
+                "share_of_neighbours_from_one_chunk": float((away < 128).mean()),
+            }
+        )
+    )
+
+
+def main() -> None:
+    from permafrost.files import parse_size
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["make", "read", "fit", "order"])
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--gigabytes", type=float, default=8.2)
+    parser.add_argument("--features", type=int, default=2048)
+    parser.add_argument("--memory-limit", default="1GB")
+    parser.add_argument("--head", default="ridge")
+    parser.add_argument("--epochs", type=int, default=1)
+    given = parser.parse_args()
+    limit = parse_size(given.memory_limit)
+    if given.what == "make":
+        make(given.set, given.gigabytes, given.features)
+    elif given.what == "read":
+        read(given.set, limit)
+    elif given.what == "fit":
+        fit(given.set, limit, given.head, given.epochs)
+    else:
+        order(given.set, limit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Rows of a feature set that need not fit into memory: read in the order of the disk, or shuffled by blocks.
+
+Reading is sequential in both, and a thread reads ahead.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from permafrost.feature_set import FeatureSet
+
+BLOCK_BYTES: Final = 32 * 2**20
+"""What is read at once in the order of the disk."""
+
+CHUNK_BYTES: Final = 2**20
+"""Of rows that lie next to each other and stay together when they are shuffled: a disk reads as much at full speed."""
+
+COPIES: Final = 4
+"""How often fitting in memory holds the features: as they are, in double precision, scaled, and a fold's."""
+
+
+class FeatureRows:
+    """Some rows of a feature set, on disk.
+
+    Attributes:
+        labels: (n,) int64.
+        shape: of one picture's features.
+        memory_limit: bytes that all that is held of them may take.
+        disk_order: (n,) int64, their numbers as they lie on the disk.
+
+    Args:
+        features: the set.
+        rows: (n,) int64, indices of its pictures.
+        memory_limit: bytes that all that is held of them may take.
+    """
+
+    def __init__(self, features: FeatureSet, rows: np.ndarray, *, memory_limit: int) -> None:
+        self.labels = features.labels()[rows]
+        self.shape = features.shape
+        self.memory_limit = memory_limit
+        self._features, self._rows = features, rows
+        places = features.content.places[rows]
+        self.disk_order = np.lexsort((places[:, 1], places[:, 0]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row in memory, in float32."""
+        return 4 * math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all rows in memory."""
+        return len(self) * self.row_bytes
+
+    def load(self, numbers: np.ndarray) -> np.ndarray:
+        """The rows of these numbers (k,): (k, *shape) float32."""
+        loaded: np.ndarray = self._features.features(self._rows[numbers])
+        return loaded
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Every row once, in the order of the disk, the next block being read meanwhile.
+
+        Yields:
+            Numbers (k,), and rows (k, *shape) float32.
+        """
+        size = max(1, min(BLOCK_BYTES, self.memory_limit // 16) // self.row_bytes)
+        parts = [self.disk_order[start : start + size] for start in range(0, len(self), size)]
+        with ThreadPoolExecutor(1, "reading") as thread:
+            ahead = [thread.submit(self.load, part) for part in parts[:1]]
+            for number, part in enumerate(parts):
+                block = ahead.pop().result()
+                if number + 1 < len(parts):
+                    ahead.append(thread.submit(self.load, parts[number + 1]))
+                yield part, block
+
+    def sample(self, nbytes: int, *, seed: int) -> np.ndarray:
+        """Numbers of rows drawn at random from each class by its share, which take no more than so many bytes.
+
+        Each class has at least two, where it has as many.
+        """
+        count = nbytes // self.row_bytes
+        if count >= len(self):
+            return np.arange(len(self))
+        random = np.random.default_rng(seed)
+        drawn = []
+        for label in np.unique(self.labels):
+            members = np.flatnonzero(self.labels == label)
+            wanted = max(2, count * len(members) // len(self))
+            drawn.append(random.choice(members, min(wanted, len(members)), replace=False))
+        return np.sort(np.concatenate(drawn))
+
+
+class ShuffledRows:
+    """Rows in a new order each epoch, without random access to the disk.
+
+    Rows that lie next to each other form chunks; the chunks are shuffled, as many as fit into a quarter of the memory
+    limit are read, and their rows are shuffled among each other, while a thread reads the next.
+
+    Args:
+        rows: what is read.
+    """
+
+    def __init__(self, rows: FeatureRows) -> None:
+        self._rows = rows
+        self._chunk = max(1, CHUNK_BYTES // rows.row_bytes)
+        self._per_group = max(1, rows.memory_limit // 4 // (self._chunk * rows.row_bytes))
+        self._threads = ThreadPoolExecutor(1, "shuffled reading")
+        self._groups: list[np.ndarray] = []
+        self._buffers: dict[int, Future[np.ndarray]] = {}
+        self._group_of = np.empty(len(rows), np.int64)
+        self._place_of = np.empty(len(rows), np.int64)
+
+    def order(self, random: np.random.Generator) -> np.ndarray:
+        """Draw an epoch's order: (n,) int64."""
+        on_disk = self._rows.disk_order
+        chunks = [on_disk[start : start + self._chunk] for start in range(0, len(on_disk), self._chunk)]
+        shuffled = random.permutation(len(chunks))
+        self._buffers.clear()
+        self._groups = []
+        order = []
+        for start in range(0, len(chunks), self._per_group):
+            # As they lie on the disk, which is how they are read.
+            together = np.concatenate([chunks[i] for i in np.sort(shuffled[start : start + self._per_group])])
+            self._group_of[together] = len(self._groups)
+            self._place_of[together] = np.arange(len(together))
+            self._groups.append(together)
+            order.append(random.permutation(together))
+        return np.concatenate(order)
+
+    def load(self, numbers: np.ndarray) -> np.ndarray:
+        """The rows of these numbers (k,), which follow each other in the order that was drawn last."""
+        groups = self._group_of[numbers]
+        for old in [number for number in self._buffers if number < groups.min()]:
+            del self._buffers[old]
+        loaded = np.empty((len(numbers), *self._rows.shape), np.float32)
+        for group in np.unique(groups):
+            mine = groups == group
+            loaded[mine] = self._buffer(int(group)).result()[self._place_of[numbers[mine]]]
+        self._buffer(int(groups.max()) + 1)
+        return loaded
+
+    def _buffer(self, group: int) -> Future[np.ndarray]:
+        """The rows of a group, which are being read at the latest from now on; after the last there is none."""
+        if group not in self._buffers:
+            wanted = self._groups[group] if group < len(self._groups) else np.empty(0, np.int64)
+            self._buffers[group] = self._threads.submit(self._rows.load, wanted)
+        return self._buffers[group]
+
+
+def default_memory_limit() -> int:
+    """Half of the memory that is free, in bytes."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4

@@ -4,7 +4,8 @@ The ordinary way: the base and a softmax layer in one model, the lower layers fr
 and fitted; its pictures are decoded, resized and preprocessed beforehand and lie in memory, which nothing here counts.
 Permafrost: what crosses the cut is computed once and kept, which is measured by itself; the tail is trained from it.
 Both train the same layers, with the same optimizer, in batches of 32, in this one process, by turns. A step is Keras'
-own `train_on_batch`, its batch at hand; an epoch is all training pictures once and a look at the validation pictures.
+own `train_on_batch`, its batch at hand; an epoch is all training pictures once and a look at the validation pictures,
+compiled before.
 
     python benchmarks/finetuning.py --base vgg16 --pictures 400 --steps 8 --rounds 3
     python benchmarks/finetuning.py --base inception_v3 --pictures 400 --steps 8 --rounds 3
@@ -26,8 +27,8 @@ from permafrost.assembly import pixels_of
 from permafrost.augmentation import Views
 from permafrost.frontier import cut_below
 from permafrost.pipeline import PipelineOptions
-from permafrost.training import predict_examples, train
-from permafrost.training_options import FINE_TUNING, with_settings
+from permafrost.training import Batches, predict_examples
+from permafrost.training_options import FINE_TUNING
 from permafrost.tuning_data import KeptData, Wanted
 from permafrost.unfreezing import find_unfrozen, set_trainable
 
@@ -99,10 +100,11 @@ def main() -> None:
         examples = {split: data.examples(split) for split in rows}
         batch = np.arange(BATCH)
         y = labels["train"][batch]
-        once = with_settings(FINE_TUNING, {"epochs": 1, "learning_rate": 1e-5, "batch_size": BATCH})
+        tail.compile(keras.optimizers.SGD(1e-5, momentum=0.9), "sparse_categorical_crossentropy", metrics=["accuracy"])
 
-        def kept_epoch() -> Any:
-            return train(tail, examples["train"], examples["validation"], once, class_count=2, progress=False)
+        def kept_epoch() -> None:
+            tail.fit(Batches(examples["train"], BATCH, seed=0), verbose=0)
+            predict_examples(tail, examples["validation"])
 
         def ordinary_epoch() -> Any:
             return model.fit(

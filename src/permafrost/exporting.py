@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from permafrost.errors import OptionError
 from permafrost.feature_set import FeatureSet
-from permafrost.files import replacing
+from permafrost.files import clear_leftovers, replacing
 from permafrost.listing import SPLITS
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def export_features(features: FeatureSet, out: str | os.PathLike[str]) -> Path:
         raise OptionError("features are exported to HDF5 or npz", expected=" or ".join(FORMATS), found=str(out))
     if out.exists() and out.samefile(features.path):
         raise OptionError(f"{out} is the set itself", do="give another name")
+    clear_leftovers(out.parent)
     with replacing(out) as temporary, open(temporary, "r+b") as file:
         (_write_npz if out.suffix == ".npz" else _write_hdf5)(file, features)
     return out

@@ -351,6 +351,12 @@ class TestFull:
             pytest.skip("no file system can be mounted with these rights")
         report("disk full, `bin/extract`", figures)
 
+    def test_full_disks_of_a_process_that_starts_at_once(self, tiny, pictures, work, report):
+        figures = experiments.full_disks(tiny, pictures, work, repetitions=50)
+        if figures is None:
+            pytest.skip("no file system can be mounted with these rights")
+        report("disk full, NumPy trunk", figures)
+
     def test_damages(self, take, few, report):
         figures = experiments.damages(lambda out: take(few, out), take(few), repetitions=1000, heal_every=10)
         report("damaged shards", figures)
@@ -358,6 +364,10 @@ class TestFull:
     def test_several_at_once(self, real, pictures, work, report):
         figures = experiments.together(real, pictures, work, repetitions=50, close=1e-5)
         report("2 and 4 at once, `bin/extract`", figures)
+
+    def test_several_at_once_of_a_process_that_starts_at_once(self, tiny, pictures, work, report):
+        figures = experiments.together(tiny, pictures, work, repetitions=50, close=CLOSE)
+        report("2 and 4 at once, NumPy trunk", figures)
 
     def test_a_year_of_ten_pictures_a_day(self, take, work, capsys):
         data, days = write_pictures(work / "data", 100), 365

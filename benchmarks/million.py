@@ -1,0 +1,98 @@
+"""Opening a feature set of a million pictures: `features list`, `fit-head` and every notebook begin with it.
+
+    .venv/bin/python benchmarks/million.py
+
+The set is made first, in a folder that is removed again; what is measured is done in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROWS, SHARD, SHAPE = 1_000_000, 50_000, (16,)
+
+
+def make(folder: Path) -> None:
+    """A set of random features of pictures that do not exist."""
+    import numpy as np
+
+    from permafrost.feature_set import SetContent, write_set
+    from permafrost.store import Rows, Store
+    from permafrost.trunk_spec import TrunkSpec
+
+    spec = TrunkSpec(
+        architecture="a" * 64,
+        weights="b" * 64,
+        preprocessing="tf",
+        image_size=(32, 32),
+        pooling="avg",
+        precision="float32",
+        dtype="float32",
+        base="made-up",
+        weights_source="none",
+        cut="top",
+        shapes=(SHAPE,),
+    )
+    store = Store.create(folder / "store", spec, about={"base_layers": []})
+    generator = np.random.default_rng(0)
+    digests = generator.integers(0, 256, (ROWS, 32), dtype=np.uint8)
+    shards = []
+    for start in range(0, ROWS, SHARD):
+        features = generator.standard_normal((SHARD, *SHAPE), dtype=np.float32)
+        rows = Rows(digests[start : start + SHARD], np.zeros(SHARD, np.int32), (features,))
+        shards.append(store.append(rows, engine="none"))
+    numbers = np.arange(ROWS)
+    content = SetContent(
+        spec=spec,
+        store=f"store/{spec.folder_name}",
+        root="/data/photos",
+        names=[f"train/class-{number % 100:03}/picture-{number:07}.jpg" for number in range(ROWS)],
+        digests=digests,
+        labels=numbers % 100,
+        splits=(numbers % 7 == 0).astype(np.uint8),
+        class_names=tuple(f"class-{number:03}" for number in range(100)),
+        shards=tuple(shards),
+        places=np.column_stack([numbers // SHARD, numbers % SHARD]),
+        set_aside=(),
+        about={},
+    )
+    write_set(folder / "set.h5", content)
+
+
+def measure(path: str) -> None:
+    """Open the set, and read one split of it."""
+    started = time.perf_counter()
+    import permafrost as pf
+
+    features = pf.open_features(path)
+    seconds = time.perf_counter() - started
+    print(f"opened {len(features):,} rows in {seconds:.2f} s, imports included; peak memory {peak_memory()} MiB")
+    started = time.perf_counter()
+    x, _ = features.arrays("validation")
+    print(f"read {len(x):,} rows of {SHAPE} that lie apart in {time.perf_counter() - started:.2f} s")
+
+
+def peak_memory() -> int:
+    """The most that this process has had in memory, in MiB; `getrusage` counts what its parent had before."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
+
+
+def main() -> None:
+    """Make the set, measure three times, remove it."""
+    if len(sys.argv) > 1:
+        measure(sys.argv[1])
+        return
+    with tempfile.TemporaryDirectory(prefix="permafrost-") as folder:
+        make(Path(folder))
+        for _ in range(3):
+            subprocess.run([sys.executable, os.path.abspath(__file__), str(Path(folder) / "set.h5")], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""(i) Every head: its Keras layers against scikit-learn's own `predict_proba`, time, accuracy and memory.
+
+Each head is fitted to a set's training features as `fit-head` does it, its setting chosen by cross-validation, in a
+process of its own; its model is saved, opened in safe mode, and compared on the test pictures' kept features with what
+scikit-learn itself makes of the same rows and the same setting. `memory` is resident memory at its peak while fitting,
+beyond that before.
+
+    python benchmarks/heads.py features/cats.h5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from out_of_core import Peak
+
+
+def twin(name: str, details: dict[str, Any], data: Any) -> Any:
+    """scikit-learn's own, fitted to the same rows with the same setting; None for heads that Keras trains."""
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.naive_bayes import GaussianNB
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+
+    def calibrated(model: Any) -> Any:
+        return CalibratedClassifierCV(model, method="temperature", ensemble=False, cv=folds)
+
+    models = {
+        "logistic": lambda: LogisticRegression(C=details["C"], max_iter=1000),
+        "ridge": lambda: calibrated(RidgeClassifier(alpha=details["alpha"])),
+        "svm": lambda: calibrated(LinearSVC(C=details["C"], random_state=0)),
+        "lda": lambda: LinearDiscriminantAnalysis(solver="lsqr", shrinkage=details["shrinkage"]),
+        "knn": lambda: KNeighborsClassifier(int(details["neighbours"])),
+        "nb": lambda: GaussianNB(var_smoothing=details["smoothing"]),
+        "mlp": lambda: MLPClassifier((256,), alpha=details["alpha"], random_state=0),
+    }
+    if name not in models:
+        return None
+    return make_pipeline(StandardScaler(), models[name]()).fit(data.x.astype(np.float64), data.y)
+
+
+def one(path: Path, name: str) -> None:
+    """One head, as a line of JSON."""
+    import keras
+
+    import permafrost as pf
+    from permafrost.evaluation import metrics
+    from permafrost.fitting import split_rows
+    from permafrost.heads import HeadData, find_head, needs_validation, options_from
+
+    features = pf.open_features(path)
+    rows = split_rows(features, hold_out=needs_validation(name))
+    x = {split: features.features(chosen) for split, chosen in rows.items()}
+    y = {split: features.labels()[chosen] for split, chosen in rows.items()}
+    data = HeadData(
+        x=x["train"],
+        y=y["train"],
+        validation_x=x["validation"] if len(y["validation"]) else None,
+        validation_y=y["validation"] if len(y["validation"]) else None,
+        class_names=tuple(features.class_names),
+    )
+    fit = find_head(name)
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).predict(np.zeros((2, 4)), verbose=0)
+    with Peak() as peak:
+        started = time.perf_counter()
+        fitted = fit(data, options_from({}, progress=False))
+        seconds = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as scratch:
+        fitted.model.save(Path(scratch, "head.keras"))
+        opened = keras.models.load_model(Path(scratch, "head.keras"), safe_mode=True)
+    outputs = opened.predict(x["test"], verbose=0)
+    own = twin(name, fitted.details, data)
+    difference = None if own is None else float(np.abs(outputs - own.predict_proba(x["test"].astype(np.float64))).max())
+    figures = metrics(y["test"], outputs, features.class_names)
+    found = {
+        "head": name,
+        "difference": difference,
+        "seconds": round(seconds, 2),
+        "memory_MB": round(peak.beyond / 1e6),
+    }
+    found |= {"accuracy": figures["accuracy"], "balanced_accuracy": figures["balanced_accuracy"], "n": figures["n"]}
+    print(json.dumps(found | {"details": fitted.details}))
+
+
+def main() -> None:
+    from permafrost.heads import HEADS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--head", help="One alone, in this process.")
+    given = parser.parse_args()
+    if given.head:
+        one(given.set, given.head)
+        return
+    for name in HEADS:
+        if name != "conv":  # It needs maps.
+            subprocess.run([sys.executable, __file__, str(given.set), "--head", name], check=True)
+
+
+if __name__ == "__main__":
+    main()

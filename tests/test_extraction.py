@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import samples
-from permafrost import committing, extract, open_features
+from permafrost import committing, extract, open_features, reading
 from permafrost.bases import load_base
 from permafrost.cutting import build_trunks
 from permafrost.engines.keras_engine import KerasEngine
@@ -162,6 +162,15 @@ def test_workers_and_batch_size_change_no_feature_and_no_order(take, photos, ref
     assert features.names() == reference.names()
     assert close(features.arrays()[0], reference.arrays()[0], 1e-5)
     assert features.spec == reference.spec
+
+
+def test_memory_for_one_picture_at_a_time_changes_no_feature_and_no_order(take, photos, reference, monkeypatch):
+    monkeypatch.setattr(reading, "DECODING_BYTES", 1)
+
+    features = take(photos, workers=4)
+
+    assert features.names() == reference.names()
+    assert np.array_equal(features.arrays()[0], reference.arrays()[0])
 
 
 def test_several_cuts_in_one_pass_give_the_same_as_one_by_one(take, photos, computed, tmp_path):

@@ -454,7 +454,8 @@ class _Computation:
             self._committer.finish()
             place = conversion_place(self._targets)
             if self._engine.converted and self._engine.converted != place.load():
-                place.save(self._engine.converted)
+                with contextlib.suppress(WriteError):  # All rows are kept; the next run converts again.
+                    place.save(self._engine.converted)
 
     @property
     def engine_used(self) -> EngineUsed | None:

@@ -1,0 +1,113 @@
+"""(a) What bounds extraction: the processor's multiply-adds for large bases, decoding and resizing for small ones.
+
+Takes each step by itself. The trunk on OpenVINO and on Keras, in billions of floating-point operations a second, beside
+a large matrix product in NumPy, which is about as near to the processor's limit as anything comes; convolutions and
+dense layers are counted, a multiply-add as two. And on one core the milliseconds that a picture takes to be read and
+hashed, decoded, resized, beside what it takes to be computed, on all cores.
+
+    python benchmarks/bound.py --base inception_v3 --pictures 192 --rounds 5
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import common
+import keras
+import numpy as np
+from PIL import Image
+
+from permafrost.bases import load_base
+from permafrost.cutting import build_trunks
+from permafrost.engines import make_engine
+from permafrost.engines.engine import Engine
+from permafrost.pictures import decode_resized
+
+
+def operations(model: Any) -> float:
+    """Floating-point operations a picture, of convolutions and dense layers."""
+    total = 0.0
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            total += operations(layer)
+        elif getattr(layer, "kernel", None) is not None:
+            per_output = math.prod(layer.kernel.shape[:-1])
+            if isinstance(layer, keras.layers.DepthwiseConv2D):
+                per_output = math.prod(layer.kernel.shape[:2])
+            total += 2.0 * per_output * math.prod(layer.output.shape[1:])
+    return total
+
+
+def computing(engine: Engine, pixels: np.ndarray) -> Callable[[], float]:
+    batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
+    engine(batches[0])
+
+    def run() -> float:
+        with ThreadPoolExecutor(engine.streams) as threads:
+            return common.timed(lambda: [None for _ in threads.map(engine, batches)])[0]
+
+    return run
+
+
+def multiplying(size: int = 3072) -> tuple[Callable[[], float], float]:
+    """A matrix product, and its operations."""
+    left, right = np.ones((2, size, size), np.float32)
+    return lambda: common.timed(lambda: left @ right)[0], 2.0 * size**3
+
+
+def decoded(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def main() -> None:
+    given = common.arguments(__doc__, base=list(common.SETTINGS), pictures=192, rounds=5)
+    setting, cores = common.SETTINGS[given.base], os.cpu_count() or 1
+    size = (setting.size, setting.size)
+    common.show_machine()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = common.photographs(given.pictures, Path(scratch, "photographs"))
+        paths = sorted(folder.rglob("*.jpg"))
+        contents = [path.read_bytes() for path in paths]
+        images = [decoded(data) for data in contents]
+        pixels = np.stack([decode_resized(data, size) for data in contents])
+        model = build_trunks(load_base(setting.base, weights=setting.weights, image_size=size), [setting.cut])[0].model
+        multiply, product = multiplying()
+        on_one_core = {
+            "read and hashed": lambda: [hashlib.sha256(path.read_bytes()).digest() for path in paths],
+            "decoded": lambda: [decoded(data) for data in contents],
+            "resized": lambda: [image.resize(size, Image.Resampling.BILINEAR) for image in images],
+        }
+        sides: dict[str, Callable[[], float]] = {
+            name: lambda work=work: common.timed(work)[0] for name, work in on_one_core.items()
+        }
+        sides |= {name: computing(make_engine(name, model), pixels) for name in ("openvino", "keras")}
+        seconds = common.take_turns(sides | {"matrix product": multiply}, given.rounds)
+    each = operations(model)
+    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px: {each / 1e9:.2f} GFLOP a picture")
+    for name in on_one_core:
+        print(
+            f"{name}: {common.spread([value / len(pixels) * 1e3 for value in seconds[name]])} ms of one core a picture"
+        )
+    limit = [product / value / 1e9 for value in seconds["matrix product"]]
+    for name in ("openvino", "keras"):
+        rate = [each * len(pixels) / value / 1e9 for value in seconds[name]]
+        core_ms = [value / len(pixels) * 1e3 * cores for value in seconds[name]]
+        share = [left / right for left, right in zip(rate, limit, strict=True)]
+        print(f"{name}: {common.spread(rate, '.0f')} GFLOP a second, {common.spread(share)} of the matrix product's")
+        print(f"{name}: {common.spread(core_ms)} ms of one core a picture")
+    print(f"matrix product: {common.spread(limit, '.0f')} GFLOP a second")
+    print(f"openvino against keras: {common.spread(common.ratios(seconds['keras'], seconds['openvino']))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -61,7 +61,7 @@ def tutorial_way(setting: common.Setting, job: dict[str, Any], data: Path, epoch
     optimizer = keras.optimizers.get(
         {"class_name": job["optimizer"], "config": {"learning_rate": job["learning_rate"]}}
     )
-    model.compile(optimizer, "binary_crossentropy", ["accuracy"])
+    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
     train, validation, test = (
         keras.utils.image_dataset_from_directory(
             data / split, image_size=(setting.size, setting.size), batch_size=32, label_mode="binary", verbose=False

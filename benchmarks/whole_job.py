@@ -97,7 +97,7 @@ def permafrost_way(
 def main() -> None:
     given = common.arguments(__doc__, job=list(JOBS), train=1000, validation=400, test=600, epochs_run=3, rounds=1)
     setting, job = common.SETTINGS[given.job], JOBS[given.job]
-    same = {"head": "dense", "hidden": str(job["hidden"]), "patience": 0, "batch_size": 32}
+    same = {"head": "dense", "hidden": (job["hidden"],), "patience": 0, "batch_size": 32}
     same |= {name: job[name] for name in ("dropout", "epochs", "optimizer", "learning_rate")}
     common.show_machine()
     sizes = {"train": given.train, "validation": given.validation, "test": given.test}

@@ -455,7 +455,7 @@ def test_a_folder_without_pictures(refused, work, tiny_base):
     line = refused("extract", "photos", "--base", tiny_base)
 
     assert "no pictures in " in line
-    assert line.endswith("expected folders of pictures, one folder a class, found 1 other files")
+    assert line.endswith("expected folders of pictures, one folder a class, found 2 other things")
 
 
 def test_one_class_only(refused, work, tiny_base):

@@ -359,7 +359,7 @@ def test_an_npz_with_a_flipped_bit_is_refused(tmp_path):
     ("names", "line"),
     [
         ((), r"no pictures in .*; expected folders of pictures, one folder a class, found none"),
-        (("1.jpg", "2.jpg"), r"no pictures in .*, found 2 other files"),
+        (("1.jpg", "2.jpg"), r"no pictures in .*, found 2 other things"),
         (("a/1.jpg", "a/2.jpg"), r"only one class in .*; expected at least two, found a\. Put the pictures of each"),
         (("Cat/1.jpg", "cat/1.jpg"), r"upper and lower case; found Cat and cat\. Give both the same name"),
         (("caf\u00e9/1.jpg", "cafe\u0301/1.jpg"), r"two classes in "),

@@ -70,6 +70,7 @@ def test_figures_say_what_they_are_of(run, split_photos):
 
     assert set(figures) == {
         *("n", "accuracy", "balanced_accuracy", "log_loss", "classes", "confusion"),
+        *("calibration_error", "intervals"),
         *("split", "model", "data", "set_aside"),
     }
     assert (figures["split"], figures["model"], figures["data"]) == ("test", str(run.folder), str(split_photos))

@@ -51,8 +51,11 @@ def own_run(run: Run, tmp_path: Path) -> Path:
 @pytest.fixture
 def own_features(features: FeatureSet, tmp_path: Path) -> FeatureSet:
     """A copy of the set and its store that a test may change."""
-    shutil.copytree(features.path.parent, tmp_path / "own-features")
-    return pf.open_features(tmp_path / "own-features" / features.path.name)
+    folder, store = tmp_path / "own-features", features.store.folder
+    # Its own store alone: fine-tuning keeps what it computes in others beside it.
+    shutil.copytree(store, folder / store.relative_to(features.path.parent))
+    shutil.copy(features.path, folder)
+    return pf.open_features(folder / features.path.name)
 
 
 @pytest.fixture

@@ -134,7 +134,8 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, *, bins: in
         probabilities: (n, classes).
         bins: how many.
     """
-    confidence = probabilities.max(axis=1).astype(np.float64)
+    # A model that ran off to infinity is sure of nothing.
+    confidence = np.nan_to_num(probabilities.max(axis=1).astype(np.float64), nan=0.0)
     right = probabilities.argmax(axis=1) == labels
     numbers = np.clip((confidence * bins).astype(int), 0, bins - 1)
     gaps = np.bincount(numbers, weights=right - confidence, minlength=bins)

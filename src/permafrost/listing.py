@@ -203,7 +203,7 @@ def read_listing(data: str | os.PathLike[str]) -> Listing:
         raise ListingError(
             f"no pictures in {root}",
             expected="folders of pictures, one folder a class",
-            found=f"{len(listing.set_aside)} other files" if listing.set_aside else "none",
+            found=f"{len(listing.set_aside)} other things" if listing.set_aside else "none",
         )
     if len(listing.class_names) < 2:
         raise ListingError(

@@ -123,7 +123,7 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
 def run_lines(run: Any) -> list[str]:
     """What a run is, as lines for people."""
     return [
-        f"features: {run.about['details']['way']}",
+        *(f"features: {way}" for way in [run.about["details"].get("way")] if way),
         *leaderboard_lines(run.about.get("leaderboard", [])),
         *(
             f"{row['shots']} a class: accuracy {row['accuracy']:.4f} ± {row['accuracy_spread']:.4f}, "

@@ -20,7 +20,7 @@ from permafrost.augmentation import read_views
 from permafrost.cutting import DTYPES, as_precision
 from permafrost.engines import make_engine
 from permafrost.errors import HeadError, OptionError, RunError
-from permafrost.evaluation import metrics, paired_difference
+from permafrost.evaluation import metrics, paired_difference, scores
 from permafrost.feature_set import FeatureSet, open_features
 from permafrost.files import parse_size
 from permafrost.fitting import export_checked, features_record, rounded, split_rows
@@ -294,8 +294,8 @@ class FineTuning:
         return _Outcome(history, about)
 
     def _monitored(self, model: keras.Model, examples: Examples) -> float:
-        figures = metrics(examples.labels, predict_examples(model, examples), self._run.class_names)
-        return float(figures["accuracy" if self._training.monitor.endswith("accuracy") else "log_loss"])
+        figures = scores(examples.labels, predict_examples(model, examples))
+        return figures["accuracy" if self._training.monitor.endswith("accuracy") else "log_loss"]
 
     def _about(
         self,

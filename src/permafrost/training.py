@@ -13,7 +13,7 @@ import numpy as np
 
 from permafrost.checkpoints import State, load_state, save_state
 from permafrost.errors import OptionError
-from permafrost.evaluation import metrics
+from permafrost.evaluation import scores
 from permafrost.optimizers import make_optimizer
 from permafrost.training_options import TrainingOptions
 
@@ -278,8 +278,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _validate(self) -> dict[str, float]:
         assert self._validation is not None
-        outputs = predict_examples(self.model, self._validation)
-        figures = metrics(self._validation.labels, outputs, [str(label) for label in range(outputs.shape[1])])
+        figures = scores(self._validation.labels, predict_examples(self.model, self._validation))
         return {"val_accuracy": figures["accuracy"], "val_loss": figures["log_loss"]}
 
     def _save(self) -> None:

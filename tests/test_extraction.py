@@ -36,31 +36,7 @@ from permafrost.pictures import decode_resized
 from permafrost.pipeline import PipelineOptions
 from samples import CLASSES, PX, encoded, randomize, texture, tiny_model, write_legacy, write_photos
 
-
-@pytest.fixture
-def computed(monkeypatch) -> list[int]:
-    """How many pictures each batch had that an engine ran on, from now on."""
-    counts: list[int] = []
-    run = KerasEngine.__call__
-
-    def counted(self, pixels):
-        counts.append(len(pixels))
-        return run(self, pixels)
-
-    monkeypatch.setattr(KerasEngine, "__call__", counted)
-    return counts
-
-
-@pytest.fixture
-def take(tiny_base, tmp_path):
-    """`extract` with the tiny base on Keras, its features averaged, into the test's own folder."""
-
-    def take(data, **options) -> FeatureSet:
-        out = tmp_path / "features" / "set.h5"
-        options = {"base": str(tiny_base), "pool": "avg", "out": out, "engine": "keras", **options}
-        return extract(data, progress=False, **options)
-
-    return take
+pytest_plugins = ["upper"]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from permafrost import extract, fit_head, open_features
 from permafrost.augmentation import read_augmentation
 from permafrost.bases import load_base
 from permafrost.cutting import build_trunks
-from permafrost.engines.keras_engine import KerasEngine
 from permafrost.errors import OptionError, SetError
 from permafrost.extraction import Extraction
 from permafrost.feature_set import FeatureSet
@@ -21,28 +20,9 @@ from permafrost.heads import keras_heads, sklearn_heads
 from permafrost.store import Store
 from samples import PX, write_photos
 
+pytest_plugins = ["upper"]
+
 AUGMENT = "flip,rotate=20"
-
-
-@pytest.fixture
-def computed(monkeypatch) -> list[int]:
-    """How many pictures each batch had that an engine ran on, from now on."""
-    counts: list[int] = []
-    run = KerasEngine.__call__
-    monkeypatch.setattr(KerasEngine, "__call__", lambda self, pixels: counts.append(len(pixels)) or run(self, pixels))
-    return counts
-
-
-@pytest.fixture
-def take(tiny_base, tmp_path):
-    """`extract` with the tiny base, its features averaged, into the test's own folder."""
-
-    def take(data, **options) -> FeatureSet:
-        out = tmp_path / "features" / "set.h5"
-        options = {"base": str(tiny_base), "pool": "avg", "out": out, "engine": "keras", **options}
-        return extract(data, progress=False, **options)
-
-    return take
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 import permafrost as pf
 from helpers import compiling
 from permafrost import runs
+from permafrost.engines.keras_engine import KerasEngine
 from permafrost.feature_set import FeatureSet
 from permafrost.runs import Run
 
@@ -65,3 +66,29 @@ def light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(runs, name, lambda *_: b"\x89PNG\r\n\x1a\n")
     with compiling(False):
         yield
+
+
+@pytest.fixture
+def computed(monkeypatch) -> list[int]:
+    """How many pictures each batch had that an engine ran on, from now on."""
+    counts: list[int] = []
+    run = KerasEngine.__call__
+
+    def counted(self, pixels):
+        counts.append(len(pixels))
+        return run(self, pixels)
+
+    monkeypatch.setattr(KerasEngine, "__call__", counted)
+    return counts
+
+
+@pytest.fixture
+def take(tiny_base, tmp_path):
+    """`extract` with the tiny base on Keras, its features averaged, into the test's own folder."""
+
+    def take(data, **options) -> FeatureSet:
+        out = tmp_path / "features" / "set.h5"
+        options = {"base": str(tiny_base), "pool": "avg", "out": out, "engine": "keras", **options}
+        return pf.extract(data, progress=False, **options)
+
+    return take

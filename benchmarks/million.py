@@ -21,7 +21,7 @@ def make(folder: Path) -> None:
     """A set of random features of pictures that do not exist."""
     import numpy as np
 
-    from permafrost.feature_set import SetContent, write_set
+    from permafrost.set_file import SetContent, write_set
     from permafrost.store import Rows, Store
     from permafrost.trunk_spec import TrunkSpec
 

@@ -34,7 +34,7 @@ def make(path: Path, gigabytes: float, features: int) -> None:
     from PIL import Image
 
     import permafrost as pf
-    from permafrost.feature_set import write_set
+    from permafrost.set_file import write_set
     from permafrost.store import Rows
 
     with tempfile.TemporaryDirectory() as scratch:

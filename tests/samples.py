@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from permafrost.feature_set import SetContent
+from permafrost.set_file import SetContent
 from permafrost.store import Rows
 from permafrost.trunk_spec import TrunkSpec
 

@@ -10,7 +10,8 @@ import pytest
 from permafrost import compaction
 from permafrost.compaction import compact
 from permafrost.errors import ShardError, WriteError
-from permafrost.feature_set import ViewRows, open_features, write_set
+from permafrost.feature_set import open_features
+from permafrost.set_file import ViewRows, write_set
 from permafrost.store import RowAddress, RowIndex, Rows, Store, place_rows
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with
 

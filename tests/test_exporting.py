@@ -12,7 +12,8 @@ import pytest
 from permafrost import exporting
 from permafrost.errors import OptionError, ShardError, WriteError
 from permafrost.exporting import export_features
-from permafrost.feature_set import FeatureSet, open_features, write_set
+from permafrost.feature_set import FeatureSet, open_features
+from permafrost.set_file import write_set
 from permafrost.store import RowAddress, Store, place_rows
 from samples import make_content, make_rows, spec_with
 

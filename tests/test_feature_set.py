@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from permafrost.errors import OptionError, SetError, ShardError
-from permafrost.feature_set import FeatureSet, SetContent, open_features, write_set
+from permafrost.feature_set import FeatureSet, open_features
 from permafrost.listing import SPLITS
+from permafrost.set_file import SetContent, write_set
 from permafrost.store import DESCRIPTION_FILE, RowAddress, Rows, Store, place_rows, read_text, write_text
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with
 
@@ -381,12 +382,12 @@ def test_text_of_variable_length_is_not_read(tmp_path, content):
 
 
 def test_a_description_that_lacks_something_is_refused_even_with_a_right_checksum(tmp_path, content):
-    from permafrost import feature_set
+    from permafrost import set_file
 
     with h5py.File(tmp_path / "set.h5", "r+") as file:
         del file["description"]
         file["description"] = np.frombuffer(b'{"trunk": {}}', np.uint8)
-        write_text(file, "checksum", feature_set._checksum(file))
+        write_text(file, "checksum", set_file._checksum(file))
 
     with pytest.raises(SetError):
         open_features(tmp_path / "set.h5")

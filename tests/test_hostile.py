@@ -22,9 +22,10 @@ import pytest
 import permafrost
 from permafrost.bases import load_base, load_model_file
 from permafrost.errors import BaseError, ListingError, SetError, ShardError, StoreError, WeightsError
-from permafrost.feature_set import open_features, write_set
+from permafrost.feature_set import open_features
 from permafrost.legacy_weights import load_legacy_weights
 from permafrost.listing import read_listing
+from permafrost.set_file import write_set
 from permafrost.store import RowAddress, Store, place_rows
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with, tiny_model, write_legacy
 

@@ -30,6 +30,7 @@ ORDER = [
     "engines",
     "store",
     "compaction",
+    "set_file",
     "feature_set",
     "feature_rows",
     "exporting",
@@ -187,7 +188,8 @@ WITHOUT_KERAS = """
     import numpy as np
     from samples import WHOLE_SPEC, make_content, make_rows, write_photos
 
-    from permafrost.feature_set import open_features, write_set
+    from permafrost.feature_set import open_features
+    from permafrost.set_file import write_set
     from permafrost.listing import assign_splits, read_listing
     from permafrost.pictures import decode_resized, read_file
     from permafrost.store import RowAddress, RowIndex, Store, place_rows

@@ -16,10 +16,11 @@ import permafrost as pf
 from helpers import files_below, one_error_line
 from permafrost.errors import HeadError, OptionError
 from permafrost.feature_rows import FeatureRows, ShuffledRows
-from permafrost.feature_set import open_features, write_set
+from permafrost.feature_set import open_features
 from permafrost.heads import HeadData, options_from
 from permafrost.heads.moments import Moments
 from permafrost.heads.out_of_core import fit_out_of_core, gather_moments
+from permafrost.set_file import write_set
 from permafrost.store import RowAddress, Rows, Store, place_rows
 from samples import make_content, spec_with
 

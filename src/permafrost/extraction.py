@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.augmentation import read_views
 from permafrost.errors import ListingError, OptionError
-from permafrost.feature_set import STORE_FOLDER, FeatureSet, SetContent, ViewRows, write_set
+from permafrost.feature_set import STORE_FOLDER, FeatureSet
 from permafrost.files import clear_leftovers
 from permafrost.listing import SPLITS, Listing, assign_splits, read_listing
 from permafrost.pictures import MAX_PIXELS
@@ -26,6 +26,7 @@ from permafrost.pipeline import (
     run_pictures,
 )
 from permafrost.reading import RowKey
+from permafrost.set_file import SetContent, ViewRows, write_set
 from permafrost.store import place_rows
 
 if TYPE_CHECKING:

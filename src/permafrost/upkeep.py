@@ -13,17 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from permafrost.errors import SetError, ShardError, StoreError
-from permafrost.feature_set import (
-    STORE_FOLDER,
-    Part,
-    h5_files,
-    is_feature_set,
-    located,
-    open_features,
-    parts,
-    read_set,
-)
+from permafrost.feature_set import STORE_FOLDER, open_features
 from permafrost.files import TEMPORARY_PREFIX, FolderLock, leftovers
+from permafrost.set_file import Part, h5_files, is_feature_set, located, parts, read_set
 from permafrost.store import DESCRIPTION_FILE, RowIndex, Store, is_shard_name
 
 _TRUNK_FILES: Final = re.compile(r"trunk\.keras|trunk(-[0-9a-f]{12})?\.openvino")

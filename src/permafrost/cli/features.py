@@ -27,7 +27,8 @@ def list_sets(*, folder: str, as_json: bool) -> None:
 
     FOLDER is `features` unless another is given.
     """
-    from permafrost.feature_set import h5_files, open_features
+    from permafrost.feature_set import open_features
+    from permafrost.set_file import h5_files
 
     if not Path(folder).is_dir():
         raise SetError(f"no folder {folder}", do="make a feature set with extract")

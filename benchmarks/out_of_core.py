@@ -4,7 +4,7 @@ Makes a set of random features, class by class as folders are read, which is the
 measurement runs in a process of its own. `peak` is the resident memory beyond that of the process when everything is
 imported. Files stay in the file cache where the machine has room for them.
 
-    python benchmarks/out_of_core.py make big/set.h5 --gigabytes 8.2 --features 2048
+    python benchmarks/out_of_core.py make big/set.h5 --gigabytes 8.2 --features 768
     python benchmarks/out_of_core.py read big/set.h5 --memory-limit 1GB
     python benchmarks/out_of_core.py fit big/set.h5 --memory-limit 1GB --head ridge
     python benchmarks/out_of_core.py order big/set.h5 --memory-limit 1GB
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("what", choices=["make", "read", "fit", "order"])
     parser.add_argument("set", type=Path)
     parser.add_argument("--gigabytes", type=float, default=8.2)
-    parser.add_argument("--features", type=int, default=2048)
+    parser.add_argument("--features", type=int, default=768)
     parser.add_argument("--memory-limit", default="1GB")
     parser.add_argument("--head", default="ridge")
     parser.add_argument("--epochs", type=int, default=1)

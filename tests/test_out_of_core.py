@@ -223,8 +223,8 @@ def test_features_whose_products_do_not_fit_are_refused(kept):
         fit_out_of_core("lda", streamed(kept, limit=3000), options_from({}, progress=False))
 
 
-def test_a_set_goes_the_whole_way_from_disk_and_says_so(features, tmp_path):
-    run = pf.fit_head(features, "linear", memory_limit=3000, epochs=1, out=tmp_path / "run", progress=False)
+def test_a_set_goes_the_whole_way_from_disk_and_says_so(maps, tmp_path):
+    run = pf.fit_head(maps, "linear", memory_limit=100_000, epochs=1, out=tmp_path / "run", progress=False)
 
     assert run.about["details"]["way"].startswith("by batches of 32 in a shuffled order, read from disk")
     assert [run.metrics[split]["n"] for split in ("train", "validation", "test")] == [18, 9, 9]
@@ -232,11 +232,32 @@ def test_a_set_goes_the_whole_way_from_disk_and_says_so(features, tmp_path):
 
 
 @pytest.mark.parametrize("head", ["auto", make_pipeline(StandardScaler(), RidgeClassifier())], ids=["auto", "pipeline"])
-def test_what_is_fitted_in_memory_alone_is_refused_beyond_the_limit(features, head, tmp_path):
+def test_what_is_fitted_in_memory_alone_is_refused_beyond_the_limit(maps, head, tmp_path):
     with pytest.raises(HeadError, match=r"is fitted in memory; expected 4 times the features.*one head by its name"):
-        pf.fit_head(features, head, memory_limit=3000, out=tmp_path / "run", progress=False)
+        pf.fit_head(maps, head, memory_limit=100_000, out=tmp_path / "run", progress=False)
 
     assert files_below(tmp_path) == []
+
+
+def test_a_limit_that_the_list_of_pictures_takes_alone_is_refused(maps, tmp_path):
+    with pytest.raises(HeadError) as caught:
+        pf.fit_head(maps, "ridge", memory_limit=5000, out=tmp_path / "run", progress=False)
+
+    assert one_error_line(caught.value).startswith("the list of 36 pictures alone takes nearly all of the memory limit")
+    assert files_below(tmp_path) == []
+
+
+def test_while_rows_are_shuffled_no_more_than_two_groups_are_held(kept, monkeypatch):
+    monkeypatch.setattr("permafrost.feature_rows.CHUNK_BYTES", 10 * 32)
+    shuffled = ShuffledRows(FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT))
+    order = shuffled.order(np.random.default_rng(0))
+
+    held = []
+    for start in range(0, 540, 32):
+        shuffled.load(order[start : start + 32])
+        held.append(len(shuffled._buffers))
+
+    assert max(held) == 2
 
 
 def test_a_memory_limit_that_is_no_size_is_refused(features, tmp_path):

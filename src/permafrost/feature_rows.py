@@ -5,15 +5,17 @@ Reading is sequential in both, and a thread reads ahead.
 
 from __future__ import annotations
 
+import collections
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
+from permafrost.errors import HeadError
 from permafrost.feature_set import FeatureSet
 
 BLOCK_BYTES: Final = 32 * 2**20
@@ -22,8 +24,14 @@ BLOCK_BYTES: Final = 32 * 2**20
 CHUNK_BYTES: Final = 2**20
 """Of rows that lie next to each other and stay together when they are shuffled: a disk reads as much at full speed."""
 
+PICTURE_BYTES: Final = 200
+"""Of memory a picture takes beside its features: where they lie, digest, label, name; orders; what is said of it."""
+
 COPIES: Final = 4
 """How often fitting in memory holds the features: as they are, in double precision, scaled, and a fold's."""
+
+
+Made = TypeVar("Made")
 
 
 class FeatureRows:
@@ -73,15 +81,31 @@ class FeatureRows:
         Yields:
             Numbers (k,), and rows (k, *shape) float32.
         """
-        size = max(1, min(BLOCK_BYTES, self.memory_limit // 16) // self.row_bytes)
-        parts = [self.disk_order[start : start + size] for start in range(0, len(self), size)]
-        with ThreadPoolExecutor(1, "reading") as thread:
-            ahead = [thread.submit(self.load, part) for part in parts[:1]]
-            for number, part in enumerate(parts):
-                block = ahead.pop().result()
-                if number + 1 < len(parts):
-                    ahead.append(thread.submit(self.load, parts[number + 1]))
-                yield part, block
+        return self.over_blocks(lambda numbers, rows: (numbers, rows), threads=1)
+
+    def over_blocks(self, function: Callable[[np.ndarray, np.ndarray], Made], *, threads: int) -> Iterator[Made]:
+        """What a function makes of each block's numbers (k,) and rows (k, *shape) float32, in the order of the disk.
+
+        Each thread reads a block and calls the function with it, so that reading and computing share the cores.
+
+        Args:
+            function: may change the rows, and must not keep them if memory is to stay bounded.
+            threads: how many; their blocks, and one that waits, take an eighth of the memory limit.
+        """
+        size = max(1, min(BLOCK_BYTES, self.memory_limit // (8 * (threads + 1))) // self.row_bytes)
+        parts = (self.disk_order[start : start + size] for start in range(0, len(self), size))
+        waiting: collections.deque[Future[Made]] = collections.deque()
+        with ThreadPoolExecutor(threads, "blocks") as pool:
+            try:
+                for part in parts:
+                    waiting.append(pool.submit(lambda part: function(part, self.load(part)), part))
+                    if len(waiting) > threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
     def sample(self, nbytes: int, *, seed: int) -> np.ndarray:
         """Numbers of rows drawn at random from each class by its share, which take no more than so many bytes.
@@ -146,7 +170,8 @@ class ShuffledRows:
         for group in np.unique(groups):
             mine = groups == group
             loaded[mine] = self._buffer(int(group)).result()[self._place_of[numbers[mine]]]
-        self._buffer(int(groups.max()) + 1)
+        # Not before the last one of this group has been given out: two groups are held, and never three.
+        self._buffer(int(groups.min()) + 1)
         return loaded
 
     def _buffer(self, group: int) -> Future[np.ndarray]:
@@ -155,6 +180,22 @@ class ShuffledRows:
             wanted = self._groups[group] if group < len(self._groups) else np.empty(0, np.int64)
             self._buffers[group] = self._threads.submit(self._rows.load, wanted)
         return self._buffers[group]
+
+
+def bytes_for_rows(features: FeatureSet, limit: int) -> int:
+    """What is left of a memory limit for features, beside the list of pictures.
+
+    Raises:
+        HeadError: next to nothing.
+    """
+    listed = len(features) * (PICTURE_BYTES + 12 * len(features.class_names))
+    if listed > 0.9 * limit:
+        raise HeadError(
+            f"the list of {len(features):,} pictures alone takes nearly all of the memory limit",
+            expected=f"a --memory-limit of {2 * listed / 1e9:.3g} GB or more",
+            found=f"{limit / 1e9:.3g} GB",
+        )
+    return limit - listed
 
 
 def default_memory_limit() -> int:

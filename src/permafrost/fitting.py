@@ -21,7 +21,7 @@ from permafrost.cutting import load_trunk
 from permafrost.engines import make_engine
 from permafrost.errors import HeadError, OptionError, PictureError
 from permafrost.evaluation import at_threshold, best_threshold, calibration_error, metrics
-from permafrost.feature_rows import BLOCK_BYTES, COPIES, FeatureRows, default_memory_limit
+from permafrost.feature_rows import COPIES, FeatureRows, bytes_for_rows, default_memory_limit
 from permafrost.feature_set import FeatureSet, open_features
 from permafrost.files import parse_size
 from permafrost.heads import (
@@ -150,7 +150,7 @@ def fit_head(
     rows = split_rows(sets[0], hold_out=watched or on_disk)
     labels = {split: sets[0].labels()[selected] for split, selected in rows.items()}
     require_classes(labels["train"], sets[0].class_names)
-    limit = asked.bytes_allowed if on_disk else None
+    limit = bytes_for_rows(sets[0], asked.bytes_allowed) if on_disk else None
     data = {_set_name(features): _head_data(features, rows, count, limit, options) for features in sets}
     fitting = time.perf_counter()
     tables: Tables
@@ -179,7 +179,9 @@ def fit_head(
         fitted = _fit_of(head)(data[chosen], options)
     fitted_at = time.perf_counter()
     features = next(features for features in sets if _set_name(features) == chosen)
-    judged = judge(fitted, features, rows, labels, calibrate=options.calibrate == "temperature")
+    judged = judge(
+        fitted, features, rows, labels, calibrate=options.calibrate == "temperature", limit=limit or asked.bytes_allowed
+    )
     if asked.shots:
         tables["shots"] = _few_shots(name if head == "auto" else head, data[chosen], asked, options)
     judged_at = time.perf_counter()
@@ -440,13 +442,21 @@ def judge(
     labels: dict[str, np.ndarray],
     *,
     calibrate: bool,
+    limit: int,
 ) -> Judged:
     """Say how well a head does; what is still chosen is chosen on pictures that it was not fitted to, never on test.
+
+    Args:
+        fitted: the head.
+        features: the set.
+        rows, labels: of each split.
+        calibrate: whether to apply the temperature that suits held-out pictures.
+        limit: bytes that the features which are read at once may take.
 
     Raises:
         HeadError: its probabilities are not numbers.
     """
-    held = _held_out(fitted, features, rows, labels)
+    held = _held_out(fitted, features, rows, labels, limit)
     calibration: dict[str, Any] | None = None
     threshold: dict[str, Any] | None = None
     if held is not None:
@@ -476,7 +486,7 @@ def judge(
         )
     figures = {}
     for split in SPLITS:
-        outputs = _outputs_of(fitted, features, rows[split])
+        outputs = _outputs_of(fitted, features, rows[split], limit)
         require_numbers(outputs)
         figures[split] = metrics(labels[split], outputs, features.class_names)
         if len(outputs):
@@ -492,11 +502,11 @@ def judge(
 
 
 def _held_out(
-    fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray]
+    fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], limit: int
 ) -> tuple[str, np.ndarray, np.ndarray] | None:
     """What to choose on: validation pictures, or the training pictures by heads that were not fitted to them."""
     if len(rows["validation"]):
-        return "validation", labels["validation"], _outputs_of(fitted, features, rows["validation"])
+        return "validation", labels["validation"], _outputs_of(fitted, features, rows["validation"], limit)
     if fitted.held_out_logits is not None:
         return (
             "train, cross-validated",
@@ -605,10 +615,10 @@ def _head_data(
     )
 
 
-def _outputs_of(fitted: FittedHead, features: FeatureSet, rows: np.ndarray) -> np.ndarray:
-    """The head's probabilities (n, classes) for rows of a set, never more than a block of them in memory."""
+def _outputs_of(fitted: FittedHead, features: FeatureSet, rows: np.ndarray, limit: int) -> np.ndarray:
+    """The head's probabilities (n, classes) for rows of a set, read by blocks."""
     outputs = np.empty((len(rows), len(features.class_names)), np.float32)
-    for numbers, block in FeatureRows(features, rows, memory_limit=16 * BLOCK_BYTES).blocks():
+    for numbers, block in FeatureRows(features, rows, memory_limit=limit).blocks():
         outputs[numbers] = _outputs(fitted, block)
     return outputs
 
@@ -616,4 +626,4 @@ def _outputs_of(fitted: FittedHead, features: FeatureSet, rows: np.ndarray) -> n
 def _outputs(fitted: FittedHead, x: np.ndarray) -> np.ndarray:
     if not len(x):
         return np.empty((0, fitted.model.outputs[0].shape[-1]), np.float32)
-    return np.asarray(fitted.model.predict(x, batch_size=256, verbose=0), np.float32)
+    return np.asarray(fitted.model.predict(x, batch_size=1024, verbose=0), np.float32)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
-from scipy import linalg
+from scipy import linalg, sparse
 
 from permafrost.heads.folding import Affine
+
+NO_VARIANCE: Final = 1e-12
+"""Share of the largest variance up to which a feature is one that never differs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +42,14 @@ class Moments:
             y: (n,) int64.
             class_weights: (classes,) float64, the weight of a row of each class.
         """
-        indicator = np.zeros((len(y), len(class_weights)), x.dtype)
-        indicator[np.arange(len(y)), y] = class_weights[y]
-        weighted = x * np.sqrt(class_weights[y]).astype(x.dtype)[:, None] if np.ptp(class_weights) else x
-        factor = 1.0 if np.ptp(class_weights) else class_weights[0]
-        return cls(
-            indicator.sum(axis=0, dtype=np.float64),
-            (indicator.T @ x).astype(np.float64),
-            factor * (weighted.T @ weighted).astype(np.float64),
-        )
+        equal = np.ptp(class_weights) == 0
+        weighted = x if equal else x * np.sqrt(class_weights[y]).astype(x.dtype)[:, None]
+        # NumPy sees a matrix times itself, and computes half of it.
+        products = weighted.T @ weighted
+        if equal and class_weights[0] != 1:
+            products *= x.dtype.type(class_weights[0])
+        counts = np.bincount(y, minlength=len(class_weights)) * class_weights
+        return cls(counts, class_weights[:, None] * class_sums(x, y, len(class_weights)), products)
 
     def add(self, other: Moments) -> Moments:
         """These with others, in place: products are large."""
@@ -61,11 +64,38 @@ class Moments:
         return mean
 
     def scaled(self, mean: np.ndarray, scale: np.ndarray) -> Moments:
-        """Moments of (x - mean) / scale, with mean and scale (d,)."""
+        """Moments of (x - mean) / scale, with mean and scale (d,); the products are changed in place."""
         sums = self.sums - self.counts[:, None] * mean
         total, count = self.sums.sum(axis=0), self.counts.sum()
-        products = self.products - np.outer(mean, total) - np.outer(total, mean) + count * np.outer(mean, mean)
-        return Moments(self.counts, sums / scale, products / np.outer(scale, scale))
+        for number, row in enumerate(self.products):
+            row -= mean[number] * total + (total[number] - count * mean[number]) * mean
+            row /= scale[number] * scale
+        return Moments(self.counts, sums / scale, self.products)
+
+
+def class_sums(x: np.ndarray, y: np.ndarray, class_count: int) -> np.ndarray:
+    """Sums of the rows x (n, d) of each class y (n,): (class_count, d) float64."""
+    indicator = sparse.csr_array((np.ones(len(y), x.dtype), (y, np.arange(len(y)))), shape=(class_count, len(y)))
+    sums: np.ndarray = (indicator @ x).astype(np.float64)
+    return sums
+
+
+def scaling_of(mean: np.ndarray, variances: np.ndarray, how: str) -> Affine:
+    """The map from features x to (x - mean) / scale.
+
+    Args:
+        mean: (d,) float64.
+        variances: (d,) float64.
+        how: one of `heads.SCALINGS`: `standard`, each feature to variance 1, or `centred`, all divided by the number
+            that gives them the same sum of variances. Features that never differ, but for rounding, are only centred.
+    """
+    differing = variances > NO_VARIANCE * variances.max(initial=0.0)
+    if how == "standard":
+        scale = np.sqrt(np.where(differing, variances, 1.0))
+    else:
+        common = np.sqrt(variances[differing].mean()) if differing.any() else 1.0
+        scale = np.where(differing, common, 1.0)
+    return Affine(1 / scale, -mean / scale)
 
 
 def ridge_path(moments: Moments) -> Callable[[float], Affine]:
@@ -74,7 +104,7 @@ def ridge_path(moments: Moments) -> Callable[[float], Affine]:
     scikit-learn's `RidgeClassifier`, whose one score of two classes is the second of the two logits here.
     """
     count, mean = moments.counts.sum(), moments.mean
-    values, vectors = linalg.eigh(moments.products - count * np.outer(mean, mean), check_finite=False)
+    values, vectors = linalg.eigh(moments.products - np.outer(count * mean, mean), check_finite=False, overwrite_a=True)
     values = np.maximum(values, 0)
     # The targets' products with the centred rows; those of all classes add up to nothing.
     turned = vectors.T @ (2 * (moments.sums - moments.counts[:, None] * mean)).T
@@ -98,8 +128,9 @@ def lda_path(moments: Moments, features: int) -> Callable[[float], Affine]:
     """
     priors = moments.counts / moments.counts.sum()
     means = moments.sums / moments.counts[:, None]
-    within = moments.products / moments.counts.sum() - (priors * means.T) @ means
-    values, vectors = linalg.eigh(within, check_finite=False)
+    within = moments.products / moments.counts.sum()
+    within -= (priors * means.T) @ means
+    values, vectors = linalg.eigh(within, check_finite=False, overwrite_a=True)
     values = np.maximum(values, 0)
     turned = vectors.T @ means.T
     spread = values.sum() / features

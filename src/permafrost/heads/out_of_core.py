@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final
+import os
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from threadpoolctl import threadpool_limits
 
 from permafrost.errors import HeadError
-from permafrost.feature_rows import FeatureRows
+from permafrost.feature_rows import FeatureRows, Made
 from permafrost.heads import KERAS_HEADS, FittedHead, HeadData, HeadOptions, find_head
 from permafrost.heads.calibration import inverse_temperature, row_losses
 from permafrost.heads.families import FAMILIES, Setup
 from permafrost.heads.folding import Affine, Step, softmax, to_keras
-from permafrost.heads.moments import Moments, lda_path, ridge_path
-from permafrost.heads.sklearn_heads import common_scale, setup_of
+from permafrost.heads.moments import Moments, lda_path, ridge_path, scaling_of
+from permafrost.heads.sklearn_heads import setup_of
 
 STREAMED: Final = (*KERAS_HEADS, "ridge", "lda", "logistic")
 """Heads that can be fitted to features that stay on disk."""
 
 MATRICES: Final = 6
-"""How many matrices of features by features are held at once."""
+"""How many matrices of features by features, in float64, are held at once: sums, and a part of them for each thread in
+float32; then two that are decomposed, the eigenvectors, and what LAPACK works with."""
+
+MOST_THREADS: Final = 8
+"""That read and compute; each holds a block, and products of its own."""
 
 PASSES: Final = 60
 """Over the rows, at most, by logistic regression."""
@@ -98,35 +105,77 @@ def _fit_moments(name: str, data: HeadData, options: HeadOptions) -> FittedHead:
 def gather_moments(stream: FeatureRows, class_weights: np.ndarray, scaling: str) -> tuple[Moments, Affine]:
     """Moments of scaled rows, and the scaling, in one pass.
 
-    Products are formed in float32, of rows from which the mean of the first block is taken, and added up in float64.
+    Products are formed in float32, of rows from which the mean of the first ones is taken, and added up in float64.
 
     Args:
         stream: the rows.
         class_weights: (classes,) the weight of a row of each class.
         scaling: one of `heads.SCALINGS`.
     """
-    shift: np.ndarray | None = None
-    total: Moments | None = None
-    sums: Any = 0.0
-    squares: Any = 0.0
-    for numbers, block in stream.blocks():
+    shift = _rough_mean(stream)
+
+    def of_block(numbers: np.ndarray, block: np.ndarray) -> tuple[Moments, np.ndarray]:
         x = block.reshape(len(block), -1)
-        if shift is None:
-            shift = x.mean(axis=0, dtype=np.float64).astype(np.float32)
         x -= shift
-        found = Moments.of(x, stream.labels[numbers], class_weights)
-        total = found if total is None else total.add(found)
-        sums = sums + x.sum(axis=0, dtype=np.float64)
-        squares = squares + np.einsum("ij,ij->j", x, x, dtype=np.float64)
-    assert total is not None and shift is not None
+        return Moments.of(x, stream.labels[numbers], class_weights), _squares(x)
+
+    features = len(shift)
+    total = Moments(
+        np.zeros(len(class_weights)), np.zeros((len(class_weights), features)), np.zeros((features, features))
+    )
+    squares = np.zeros(features)
+    for found, more in _over_blocks(stream, of_block):
+        total.add(found)
+        squares += more
+    mean, moved = _scaling_from(len(stream), (total.sums / class_weights[:, None]).sum(axis=0), squares, scaling)
+    # Of rows that are not shifted.
+    affine = Affine(moved.kernel, moved.bias - shift * moved.kernel)
+    return total.scaled(mean, 1 / moved.kernel), affine
+
+
+def gather_scaling(stream: FeatureRows, scaling: str) -> Affine:
+    """The scaling alone, in one pass."""
+    shift = _rough_mean(stream)
+
+    def of_block(_: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = block.reshape(len(block), -1)
+        x -= shift
+        return x.sum(axis=0, dtype=np.float64), _squares(x)
+
+    sums, squares = (np.sum(found, axis=0) for found in zip(*_over_blocks(stream, of_block), strict=True))
+    _, moved = _scaling_from(len(stream), sums, squares, scaling)
+    return Affine(moved.kernel, moved.bias - shift * moved.kernel)
+
+
+def _over_blocks(stream: FeatureRows, function: Callable[[np.ndarray, np.ndarray], Made]) -> Iterator[Made]:
+    """`function` of each block, by a thread a core; a matrix product has one alone, so that none waits for another."""
+    with threadpool_limits(1, "blas"):
+        yield from stream.over_blocks(function, threads=min(os.cpu_count() or 1, MOST_THREADS))
+
+
+def _rough_mean(stream: FeatureRows) -> np.ndarray:
+    """About the mean (d,) float32: float32 keeps the digits of what is near it."""
+    first = stream.load(stream.disk_order[: max(1, min(256, stream.memory_limit // 16 // stream.row_bytes))])
+    mean: np.ndarray = first.reshape(len(first), -1).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+def _squares(x: np.ndarray) -> np.ndarray:
+    """The sum of squares (d,) float64 of each column of x (n, d) float32: of a few rows in float32, then in float64."""
+    parts = np.split(x, range(256, len(x), 256))
+    return np.asarray(np.sum([np.einsum("ij,ij->j", part, part) for part in parts], axis=0, dtype=np.float64))
+
+
+def _scaling_from(count: int, sums: np.ndarray, squares: np.ndarray, scaling: str) -> tuple[np.ndarray, Affine]:
+    """The mean and the scaling of rows of which only their number, sums and sums of squares (d,) are known.
+
+    Raises:
+        HeadError: they are no numbers.
+    """
     if not np.isfinite(squares).all():
         raise HeadError("some features are not finite", expected="numbers", do="extract again with sound weights")
-    mean = sums / len(stream)
-    variances = np.maximum(squares / len(stream) - mean**2, 0)
-    scale = np.sqrt(variances) if scaling == "standard" else np.full_like(variances, common_scale(variances))
-    scale[variances <= 1e-12 * max(variances.max(), 1e-300)] = 1.0  # Those that never differ.
-    whole = shift.astype(np.float64) + mean
-    return total.scaled(mean, scale), Affine(1 / scale, -whole / scale)
+    mean = sums / count
+    return mean, scaling_of(mean, np.maximum(squares / count - mean**2, 0), scaling)
 
 
 def _held_out(data: HeadData) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +194,7 @@ def _fit_logistic(name: str, data: HeadData, options: HeadOptions) -> FittedHead
     strength = first.details["C"]
     setup = setup_of(data, options, int(np.prod(stream.shape)))
     weights = setup.class_weights(stream.labels)
-    scaling = _scaling_of(stream, options.scaling)
+    scaling = gather_scaling(stream, options.scaling)
     objective = _LogisticLoss(stream, weights, scaling, strength, setup)
     dense = first.model.layers[-1]
     kernel, bias = (np.asarray(array, np.float64) for array in dense.get_weights())
@@ -168,24 +217,6 @@ def _fit_logistic(name: str, data: HeadData, options: HeadOptions) -> FittedHead
     )
 
 
-def _scaling_of(stream: FeatureRows, scaling: str) -> Affine:
-    """The scaling alone, in one pass."""
-    count, mean, squares = 0, 0.0, 0.0
-    for _, block in stream.blocks():
-        x = block.reshape(len(block), -1)
-        # Chan, Golub and LeVeque 1979: means and sums of squares of parts, joined.
-        part, part_mean = len(x), x.mean(axis=0, dtype=np.float64)
-        apart = part_mean - mean
-        x -= part_mean.astype(np.float32)
-        squares = squares + np.einsum("ij,ij->j", x, x, dtype=np.float64) + apart**2 * count * part / (count + part)
-        mean = mean + apart * part / (count + part)
-        count += part
-    variances = np.asarray(squares) / count
-    scale = np.sqrt(variances) if scaling == "standard" else np.full_like(variances, common_scale(variances))
-    scale[variances <= 1e-12 * max(variances.max(), 1e-300)] = 1.0
-    return Affine(1 / scale, -np.asarray(mean) / scale)
-
-
 class _LogisticLoss:
     """scikit-learn's objective and its gradient, each a pass: C times the sum of losses, and half the squared weights.
 
@@ -196,6 +227,9 @@ class _LogisticLoss:
         self, stream: FeatureRows, weights: np.ndarray, scaling: Affine, strength: float, setup: Setup
     ) -> None:
         self._stream, self._weights, self._scaling = stream, weights, scaling
+        # Rows are centred before they are multiplied, for the digits' sake; next to nothing is left for the scaling.
+        self._centre = (-scaling.bias / scaling.kernel).astype(np.float32)
+        self._of_centred = Affine(scaling.kernel, scaling.bias + self._centre * scaling.kernel)
         self._total = float(weights[stream.labels].sum())
         self._penalty = 1 / (strength * self._total)
         self._classes, self._binary = setup.class_count, setup.class_count == 2
@@ -221,21 +255,25 @@ class _LogisticLoss:
     def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
         self.passes += 1
         scaled = self.as_affine(parameters)
-        whole = self._scaling.then(scaled)
+        whole = self._of_centred.then(scaled)
         kernel, bias = whole.kernel.astype(np.float32), whole.bias.astype(np.float32)
-        loss, gradient, slopes = 0.0, np.zeros_like(scaled.kernel), np.zeros_like(scaled.bias)
-        for numbers, block in self._stream.blocks():
+
+        def of_block(numbers: np.ndarray, block: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
             x, y = block.reshape(len(block), -1), self._stream.labels[numbers]
+            x -= self._centre
             logs = log_softmax((x @ kernel + bias).astype(np.float64), axis=1)
             weights = self._weights[y]
-            loss -= float(weights @ logs[np.arange(len(y)), y])
             residuals = np.exp(logs)
             residuals[np.arange(len(y)), y] -= 1
             residuals *= weights[:, None]
-            gradient += (x.T @ residuals.astype(np.float32)).astype(np.float64)
-            slopes += residuals.sum(axis=0)
+            own = -float(weights @ logs[np.arange(len(y)), y])
+            return own, (x.T @ residuals.astype(np.float32)).astype(np.float64), residuals.sum(axis=0)
+
+        loss, gradient, slopes = 0.0, np.zeros_like(scaled.kernel), np.zeros_like(scaled.bias)
+        for own, rising, moving in _over_blocks(self._stream, of_block):
+            loss, gradient, slopes = loss + own, gradient + rising, slopes + moving
         # Of scaled features: (x * k + b)ᵀ r.
-        gradient = gradient * self._scaling.kernel[:, None] + np.outer(self._scaling.bias, slopes)
+        gradient = gradient * self._of_centred.kernel[:, None] + np.outer(self._of_centred.bias, slopes)
         if self._binary:
             gradient, slopes, free = gradient[:, 1:], slopes[1:], scaled.kernel[:, 1:]
         else:

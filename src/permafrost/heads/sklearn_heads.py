@@ -18,6 +18,7 @@ from permafrost.heads import FittedHead, HeadData, HeadOptions
 from permafrost.heads.comparing import Compared, choose, compare, make_folds, quiet_convergence
 from permafrost.heads.families import FAMILIES, Family, Setup
 from permafrost.heads.folding import Affine, cool, fold, has_probabilities, require_foldable, softmax, to_keras
+from permafrost.heads.moments import scaling_of
 
 SMALL: Final = 10_000_000
 """Numbers in a matrix below which one thread multiplies it faster than several."""
@@ -56,11 +57,10 @@ def prepare(x: np.ndarray, options: HeadOptions, *, turned: bool) -> Prepared:
     """
     flat = x.reshape(len(x), -1).astype(np.float64)
     scaler = StandardScaler(copy=False).fit(flat)
-    # By one number, the same sum of variances; a feature that never differs has none.
-    scale = scaler.scale_ if options.scaling == "standard" else np.full_like(scaler.scale_, common_scale(scaler.var_))
+    scaling = scaling_of(scaler.mean_, scaler.var_, options.scaling)
     flat -= scaler.mean_
-    flat /= scale
-    steps, details = [Affine(1 / scale, -scaler.mean_ / scale)], {}
+    flat *= scaling.kernel
+    steps, details = [scaling], {}
     if options.pca is not None:
         most = min(flat.shape)
         if not 0 < options.pca <= most or (options.pca > 1 and options.pca != int(options.pca)):
@@ -77,12 +77,6 @@ def prepare(x: np.ndarray, options: HeadOptions, *, turned: bool) -> Prepared:
         flat = flat @ basis.T
         steps.append(Affine(basis.T, np.zeros(len(basis))))
     return Prepared(flat, steps, features, details)
-
-
-def common_scale(variances: np.ndarray) -> float:
-    """The one divisor by which features of these variances (d,) have as large a sum of variances as standardised."""
-    differing = variances > 0
-    return float(np.sqrt(variances.sum() / max(differing.sum(), 1)))
 
 
 def setup_of(data: HeadData, options: HeadOptions, features: int) -> Setup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import keras
 import numpy as np
 import pytest
@@ -139,6 +140,20 @@ def test_the_c_that_is_chosen_is_the_least_within_one_standard_error_of_the_best
         row["C"] for row, loss in zip(fitted.history, losses, strict=True) if loss <= allowed
     )
     assert [row["C"] for row in fitted.history] == list(FAMILIES["logistic"].values(120)[: len(fitted.history)])
+
+
+def test_regularisation_so_strong_that_nothing_is_told_apart_does_not_end_the_comparison():
+    random = np.random.default_rng(0)
+    y = np.arange(18) % 3
+    x = np.abs(random.normal(size=(18, 16))).astype(np.float32)
+    x[np.arange(18), y] += 1.5
+
+    data = dataclasses.replace(make_data(), x=x, y=y, validation_x=None, validation_y=None)
+    history = fit("logistic", data, scaling="centred").history
+
+    losses = [row["cross_validation_log_loss"] for row in history]
+    assert min(losses[:4]) > 0.9 * np.log(3)
+    assert min(losses) < 0.5
 
 
 def test_cross_validation_losses_are_those_of_scikit_learn():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -12,10 +13,10 @@ from typing import Any, Final
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from permafrost.errors import HeadError
-from permafrost.heads.calibration import inverse_temperature, row_losses
+from permafrost.heads.calibration import LEAST, inverse_temperature, row_losses
 from permafrost.heads.families import Family, Setup, logits_of
 
 FOLDS: Final = 5
@@ -25,6 +26,9 @@ PATIENCE: Final = 4
 
 FLAT: Final = 1e-3
 """Nats by which a better value is better at least."""
+
+TINY: Final = 50_000
+"""Numbers in the features, below which folds are fitted one after the other."""
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
 """For each fold the rows to fit to and those held out."""
@@ -104,30 +108,50 @@ def compare(
         calibrated: whether each value is given the temperature that suits it best.
     """
     compared: list[Compared] = []
+    uninformed = _prior_loss(y, setup)
     # A thread a fold: several threads within a matrix product cost more than they give.
-    with (
-        quiet_convergence(),
-        threadpool_limits(1, "blas"),
-        ThreadPoolExecutor(os.cpu_count(), "folds") as threads,
-    ):
-        fits = list(threads.map(lambda fold: family.fitter(x[fold[0]], y[fold[0]], setup), folds))
+    with quiet_convergence(), blas_threads(1), ThreadPoolExecutor(os.cpu_count(), "folds") as threads:
+        # Handing over what takes no time takes longer than doing it.
+        each: Any = threads.map if x.size >= TINY else map
+        fits = list(each(lambda fold: family.fitter(x[fold[0]], y[fold[0]], setup), folds))
         for value in values:
-            outputs = threads.map(lambda fit, fold, value=value: logits_of(fit(value), x[fold[1]]), fits, folds)
+            outputs = each(lambda fit, fold, value=value: logits_of(fit(value), x[fold[1]]), fits, folds)
             logits = np.empty((len(y), setup.class_count))
             for (_, held_out), found in zip(folds, outputs, strict=True):
                 logits[held_out] = found
             compared.append(_judged(value, logits, y, setup, folds, calibrated=calibrated))
-            if _settled(compared):
+            if _settled(compared, uninformed):
                 break
     return compared
 
 
-def _settled(compared: Sequence[Compared]) -> bool:
+def blas_threads(count: int | None) -> Any:
+    """A block in which matrix products use so many threads at most; as many as there are if None."""
+    return _libraries().limit(limits=count, user_api="blas")
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Found once: to look for them takes longer than a small fit."""
+    return ThreadpoolController()
+
+
+def _prior_loss(y: np.ndarray, setup: Setup) -> float:
+    """The log loss of saying the classes' shares alone."""
+    shares = np.bincount(y, minlength=setup.class_count) * setup.class_weights(y)
+    shares = shares / shares.sum()
+    return float(-(shares * np.log(np.maximum(shares, LEAST))).sum())
+
+
+def _settled(compared: Sequence[Compared], uninformed: float) -> bool:
     """Whether weaker regularisation, which is slow, will not do better: the curve has one valley.
 
-    It clearly rises, or it has been flat for a while, as it is where the classes can be told apart.
+    It clearly rises, or it has been flat for a while, as it is where the classes can be told apart; but not as it is
+    where regularisation is still so strong that nothing is told apart.
     """
     best = min(compared, key=_loss)
+    if best.log_loss > 0.9 * uninformed:
+        return False
     if compared[-1].log_loss > best.log_loss + 2 * best.standard_error:
         return True
     before = min(compared[:-PATIENCE], key=_loss, default=None)

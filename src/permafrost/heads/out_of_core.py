@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from threadpoolctl import threadpool_limits
 
 from permafrost.errors import HeadError
 from permafrost.feature_rows import FeatureRows, Made
 from permafrost.heads import KERAS_HEADS, FittedHead, HeadData, HeadOptions, find_head
 from permafrost.heads.calibration import inverse_temperature, row_losses
+from permafrost.heads.comparing import blas_threads
 from permafrost.heads.families import FAMILIES, Setup
 from permafrost.heads.folding import Affine, Step, softmax, to_keras
 from permafrost.heads.moments import Moments, lda_path, ridge_path, scaling_of
@@ -149,7 +149,7 @@ def gather_scaling(stream: FeatureRows, scaling: str) -> Affine:
 
 def _over_blocks(stream: FeatureRows, function: Callable[[np.ndarray, np.ndarray], Made]) -> Iterator[Made]:
     """`function` of each block, by a thread a core; a matrix product has one alone, so that none waits for another."""
-    with threadpool_limits(1, "blas"):
+    with blas_threads(1):
         yield from stream.over_blocks(function, threads=min(os.cpu_count() or 1, MOST_THREADS))
 
 

@@ -11,11 +11,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads import FittedHead, HeadData, HeadOptions
-from permafrost.heads.comparing import Compared, choose, compare, make_folds, quiet_convergence
+from permafrost.heads.comparing import Compared, blas_threads, choose, compare, make_folds, quiet_convergence
 from permafrost.heads.families import FAMILIES, Family, Setup
 from permafrost.heads.folding import Affine, cool, fold, has_probabilities, require_foldable, softmax, to_keras
 from permafrost.heads.moments import scaling_of
@@ -156,7 +155,7 @@ def finish(
         chosen_by: how it was chosen.
     """
     value, factor = (chosen.value, chosen.factor) if isinstance(chosen, Compared) else (chosen, 1.0)
-    with quiet_convergence(), threadpool_limits(1 if prepared.x.size < SMALL else None, "blas"):
+    with quiet_convergence(), blas_threads(1 if prepared.x.size < SMALL else None):
         fitted = family.fitter(prepared.x, data.y, setup)(value)
     last = [fitted, softmax] if isinstance(fitted, Affine) else fold(fitted)
     details = {family.setting: value, "chosen_by": chosen_by} | prepared.details

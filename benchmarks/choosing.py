@@ -8,8 +8,8 @@ takes, of all heads and scalings, the one whose chosen setting has the least cro
     python benchmarks/choosing.py cifar10 --rows 200 1000 --shared ../shared
     python benchmarks/choosing.py lights --rows 200 800 --shared ../shared
 
-Digits are scikit-learn's, 64 grey levels each; the others averaged features of MobileNet (alpha 0.25) at 96 px: CIFAR-10,
-2,500 of its test pictures, and crops of traffic lights, both splits of them together.
+Digits are scikit-learn's, 64 grey levels each. The others are averaged features of MobileNet (alpha 0.25) at 96 px: of
+2,500 of CIFAR-10's test pictures, and of crops of traffic lights, both splits together.
 """
 
 from __future__ import annotations

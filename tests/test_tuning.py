@@ -15,6 +15,8 @@ from helpers import changed_layers, edit_json, files_below, leftovers, named_wei
 from permafrost import tuning_data
 from permafrost.assembly import body_of, pixels_of
 from permafrost.augmentation import Views
+from permafrost.engines import openvino_engine
+from permafrost.engines.conversion import convert
 from permafrost.errors import HeadError, OptionError, RunError
 from permafrost.evaluation import paired_difference
 from permafrost.finetuning import FineTuning, features_of
@@ -202,6 +204,16 @@ def test_the_frozen_part_runs_once_a_picture_and_view_and_never_again(tune, ran)
 
     tune(name="viewed", views=3)
     assert sum(ran) == 2 * 18
+
+
+def test_trying_how_fast_the_frozen_part_is_and_running_it_convert_it_once(tune, monkeypatch):
+    pytest.importorskip("openvino")
+    converted = []
+    monkeypatch.setattr(openvino_engine, "convert", lambda model: converted.append(model.name) or convert(model))
+
+    tune(epochs=1)
+
+    assert len(converted) == 1
 
 
 @pytest.mark.slow
@@ -476,7 +488,7 @@ def test_training_that_was_killed_goes_on_to_the_same_result(tune, kill, tmp_pat
 
 
 @pytest.mark.slow
-def test_another_request_does_not_go_on_from_a_checkpoint(tune, kill):
+def test_another_request_does_not_go_on_from_a_checkpoint_and_clears_it_once_it_has_made_the_run(tune, kill, tmp_path):
     whole = tune(name="whole", epochs=4, seed=1)
     kill(2)
     with pytest.raises(KilledError):
@@ -484,6 +496,9 @@ def test_another_request_does_not_go_on_from_a_checkpoint(tune, kill):
     kill(None)
 
     assert history_of(tune(name="other", epochs=4, seed=1)) == history_of(whole)
+    assert len(list((tmp_path / "runs").glob(".checkpoint-*"))) == 1
+    assert history_of(tune(name="killed", epochs=4, seed=1)) == history_of(whole)
+    assert list((tmp_path / "runs").glob(".checkpoint-*")) == []
 
 
 @pytest.mark.slow

@@ -119,6 +119,11 @@ class Views:
     count: int | None = 1
     augmentation: Augmentation = Augmentation()
 
+    @property
+    def by_turns(self) -> bool:
+        """Whether epochs train on different views."""
+        return self.count != 1
+
     def of_epoch(self, epoch: int) -> int:
         """The view on which epoch `epoch`, from 0, trains."""
         return epoch if self.count is None else epoch % self.count

@@ -191,6 +191,8 @@ class FineTuning:
             outcomes: list[_Outcome] = []
             before: dict[str, np.ndarray] = {}
             for stage, plan, checkpoint in zip(self._stages, plans, checkpoints, strict=True):
+                for other in self._stages:
+                    other.kept.release()  # Those of the stage before are not looked at again.
                 model, examples = self._material(stage, plan, pictures)
                 self._set_trainable(stage.lowest)
                 if not before:
@@ -223,7 +225,7 @@ class FineTuning:
                 title=f"{self._spec.base} fine-tuned from {self._base_layers[self._stages[-1].lowest]}",
             )
             made = write_run(self.folder, stage_folder, content, replace=self._replace)
-        for checkpoint in checkpoints:
+        for checkpoint in self._checkpoints():
             checkpoint.unlink(missing_ok=True)
         return made
 
@@ -348,7 +350,16 @@ class FineTuning:
             "backend": keras.backend.backend(),
         }
         key = hashlib.sha256(canonical_json(request)).hexdigest()[:16]
-        return self.folder.parent / f"{CHECKPOINT_PREFIX}{key}.npz"
+        return self.folder.parent / f"{self._checkpoint_prefix}{key}.npz"
+
+    def _checkpoints(self) -> list[Path]:
+        """All checkpoints of the run that is made: of this request, and of others that were never finished."""
+        return [path for path in self.folder.parent.iterdir() if path.name.startswith(self._checkpoint_prefix)]
+
+    @property
+    def _checkpoint_prefix(self) -> str:
+        # Not the folder's name itself: with it, and what else is added to it, a file's name might be too long.
+        return f"{CHECKPOINT_PREFIX}{hashlib.sha256(os.fsencode(self.folder.name)).hexdigest()[:8]}-"
 
     def _examples_or_none(self, rows: np.ndarray) -> Examples | None:
         return Examples(self._features.labels()[rows], np.asarray) if len(rows) else None

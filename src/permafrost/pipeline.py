@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from permafrost.augmentation import Augmentation
     from permafrost.cutting import Trunk
     from permafrost.engines import Engine
-    from permafrost.engines.conversion import Place
+    from permafrost.engines.conversion import Converted, Place
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,6 +289,7 @@ def run_pictures(
     *,
     augmentation: Augmentation | None = None,
     views_of: ViewsOf = only_pictures,
+    converted: Converted | None = None,
 ) -> Outcome:
     """Compute and commit the features of the pictures of a listing that a target does not have.
 
@@ -298,6 +299,7 @@ def run_pictures(
         options: how.
         augmentation: how views are made, where any are wanted.
         views_of: which views of each picture are wanted.
+        converted: the trunks in OpenVINO's form, where they have just been converted and are not kept yet.
 
     Raises:
         PictureError: one cannot be decoded, and that is to be an error.
@@ -316,7 +318,7 @@ def run_pictures(
     with (
         contextlib.closing(pictures),
         Committer(targets, stopwatch) as committer,
-        _Computation(listing, targets, options, committer, stopwatch) as computation,
+        _Computation(listing, targets, options, committer, stopwatch, converted) as computation,
         _progress(len(listing), stopwatch, shown=options.progress) as picture_done,
     ):
         for index, found in enumerate(stopwatch.each("read", pictures)):
@@ -333,8 +335,13 @@ def run_pictures(
     return Outcome(kept=kept, aside=aside, engine=computation.engine_used, seconds=seconds, limit=stopwatch.limit)
 
 
-def engine_for(targets: list[Target], options: PipelineOptions) -> Engine:
+def engine_for(targets: list[Target], options: PipelineOptions, converted: Converted | None = None) -> Engine:
     """The engine that runs the trunks of all targets in one pass; converted anew only where no conversion is kept.
+
+    Args:
+        targets: the trunks.
+        options: which engine, and how large its batches.
+        converted: the trunks in OpenVINO's form, where they are at hand.
 
     Raises:
         OptionError: there is no such engine.
@@ -349,7 +356,7 @@ def engine_for(targets: list[Target], options: PipelineOptions) -> Engine:
         model,
         batch_size=options.batch_size,
         precision=targets[0].spec.precision,
-        converted=conversion_place(targets).load(),
+        converted=converted or conversion_place(targets).load(),
     )
 
 
@@ -422,7 +429,9 @@ class _Computation:
         options: PipelineOptions,
         committer: Committer,
         stopwatch: Stopwatch,
+        converted: Converted | None,
     ) -> None:
+        self._converted = converted
         self._listing, self._targets, self._options = listing, targets, options
         self._committer, self._stopwatch = committer, stopwatch
         self._engine: Engine | None = None
@@ -440,7 +449,7 @@ class _Computation:
         """Have the missing views of a picture computed."""
         if found.missing and self._batches is None:
             started = time.perf_counter()
-            self._engine = engine_for(self._targets, self._options)
+            self._engine = engine_for(self._targets, self._options, self._converted)
             self._batches = Batches(self._engine, self._commit, self._stopwatch)
             self.engine_seconds = time.perf_counter() - started
         for view, pixels in found.missing.items():

@@ -28,6 +28,7 @@ from permafrost.training import Examples
 from permafrost.training_options import TrainingOptions
 
 if TYPE_CHECKING:
+    from permafrost.engines.conversion import Converted
     from permafrost.feature_set import FeatureSet
 
 CACHED_BYTES: Final = 2 * 2**30
@@ -107,6 +108,7 @@ class KeptData:
         self._digests = [row.tobytes() for row in wanted.features.digests()]
         self._views = wanted.views_by_row()
         self._arrays: dict[tuple[str, int], tuple[np.ndarray, ...]] = {}
+        self._converted: Converted | None = None
 
     def missing(self) -> dict[int, list[int]]:
         """For each picture of which views are not kept those views."""
@@ -152,6 +154,7 @@ class KeptData:
                     self._options,
                     augmentation=self._wanted.views.augmentation,
                     views_of=lambda index, _: missing[int(rows[index])],
+                    converted=self._converted,
                 )
             except PictureError as error:
                 raise cannot_be_trained_on(features, error.what) from error
@@ -159,17 +162,23 @@ class KeptData:
                 if digest != self._digests[rows[index]]:
                     path = features.listing(rows[index : index + 1]).names[0]
                     raise cannot_be_trained_on(features, f"{path} has changed since its features were kept")
+            self._converted = None
         save_trunk(self._frontier.trunk, self.target.folder)
 
     def examples(self, split: str) -> Examples:
         """The features of a split, those of training pictures by turns of their views."""
         views = self._wanted.views
-        by_turns = split == "train" and views.count != 1
         return Examples(
             self._wanted.features.labels()[self._wanted.rows[split]],
             self._loader(split, 0),
-            of_epoch=(lambda epoch: self._loader(split, views.of_epoch(epoch))) if by_turns else None,
+            of_epoch=(lambda epoch: self._loader(split, views.of_epoch(epoch)))
+            if split == "train" and views.by_turns
+            else None,
         )
+
+    def release(self) -> None:
+        """Give back the memory that features take; they are read again where they are asked for again."""
+        self._arrays.clear()
 
     def rows(self, rows: np.ndarray) -> Any:
         """The features of the pictures with these indices, as a model takes them."""
@@ -213,6 +222,8 @@ class KeptData:
 
     def _rate(self) -> float:
         engine = engine_for([self.target], self._options)
+        # Not the engine itself: it is held against Keras on its first batch, which is to be one of pictures.
+        self._converted = engine.converted
         return try_rate(engine, self.target.spec.image_size)
 
 
@@ -234,12 +245,11 @@ class PictureData:
     def examples(self, split: str) -> Examples:
         """The pictures of a split; of training pictures the view of each epoch."""
         rows, views = self._wanted.rows[split], self._wanted.views
-        by_turns = split == "train" and views.count != 1
         return Examples(
             self._wanted.features.labels()[rows],
             lambda numbers: self.rows(rows[numbers]),
             of_epoch=(lambda epoch: lambda numbers: self.rows(rows[numbers], views.of_epoch(epoch)))
-            if by_turns
+            if split == "train" and views.by_turns
             else None,
         )
 

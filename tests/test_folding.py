@@ -88,6 +88,19 @@ def test_the_folded_model_gives_scikit_learns_probabilities(name, classes):
     assert np.abs(keras.ops.convert_to_numpy(folded(new)) - expected).max() <= 1e-5
 
 
+def test_bayes_keeps_its_digits_with_many_features_that_say_little_each():
+    random = np.random.default_rng(0)
+    y = np.arange(600) % 2
+    x = (random.normal(0, 3, (600, 2048)) + 0.1 * y[:, None] * random.normal(0, 1, 2048)).astype(np.float32)
+    model = make_pipeline(StandardScaler(), GaussianNB(var_smoothing=1.0)).fit(x[:300].astype(np.float64), y[:300])
+
+    folded = to_keras(fold(model), (2048,))
+
+    expected = model.predict_proba(x.astype(np.float64))
+    assert ((0.05 < expected) & (expected < 0.95)).mean() > 0.1
+    assert np.abs(keras.ops.convert_to_numpy(folded(x)) - expected).max() <= 1e-5
+
+
 @pytest.mark.parametrize("name", ["neighbours by the cosine", "bayes", "mean of calibrated by Platt"])
 def test_a_folded_model_is_saved_and_opened_in_safe_mode(name, tmp_path):
     x, y = draw(3, seed=1)

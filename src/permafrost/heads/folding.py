@@ -253,7 +253,10 @@ def _refuse_neighbours(model: KNeighborsClassifier) -> str:
 
 
 def _fold_bayes(model: GaussianNB) -> list[Step]:
-    """Log likelihoods as sums of squares, class by class: as a polynomial in x they would lose their digits."""
+    """Log likelihoods as sums of squares, class by class: as a polynomial in x they would lose their digits.
+
+    What all classes have in common is taken off each square: the sums of hundreds of them would lose theirs, too.
+    """
     mean, variance = model.theta_, model.var_
     prior = np.log(model.class_prior_) - 0.5 * np.log(2 * np.pi * variance).sum(axis=1)
 
@@ -264,9 +267,10 @@ def _fold_bayes(model: GaussianNB) -> list[Step]:
         layer.adapt_mean.assign(mean)
         layer.adapt_variance.assign(variance)
         layer.finalize_state()
-        return keras.ops.sum(keras.ops.square(layer(each)), axis=-1)
+        each = keras.ops.square(layer(each))
+        return keras.ops.sum(each - keras.ops.mean(each, axis=1, keepdims=True), axis=-1)
 
-    return [squares, Affine(-0.5 * np.eye(len(mean)), prior), softmax]
+    return [squares, Affine(-0.5 * np.eye(len(mean)), prior - prior.mean()), softmax]
 
 
 def _fold_mlp(model: MLPClassifier) -> list[Step]:

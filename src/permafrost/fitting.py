@@ -152,6 +152,10 @@ def fit_head(
     require_classes(labels["train"], sets[0].class_names)
     limit = bytes_for_rows(sets[0], asked.bytes_allowed) if on_disk else None
     data = {_set_name(features): _head_data(features, rows, count, limit, options) for features in sets}
+    if asked.shots:
+        from permafrost.heads.few_shots import require_shots
+
+        require_shots(next(iter(data.values())), asked.shots)
     fitting = time.perf_counter()
     tables: Tables
     if on_disk:

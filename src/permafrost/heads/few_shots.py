@@ -16,6 +16,22 @@ SINGLE: Final = {"regularization": 0.01, "neighbours": 1}
 """Settings with a single picture a class, which cannot be cross-validated, where none are given."""
 
 
+def require_shots(data: HeadData, shots: Sequence[int]) -> None:
+    """Refuse to draw more pictures a class than there are, or so many that none is left to judge on.
+
+    Raises:
+        HeadError: the class is named.
+    """
+    counts = np.bincount(data.y, minlength=len(data.class_names))
+    if max(shots) > counts.min() - (data.validation_x is None):
+        raise HeadError(
+            f"class {data.class_names[int(counts.argmin())]} has too few training pictures for so many shots",
+            expected=f"{counts.min() - (data.validation_x is None)} at most",
+            found=max(shots),
+            do="ask for fewer",
+        )
+
+
 def few_shots(
     fit: Fit, data: HeadData, options: HeadOptions, *, shots: Sequence[int], draws: int
 ) -> list[dict[str, float]]:
@@ -28,24 +44,13 @@ def few_shots(
         fit: how the head is fitted.
         data: what is drawn from.
         options: of the head; its seed is that of the draws.
-        shots: pictures a class, 1 or more.
+        shots: pictures a class, 1 or more, let pass by `require_shots`.
         draws: of each number.
 
     Returns:
         For each number `shots`, `draws`, and the mean and the standard deviation over the draws of `accuracy` and
         `balanced_accuracy`.
-
-    Raises:
-        HeadError: a class has fewer pictures, or no picture is left to judge on.
     """
-    counts = np.bincount(data.y, minlength=len(data.class_names))
-    if max(shots) > counts.min() - (data.validation_x is None):
-        raise HeadError(
-            f"class {data.class_names[int(counts.argmin())]} has too few training pictures for so many shots",
-            expected=f"{counts.min() - (data.validation_x is None)} at most",
-            found=max(shots),
-            do="ask for fewer",
-        )
     random = np.random.default_rng(options.training.seed)
     return [_curve_point(fit, data, options, count, draws, random) for count in shots]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -18,10 +19,13 @@ import permafrost as pf
 from helpers import compiling, files_below, leftovers, one_error_line
 from permafrost import fitting
 from permafrost.assembly import REDUCED_TOLERANCE, body_of
+from permafrost.cli.fit_head import run_lines
 from permafrost.cutting import TRUNK_FILE, build_trunks, load_trunk
 from permafrost.errors import HeadError, OptionError, ParityError, PermafrostError, RunError, SetError, StoreError
 from permafrost.evaluation import metrics
+from permafrost.feature_set import FeatureSet
 from permafrost.fitting import HELD_OUT, require_classes, require_features, sample_pictures, split_rows
+from permafrost.listing import SPLITS
 from permafrost.runs import open_run
 from samples import CLASSES, PX, texture, write_photos
 
@@ -194,6 +198,26 @@ def test_a_class_without_training_pictures_is_refused_and_named(photos, tiny_bas
         "class stripes has no training pictures; expected at least one in each class. Add some, or leave the class out"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_a_split_has_no_pictures_of_is_said_and_its_figures_are_not_made_up(features, tmp_path):
+    splits = features.content.splits.copy()
+    splits[features.labels() == CLASSES.index("stripes")] = SPLITS.index("train")
+    moved = FeatureSet(features.path, dataclasses.replace(features.content, splits=splits))
+
+    run = fit(moved, out=tmp_path / "run", calibrate="temperature")
+
+    def refuse(text: str):
+        raise AssertionError(f"{text} is no JSON")
+
+    for split in ("validation", "test"):
+        written = json.loads((run.folder / "metrics.json").read_text(), parse_constant=refuse)[split]
+        assert written["classes"]["stripes"]["recall"] is written["classes"]["stripes"]["f1"] is None
+        others = [written["classes"][name]["recall"] for name in ("checks", "dots")]
+        assert written["balanced_accuracy"] == pytest.approx(np.mean(others))
+        assert (
+            f"warning: {split} has no pictures of stripes: recall of them is n/a, and balanced accuracy leaves them out"
+        ) in run_lines(run)
 
 
 def test_a_class_of_which_none_is_left_when_some_are_held_out_is_refused():

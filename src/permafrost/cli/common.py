@@ -133,6 +133,15 @@ def figures_line(name: str, figures: dict[str, Any]) -> str:
     )
 
 
+def absent_lines(name: str, figures: dict[str, Any]) -> list[str]:
+    """A warning where a split has pictures, but none of some classes; as lines."""
+    absent = [label for label, values in figures.get("classes", {}).items() if not values["n"]]
+    if not absent:
+        return []
+    shown = ", ".join(map(one_line, absent[:10])) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+    return [f"warning: {name} has no pictures of {shown}: recall of them is n/a, and balanced accuracy leaves them out"]
+
+
 def parity_lines(parity: dict[str, Any]) -> list[str]:
     """What the check of an exported model found, as lines."""
     found = f"parity: largest difference {parity['resized_max_difference']:.1e} on {parity['pictures']}"

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from permafrost.cli import COMMANDS
-from permafrost.cli.common import command, figures_line, show, split_fractions
+from permafrost.cli.common import absent_lines, command, figures_line, show, split_fractions
 
 
 @command("evaluate", COMMANDS["evaluate"])
@@ -26,8 +26,9 @@ def evaluate(*, model: str, data: str, as_json: bool, **options: Any) -> None:
     lines = [f"set aside: {figures['set_aside']}"] if figures["set_aside"] else []
     for name, values in figures["classes"].items():
         shares = ", ".join(
-            f"{key} {'undefined' if values[key] is None else format(values[key], '.4f')}"
+            f"{key} {'n/a' if values[key] is None else format(values[key], '.4f')}"
             for key in ("precision", "recall", "f1")
         )
         lines.append(f"  {name}: {shares}, {values['n']:,} pictures")
-    show(figures, [*lines, figures_line(figures["split"], figures)], as_json=as_json)
+    split = figures["split"]
+    show(figures, [*lines, figures_line(split, figures), *absent_lines(split, figures)], as_json=as_json)

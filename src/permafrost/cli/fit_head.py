@@ -9,6 +9,7 @@ import click
 
 from permafrost.cli import COMMANDS
 from permafrost.cli.common import (
+    absent_lines,
     command,
     duration,
     figures_line,
@@ -19,6 +20,7 @@ from permafrost.cli.common import (
 )
 from permafrost.errors import OptionError
 from permafrost.heads import SEVERAL, HeadOptions
+from permafrost.listing import SPLITS
 from permafrost.training_options import HEAD_TRAINING
 
 _LAYERS: Final = HeadOptions(training=HEAD_TRAINING)
@@ -130,7 +132,8 @@ def run_lines(run: Any) -> list[str]:
             f"balanced {row['balanced_accuracy']:.4f} ± {row['balanced_accuracy_spread']:.4f}, {row['draws']} draws"
             for row in run.about.get("shots", [])
         ),
-        *(figures_line(split, run.metrics[split]) for split in ("train", "validation", "test")),
+        *(figures_line(split, run.metrics[split]) for split in SPLITS),
+        *(line for split in SPLITS for line in absent_lines(split, run.metrics[split])),
         *calibration_lines(run.about.get("calibration"), run.about.get("threshold")),
         *parity_lines(run.about["parity"]),
         f"time: {duration(run.about['seconds']['total'])}",

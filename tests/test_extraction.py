@@ -161,6 +161,14 @@ def test_several_cuts_in_one_pass_give_the_same_as_one_by_one(take, photos, comp
         assert features.spec == other.spec
 
 
+def test_beside_a_cut_that_is_kept_already_another_is_computed(take, photos, tmp_path):
+    take(photos, cut="stem", out=tmp_path / "features" / "set.h5")
+
+    several = take(photos, cut=["stem", "joined"], out=tmp_path / "features" / "several.h5")
+
+    assert [features.summary["computed"] for features in several] == [0, 18]
+
+
 def test_a_list_of_one_cut_gives_a_list_of_one_set(take, photos):
     (features,) = take(photos, cut=["stem"])
 

@@ -111,7 +111,7 @@ def as_stored(features: np.ndarray, spec: TrunkSpec, names: list[str]) -> np.nda
 
     with np.errstate(over="ignore"):
         stored = features.astype(spec.dtype, copy=False)
-    finite = np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
+    finite = np.isfinite(stored).all(axis=tuple(range(1, stored.ndim)))  # Of no rows too: all may be kept already.
     if not finite.all():
         row = int(np.argmin(finite))
         overflow = bool(np.isfinite(features[row]).all())

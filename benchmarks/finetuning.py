@@ -3,11 +3,11 @@
 The ordinary way: the base and a softmax layer in one model, the lower layers frozen by `trainable = False`, compiled
 and fitted; its pictures are decoded, resized and preprocessed beforehand and lie in memory, which nothing here counts.
 Permafrost: what crosses the cut is computed once and kept, which is measured by itself; the tail is trained from it.
-Both train the same layers, with the same optimizer, in batches of 32, in this one process, by turns. A step is Keras'
-own `train_on_batch`, its batch at hand; an epoch is all training pictures once and a look at the validation pictures,
-compiled before.
+Both train the same layers, with the same optimizer, in batches of 32, in this one process, by turns, compiled as Keras
+does it where nothing is said (on a processor without XLA). A step is Keras' own `train_on_batch`, its batch at hand; an
+epoch is all training pictures once and a look at the validation pictures, compiled before.
 
-    python benchmarks/finetuning.py --base vgg16 --pictures 400 --steps 8 --rounds 3
+    python benchmarks/finetuning.py --base vgg16 --pictures 200 --steps 3 --rounds 3
     python benchmarks/finetuning.py --base inception_v3 --pictures 400 --steps 8 --rounds 3
 """
 
@@ -26,6 +26,7 @@ import permafrost as pf
 from permafrost.assembly import pixels_of
 from permafrost.augmentation import Views
 from permafrost.frontier import cut_below
+from permafrost.gradients import quick_gradients
 from permafrost.pipeline import PipelineOptions
 from permafrost.training import Batches, predict_examples
 from permafrost.training_options import FINE_TUNING
@@ -117,9 +118,12 @@ def main() -> None:
             )
 
         predict_examples(tail, examples["train"])  # From the store into memory, as the first epoch has it.
-        kept_epoch()
-        ordinary_epoch()
         x = {"kept": examples["train"].load(batch), "ordinary": pixels["train"][batch]}
+        with quick_gradients(tail):  # As `train` does it; what is compiled here stays so.
+            kept_epoch()
+            steps_of(tail, x["kept"], y, 1)
+        ordinary_epoch()
+        steps_of(model, x["ordinary"], y, 1)
         steps = common.take_turns(
             {
                 "ordinary": lambda: steps_of(model, x["ordinary"], y, given.steps),

@@ -46,6 +46,7 @@ ORDER = [
     "optimizers",
     "checkpoints",
     "evaluation",
+    "gradients",
     "training",
     "heads",
     "assembly",

@@ -1,9 +1,10 @@
 """(i) Every head: its Keras layers against scikit-learn's own `predict_proba`, time, accuracy and memory.
 
 Each head is fitted to a set's training features as `fit-head` does it, its setting chosen by cross-validation, in a
-process of its own; its model is saved, opened in safe mode, and compared on the test pictures' kept features with what
-scikit-learn itself makes of the same rows and the same setting. `memory` is resident memory at its peak while fitting,
-beyond that before.
+process of its own, and its model is saved. `memory` is resident memory at its peak while fitting, beyond that before.
+At last the models are opened in safe mode, the trunk is run by Keras on the test pictures, as an exported model runs
+it, and the heads' layers on what it gives: `difference` is the largest one from what scikit-learn itself, fitted to the
+kept features with the same setting, says of the same pictures' kept features; `on_kept` where both see the kept ones.
 
     python benchmarks/heads.py features/cats.h5
 """
@@ -55,8 +56,8 @@ def twin(name: str, details: dict[str, Any], data: Any) -> Any:
     return make_pipeline(StandardScaler(), models[name]()).fit(data.x.astype(np.float64), data.y)
 
 
-def one(path: Path, name: str) -> None:
-    """One head, as a line of JSON."""
+def one(path: Path, name: str, folder: Path) -> None:
+    """One head, as a line of JSON; the head itself, and what scikit-learn says of the test pictures, as files."""
     import keras
 
     import permafrost as pf
@@ -81,21 +82,41 @@ def one(path: Path, name: str) -> None:
         started = time.perf_counter()
         fitted = fit(data, options_from({}, progress=False))
         seconds = time.perf_counter() - started
-    with tempfile.TemporaryDirectory() as scratch:
-        fitted.model.save(Path(scratch, "head.keras"))
-        opened = keras.models.load_model(Path(scratch, "head.keras"), safe_mode=True)
-    outputs = opened.predict(x["test"], verbose=0)
+    fitted.model.save(folder / f"{name}.keras")
     own = twin(name, fitted.details, data)
-    difference = None if own is None else float(np.abs(outputs - own.predict_proba(x["test"].astype(np.float64))).max())
-    figures = metrics(y["test"], outputs, features.class_names)
-    found = {
-        "head": name,
-        "difference": difference,
-        "seconds": round(seconds, 2),
-        "memory_MB": round(peak.beyond / 1e6),
-    }
+    if own is not None:
+        np.save(folder / f"{name}.npy", own.predict_proba(x["test"].astype(np.float64)))
+    figures = metrics(y["test"], fitted.model.predict(x["test"], verbose=0), features.class_names)
+    found = {"head": name, "seconds": round(seconds, 2), "memory_MB": round(peak.beyond / 1e6)}
     found |= {"accuracy": figures["accuracy"], "balanced_accuracy": figures["balanced_accuracy"], "n": figures["n"]}
-    print(json.dumps(found | {"details": fitted.details}))
+    print(json.dumps(found | {"details": fitted.details}), flush=True)
+
+
+def differences(path: Path, folder: Path) -> None:
+    """How far each head's layers are from scikit-learn on the test pictures, as lines of JSON."""
+    import keras
+
+    import permafrost as pf
+    from permafrost.cutting import load_trunk
+    from permafrost.engines import make_engine
+
+    features = pf.open_features(path)
+    rows = features.rows("test")
+    engine = make_engine("keras", load_trunk(features.store).model, batch_size=32)
+    size = features.spec.image_size
+    pictures = (np.stack([features.load_picture(int(row)).pixels(size) for row in part]) for part in batches(rows))
+    by_trunk = np.concatenate([engine(pixels)[0] for pixels in pictures])
+    kept = features.features(rows)
+    for saved in sorted(folder.glob("*.npy")):
+        model, expected = keras.models.load_model(saved.with_suffix(".keras"), safe_mode=True), np.load(saved)
+        found = (np.abs(model.predict(x, verbose=0) - expected).max() for x in (by_trunk, kept))
+        difference, on_kept = map(float, found)
+        print(json.dumps({"head": saved.stem, "difference": difference, "on_kept": on_kept}), flush=True)
+
+
+def batches(rows: np.ndarray) -> list[np.ndarray]:
+    """Rows, 32 at a time."""
+    return [rows[start : start + 32] for start in range(0, len(rows), 32)]
 
 
 def main() -> None:
@@ -104,13 +125,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path)
     parser.add_argument("--head", help="One alone, in this process.")
+    parser.add_argument("--folder", type=Path, help="Where --head leaves its model.")
     given = parser.parse_args()
     if given.head:
-        one(given.set, given.head)
+        one(given.set, given.head, given.folder)
         return
-    for name in HEADS:
-        if name != "conv":  # It needs maps.
-            subprocess.run([sys.executable, __file__, str(given.set), "--head", name], check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in HEADS:
+            if name != "conv":  # It needs maps.
+                command = [sys.executable, __file__, str(given.set), "--head", name, "--folder", folder]
+                subprocess.run(command, check=True)
+        differences(given.set, Path(folder))
 
 
 if __name__ == "__main__":

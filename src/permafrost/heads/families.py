@@ -163,7 +163,7 @@ def _spaced(first: int, last: int, steps: int) -> tuple[float, ...]:
 
 
 FAMILIES: Final[dict[str, Family]] = {
-    "logistic": Family(setting="C", values=lambda _: _spaced(-4, 0, 17), fitter=fit_logistic, turned=True),
+    "logistic": Family(setting="C", values=lambda _: _spaced(-4, 2, 19), fitter=fit_logistic, turned=True),
     "ridge": Family(
         setting="alpha",
         values=lambda n: tuple(n * value for value in _spaced(2, -4, 25)),

@@ -532,6 +532,10 @@ def test_a_row_is_found_by_its_pictures_digest_and_view_and_no_other(tmp_path, d
         assert index.find(digest, view) in addresses
         assert index.find(digest, 9) is None
     assert index.find(b"\7" * 32) is None
+    keys = [*placed, (b"\7" * 32, 0), *placed]
+    found = index.find_all(keys)
+    assert found == [index.find(*key) for key in keys]
+    assert found[len(placed)] is None
 
 
 def test_an_empty_store_has_no_rows(store):
@@ -539,6 +543,7 @@ def test_an_empty_store_has_no_rows(store):
 
     assert len(index) == 0
     assert index.find(bytes(32)) is None
+    assert index.find_all([]) == []
 
 
 def test_damaged_shards_are_missing_rows_and_are_named(store):

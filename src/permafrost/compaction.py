@@ -69,11 +69,9 @@ class _Joint:
         """Take a shard's rows, without those that are here, or in a large shard, already."""
         import numpy as np
 
-        wanted = np.fromiter(
-            (self._is_new(digest.tobytes(), int(view)) for digest, view in zip(rows.digests, rows.views, strict=True)),
-            bool,
-            len(rows),
-        )
+        keys = [(digest.tobytes(), int(view)) for digest, view in zip(rows.digests, rows.views, strict=True)]
+        elsewhere = self._large.find_all(keys)
+        wanted = np.array([self._is_new(key) and not there for key, there in zip(keys, elsewhere, strict=True)], bool)
         part = Rows(rows.digests[wanted], rows.views[wanted], tuple(tensor[wanted] for tensor in rows.features))
         self._names.append(name)
         self._parts.append(part)
@@ -100,12 +98,10 @@ class _Joint:
                 with contextlib.suppress(OSError):
                     (self._store.folder / name).unlink()
 
-    def _is_new(self, digest: bytes, view: int) -> bool:
-        key = digest, view
-        if key in self._seen or self._large.find(digest, view):
-            return False
+    def _is_new(self, key: tuple[bytes, int]) -> bool:
+        new = key not in self._seen
         self._seen.add(key)
-        return True
+        return new
 
 
 def _small_shards(store: Store) -> list[str]:

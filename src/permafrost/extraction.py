@@ -226,7 +226,8 @@ class Extraction:
                 continue
             rows += len(self._views_of(index, found.digest))
             for target, keys in zip(self._targets, missing, strict=True):
-                keys |= {(found.digest, view) for view in found.missing if not target.has(found.digest, view)}
+                wanted = [(found.digest, view) for view in found.missing]
+                keys |= {key for key, kept in zip(wanted, target.has(wanted), strict=True) if not kept}
         compute = len(set().union(*missing))
         seconds = 0.0
         if compute:
@@ -306,7 +307,7 @@ class Extraction:
         listing = self.listing
         indices, digests = [index for index, _ in outcome.kept], [digest for _, digest in outcome.kept]
         splits = assign_splits(digests, (listing.splits[index] for index in indices), **self._fractions)
-        shards, places = place_rows([target.address(digest) for digest in digests])
+        shards, places = place_rows(target.addresses([(digest, 0) for digest in digests]))
         return SetContent(
             spec=target.spec,
             store=os.path.relpath(target.folder, path.parent),
@@ -343,7 +344,7 @@ class Extraction:
             for view in self._views_of(index, digest)
             if view
         ]
-        shards, found = place_rows([target.address(digest, view) for view, _, digest in wanted])
+        shards, found = place_rows(target.addresses([(digest, view) for view, _, digest in wanted]))
         places = np.full(((self._views.count or 1) - 1, len(outcome.kept), 2), -1, np.int64)
         for place, (view, picture, _) in zip(found, wanted, strict=True):
             places[view - 1, picture] = place

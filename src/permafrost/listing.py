@@ -111,6 +111,11 @@ class LoadedPicture:
     content: bytes | np.ndarray
     max_pixels: int = MAX_PIXELS
 
+    @property
+    def size(self) -> int:
+        """Bytes that the content takes."""
+        return self.content.nbytes if hasattr(self.content, "nbytes") else len(self.content)
+
     def full_size(self) -> np.ndarray:
         """Decoded: (h, w, 3) uint8.
 

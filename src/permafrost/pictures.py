@@ -55,7 +55,7 @@ def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
     try:
         # O_NONBLOCK: opening a FIFO without a writer would otherwise hang.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
+        with open(handle, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise PictureError("not a regular file")
             return file.read()

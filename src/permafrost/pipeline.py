@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
 from permafrost.committing import Committer, as_stored
 from permafrost.compaction import compact
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from permafrost.cutting import Trunk
     from permafrost.engines import Engine
     from permafrost.engines.conversion import Converted, Place
+
+
+CONVERTED_BYTES: Final = 64 * 2**20
+"""An engine's form of a trunk may take so much more than twice its weights; what is larger is none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,8 +100,9 @@ class Outcome:
         kept: index in the listing and content digest of each picture whose features are kept now.
         aside: index and reason of each that could not be decoded.
         engine: the engine that computed, or None where nothing was to be computed.
-        seconds: in `all`, of which making the `engine`; and for which the thread that ties everything together waited
-            for pictures (`read`), for the engine's features (`compute`) and for commits (`write`).
+        seconds: in `all`, of which making the `engine` and keeping its form of the trunk; and for which the thread that
+            ties everything together waited for pictures (`read`), for the engine's features (`compute`) and for commits
+            (`write`).
         limit: which of the three it waited for most: `reading`, `computing` or `writing`.
     """
 
@@ -142,15 +147,18 @@ class Shelf:
         """What is wrong with each shard whose rows cannot be used for that."""
         return sorted({str(error) for error in (*self._damaged, *(self._index.damaged if self._index else ()))})
 
-    def has(self, key: RowKey) -> bool:
-        """Whether the row was kept before."""
-        return self._index is not None and self._index.find(*key) is not None
+    def has(self, keys: Sequence[RowKey]) -> list[bool]:
+        """Of each row whether it was kept before."""
+        return [address is not None for address in self._before(keys)]
 
-    def address(self, key: RowKey) -> RowAddress:
-        """Where the row lies, which was kept before or committed through this."""
-        address = self._new.get(key) or (self._index.find(*key) if self._index else None)
-        assert address is not None, "every row that is asked for has been kept or computed"
-        return address
+    def addresses(self, keys: Sequence[RowKey]) -> list[RowAddress]:
+        """Where the rows lie, which were kept before or committed through this."""
+        addresses = [self._new.get(key) or before for key, before in zip(keys, self._before(keys), strict=True)]
+        assert None not in addresses, "every row that is asked for has been kept or computed"
+        return cast("list[RowAddress]", addresses)
+
+    def _before(self, keys: Sequence[RowKey]) -> Sequence[RowAddress | None]:
+        return self._index.find_all(keys) if self._index else [None] * len(keys)
 
     def commit(
         self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str, base_layers: Sequence[str]
@@ -188,7 +196,7 @@ class Shelf:
         import numpy as np
 
         assert self._store is not None, "every row that is asked for has been kept or computed"
-        shards, places = place_rows([self.address(key) for key in keys])
+        shards, places = place_rows(self.addresses(keys))
         known = np.frombuffer(b"".join(digest for digest, _ in keys), np.uint8).reshape(-1, 32)
         return self._store.gather(shards, places, digests=known)
 
@@ -239,13 +247,19 @@ class Target:
         values = sum(int(np.prod(shape)) for shape in self.spec.shapes)
         return values * np.dtype(self.spec.dtype).itemsize + 44
 
-    def has(self, digest: bytes, view: int = 0) -> bool:
-        """Whether the features of a picture's view were kept before."""
-        return self._shelf(view).has((digest, view))
+    def has(self, keys: Sequence[RowKey]) -> list[bool]:
+        """Of each picture or view whether its features were kept before."""
+        pictures = [key for key in keys if key[1] == 0]
+        if len(pictures) == len(keys):
+            return self.pictures.has(keys)
+        views = [key for key in keys if key[1]]
+        kept = dict(zip(pictures, self.pictures.has(pictures), strict=True))
+        kept |= zip(views, self._shelf(1).has(views), strict=True)
+        return [kept[key] for key in keys]
 
-    def address(self, digest: bytes, view: int = 0) -> RowAddress:
-        """Where they lie, in the store of pictures or in that of views."""
-        return self._shelf(view).address((digest, view))
+    def addresses(self, keys: Sequence[RowKey]) -> list[RowAddress]:
+        """Where the features lie: of pictures, or of views, which have another store."""
+        return self._shelf(max((view for _, view in keys), default=0)).addresses(keys)
 
     def commit(self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str) -> None:
         """Keep the features of pictures and views: for each tensor of the trunk (n, *shape)."""
@@ -350,14 +364,19 @@ def engine_for(targets: list[Target], options: PipelineOptions, converted: Conve
     from permafrost.cutting import merge_trunks
     from permafrost.engines import make_engine
 
-    model = merge_trunks([target.trunk for target in targets])
     return make_engine(
         options.engine,
-        model,
+        merge_trunks([target.trunk for target in targets]),
         batch_size=options.batch_size,
         precision=targets[0].spec.precision,
-        converted=converted or conversion_place(targets).load(),
+        converted=converted or kept_conversion(targets),
     )
+
+
+def kept_conversion(targets: list[Target]) -> Converted | None:
+    """The trunks of all targets in OpenVINO's form, where they are kept."""
+    weights = sum(target.trunk.model.count_params() for target in targets)
+    return conversion_place(targets).load(most=CONVERTED_BYTES + 8 * weights)  # Twice what float32 takes.
 
 
 def conversion_place(targets: list[Target]) -> Place:
@@ -392,7 +411,7 @@ def find_pictures(
     reader = Reader(
         listing=listing,
         size=targets[0].spec.image_size,
-        is_kept=lambda digest, view: all(target.has(digest, view) for target in targets),
+        are_kept=lambda keys: [all(each) for each in zip(*(target.has(keys) for target in targets), strict=True)],
         views_of=views_of,
         augmentation=augmentation,
         decode=decode,
@@ -432,6 +451,7 @@ class _Computation:
         converted: Converted | None,
     ) -> None:
         self._converted = converted
+        self._kept: Converted | None = None
         self._listing, self._targets, self._options = listing, targets, options
         self._committer, self._stopwatch = committer, stopwatch
         self._engine: Engine | None = None
@@ -449,7 +469,8 @@ class _Computation:
         """Have the missing views of a picture computed."""
         if found.missing and self._batches is None:
             started = time.perf_counter()
-            self._engine = engine_for(self._targets, self._options, self._converted)
+            self._kept = kept_conversion(self._targets)
+            self._engine = engine_for(self._targets, self._options, self._kept or self._converted)
             self._batches = Batches(self._engine, self._commit, self._stopwatch)
             self.engine_seconds = time.perf_counter() - started
         for view, pixels in found.missing.items():
@@ -461,10 +482,11 @@ class _Computation:
         if self._batches and self._engine:
             self._batches.finish()
             self._committer.finish()
-            place = conversion_place(self._targets)
-            if self._engine.converted and self._engine.converted != place.load():
+            started = time.perf_counter()
+            if self._engine.converted and self._engine.converted is not self._kept:
                 with contextlib.suppress(WriteError):  # All rows are kept; the next run converts again.
-                    place.save(self._engine.converted)
+                    conversion_place(self._targets).save(self._engine.converted)
+            self.engine_seconds += time.perf_counter() - started
 
     @property
     def engine_used(self) -> EngineUsed | None:
@@ -477,7 +499,8 @@ class _Computation:
         assert self._engine is not None
         remaining = iter(outputs)
         for target in self._targets:
-            wanted = [row for row, (_, key) in enumerate(members) if not target.has(*key)]
+            kept = target.has([key for _, key in members])
+            wanted = [row for row, was_kept in enumerate(kept) if not was_kept]
             names = [self._listing.names[members[row][0]] for row in wanted]
             chosen = slice(None) if len(wanted) == len(members) else wanted  # A slice copies nothing.
             tensors = tuple(as_stored(next(remaining)[chosen], target.spec, names) for _ in target.spec.shapes)

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from permafrost.errors import PictureError
-from permafrost.listing import Listing
+from permafrost.listing import Listing, LoadedPicture
 from permafrost.pictures import DecodingMemory, quiet_decoding
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ TASK: Final = 8
 
 AHEAD: Final = 64
 """Pictures decoded ahead at least, so that batches need not wait: a few megabytes at the usual sizes."""
+
+LOADED_BYTES: Final = 4 * 2**20
+"""Of files' contents, about, that a thread holds while it looks up what is kept of them."""
 
 DECODING_BYTES: Final = 512 * 2**20
 """Of full-size pictures, decoded at the same time; a larger one is decoded alone."""
@@ -60,7 +63,7 @@ class Reader:
     Attributes:
         listing: the pictures.
         size: height and width in pixels to which they are resized.
-        is_kept: whether the features of a picture's view are kept already: it is not decoded then.
+        are_kept: of some pictures' views whether the features are kept already: they are not decoded then.
         views_of: which views of each picture are wanted.
         augmentation: how views are made, where any are wanted.
         decode: whether to decode at all, or only to look what is kept.
@@ -70,7 +73,7 @@ class Reader:
 
     listing: Listing
     size: tuple[int, int]
-    is_kept: Callable[[bytes, int], bool]
+    are_kept: Callable[[Sequence[RowKey]], Sequence[bool]]
     views_of: ViewsOf
     augmentation: Augmentation | None
     decode: bool
@@ -84,7 +87,7 @@ class Reader:
         ahead = AHEAD // TASK + self.threads
 
         def task(start: int) -> list[Found]:
-            return [self._find(index, memory) for index in range(start, min(start + TASK, len(self.listing)))]
+            return self._find(range(start, min(start + TASK, len(self.listing))), memory)
 
         with quiet_decoding(), ThreadPoolExecutor(self.threads, "pictures") as threads:
             running: collections.deque[Future[list[Found]]] = collections.deque()
@@ -99,15 +102,46 @@ class Reader:
                 for future in running:
                     future.cancel()
 
-    def _find(self, index: int, memory: DecodingMemory) -> Found:
+    def _find(self, indices: range, memory: DecodingMemory) -> list[Found]:
+        """What comes of some pictures; what is kept is looked up once for as many as may be in memory together."""
+        found: list[Found] = []
+        loaded: list[tuple[int, LoadedPicture | PictureError]] = []
+        size = 0
+        for index in indices:
+            picture = self._load(index)
+            loaded.append((index, picture))
+            size += 0 if isinstance(picture, PictureError) else picture.size
+            if size > LOADED_BYTES:
+                found += self._decode(loaded, memory)
+                loaded, size = [], 0
+        return found + self._decode(loaded, memory)
+
+    def _load(self, index: int) -> LoadedPicture | PictureError:
         try:
-            loaded = dataclasses.replace(self.listing.picture(index).load(), max_pixels=self.max_pixels)
-            digest = loaded.digest
-            missing = [view for view in self.views_of(index, digest) if not self.is_kept(digest, view)]
-            if not self.decode or not missing:
-                return Found(digest, dict.fromkeys(missing))
-            pixels = loaded.pixels(self.size, memory=memory)
-            return Found(digest, {view: self._view(pixels, digest, view) for view in missing})
+            loaded = self.listing.picture(index).load()
+            return LoadedPicture(loaded.digest, loaded.content, self.max_pixels)
+        except PictureError as error:
+            return error
+
+    def _decode(self, loaded: list[tuple[int, LoadedPicture | PictureError]], memory: DecodingMemory) -> list[Found]:
+        wanted = [
+            []
+            if isinstance(picture, PictureError)
+            else [(picture.digest, view) for view in self.views_of(index, picture.digest)]
+            for index, picture in loaded
+        ]
+        kept = iter(self.are_kept([key for keys in wanted for key in keys]))
+        missing = [[view for _, view in keys if not next(kept)] for keys in wanted]
+        return [self._found(picture, views, memory) for (_, picture), views in zip(loaded, missing, strict=True)]
+
+    def _found(self, picture: LoadedPicture | PictureError, missing: list[int], memory: DecodingMemory) -> Found:
+        if isinstance(picture, PictureError):
+            return Found(reason=str(picture))
+        if not self.decode or not missing:
+            return Found(picture.digest, dict.fromkeys(missing))
+        try:
+            pixels = picture.pixels(self.size, memory=memory)
+            return Found(picture.digest, {view: self._view(pixels, picture.digest, view) for view in missing})
         except PictureError as error:
             return Found(reason=str(error))
 

@@ -112,11 +112,13 @@ class KeptData:
 
     def missing(self) -> dict[int, list[int]]:
         """For each picture of which views are not kept those views."""
-        absent = {
-            row: [view for view in views if not self.target.has(self._digests[row], view)]
-            for row, views in self._views.items()
-        }
-        return {row: views for row, views in absent.items() if views}
+        wanted = [(row, view) for row, views in self._views.items() for view in views]
+        kept = self.target.has([(self._digests[row], view) for row, view in wanted])
+        missing: dict[int, list[int]] = {}
+        for (row, view), was_kept in zip(wanted, kept, strict=True):
+            if not was_kept:
+                missing.setdefault(row, []).append(view)
+        return missing
 
     def plan(self, training: TrainingOptions, cache_limit: int) -> Keeping:
         """Whether to keep, what it takes, and why."""

@@ -6,6 +6,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -187,7 +190,7 @@ def shard_engine(features: FeatureSet) -> str:
 def test_features_that_are_not_those_of_keras_are_refused_before_any_is_kept(take, photos, monkeypatch, tmp_path):
     wrong_by(2e-4, monkeypatch)
 
-    with pytest.raises(EngineError, match=r"features of openvino are not those of Keras; .* 1e-04 .*, found 2\.0e-04"):
+    with pytest.raises(EngineError, match=r"features of openvino are not those of Keras; .* 1e-04 .*, found 2\.\de-04"):
         take(photos, engine="openvino")
     assert not list(tmp_path.rglob("*.h5"))
 
@@ -207,7 +210,7 @@ def test_auto_falls_back_to_keras_where_features_differ_and_says_so(take, photos
 def test_a_difference_within_the_tolerance_is_none(take, photos, monkeypatch):
     wrong_by(5e-5, monkeypatch)
 
-    assert take(photos).summary["engine_difference"] == pytest.approx(5e-5, rel=0.05)
+    assert take(photos).summary["engine_difference"] == pytest.approx(5e-5, rel=0.2)
 
 
 def test_the_largest_difference_is_a_share_of_the_largest_feature():
@@ -223,6 +226,31 @@ def test_a_feature_that_is_not_finite_is_not_the_engines_fault():
     expected = np.array([1.0, np.nan])
 
     assert largest_difference(np.array([1.0, np.inf]), expected) == 0
+
+
+def test_batches_that_were_computed_while_the_first_was_checked_are_computed_again_where_it_failed(
+    model, engine, expected, monkeypatch
+):
+    wrong_by(2e-4, monkeypatch)
+    checking = threading.Event()
+    compute_once = checked.compute_once
+
+    def slow(*arguments):
+        checking.set()
+        time.sleep(0.2)
+        return compute_once(*arguments)
+
+    monkeypatch.setattr(checked, "compute_once", slow)
+    whole = CheckedEngine(engine, model, precision="float32", fall_back=True)
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(whole, PIXELS[:4])
+        checking.wait()
+        second = threads.submit(whole, PIXELS[4:8])
+        features = [first.result()[0], second.result()[0]]
+
+    assert whole.name.startswith("keras/")
+    assert largest_difference(np.concatenate(features), expected[:8]) <= 1e-6
 
 
 def test_nothing_goes_on_before_the_first_batch_has_been_checked(model, engine, monkeypatch):
@@ -260,10 +288,10 @@ def test_several_trunks_at_once_are_kept_under_a_name_of_their_own(take, photos)
 def test_what_is_kept_comes_back_to_the_byte(tmp_path):
     place, whole = Place(tmp_path, ("a",)), Converted(b"<graph/>", bytes(range(256)))
 
-    assert place.load() is None
+    assert place.load(most=10**6) is None
     place.save(whole)
 
-    assert place.load() == whole
+    assert place.load(most=10**6) == whole
     assert [path.name for path in tmp_path.iterdir()] == ["trunk.openvino"]
 
 
@@ -273,13 +301,28 @@ def test_what_is_stale_damaged_or_of_other_trunks_is_not_used(tmp_path, monkeypa
     data = place.path.read_bytes()
     at = data.index(bytes(range(256)))
 
-    assert Place(tmp_path, ("b",)).load() is None
+    assert Place(tmp_path, ("b",)).load(most=10**6) is None
     for damaged in (data[:-30], data[:at] + b"?" + data[at + 1 :], b"", b"rubbish", data[: len(data) // 2]):
         place.path.write_bytes(damaged)
-        assert place.load() is None
+        assert place.load(most=10**6) is None
     place.save(whole)
     monkeypatch.setattr(conversion, "FORMAT", "another")
-    assert place.load() is None
+    assert place.load(most=10**6) is None
+
+
+def test_what_is_too_large_or_compressed_is_not_read(tmp_path):
+    place, whole = Place(tmp_path, ("a",)), Converted(b"<graph/>", bytes(1000))
+    place.save(whole)
+    size = place.path.stat().st_size
+    with zipfile.ZipFile(place.path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+
+    assert place.load(most=size) == whole
+    assert place.load(most=size - 1) is None
+    with zipfile.ZipFile(place.path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    assert place.load(most=size) is None
 
 
 def test_a_damaged_conversion_is_made_anew_and_replaced(take, photos, own_photos):
@@ -291,7 +334,7 @@ def test_a_damaged_conversion_is_made_anew_and_replaced(take, photos, own_photos
 
     assert take(own_photos).summary["computed"] == 1
 
-    assert Place(kept.parent, (take(photos).spec.digest,)).load() is not None
+    assert Place(kept.parent, (take(photos).spec.digest,)).load(most=10**6) is not None
 
 
 def test_a_run_that_computes_nothing_needs_no_engine(take, photos, monkeypatch):

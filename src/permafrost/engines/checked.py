@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 0.05}
 """Of the largest feature. In bfloat16, of 8 bits, engines differ by 2 % that are equal to 1e-6 in float32."""
 
-PICTURES: Final = 8
+PICTURES: Final = 4
 """Of the first batch that Keras computes as well: more would cost a slow base seconds, and show no more."""
 
 
@@ -78,18 +78,20 @@ class CheckedEngine:
         Raises:
             EngineError: what the engine gives is not what Keras gives.
         """
-        with self._checking:  # Nobody goes on before the first batch has been checked.
-            if not self._checked:
-                return self._check(pixels)
-        return self._engine(pixels)
+        engine = self._engine
+        features = engine(pixels)
+        if not self._checked:
+            with self._checking:  # Others compute meanwhile, but nothing is handed out before the check is over.
+                if not self._checked:
+                    self._check(pixels, features)
+        return features if engine is self._engine else self._engine(pixels)
 
-    def _check(self, pixels: np.ndarray) -> list[np.ndarray]:
-        features = self._engine(pixels)
+    def _check(self, pixels: np.ndarray, features: list[np.ndarray]) -> None:
         expected = compute_once(self._model, pixels[:PICTURES])
         found = max(largest_difference(part[:PICTURES], right) for part, right in zip(features, expected, strict=True))
         if found <= TOLERANCE[self._precision]:
             self.difference, self._checked = found, True
-            return features
+            return
         error = EngineError(
             f"the features of {self._engine.name} are not those of Keras",
             expected=f"a difference of at most {TOLERANCE[self._precision]:.0e} of the largest",
@@ -100,7 +102,6 @@ class CheckedEngine:
             raise error
         self._engine = KerasEngine(self._model, batch_size=self.batch_size, why=str(error))
         self._checked = True
-        return self._engine(pixels)
 
 
 def largest_difference(features: np.ndarray, expected: np.ndarray) -> float:

@@ -64,10 +64,15 @@ class Place:
         several = hashlib.sha256("\n".join(self.trunks).encode()).hexdigest()[:12]
         return self.folder / (f"trunk-{several}.openvino" if len(self.trunks) > 1 else "trunk.openvino")
 
-    def load(self) -> Converted | None:
-        """What was kept; None where there is nothing, or it is damaged or stale."""
+    def load(self, *, most: int) -> Converted | None:
+        """What was kept; None where there is nothing, or it is damaged, stale, or larger than `most` bytes."""
         try:
+            if self.path.stat().st_size > most:
+                return None
             with zipfile.ZipFile(self.path) as file:
+                # What was written lies there as it is, so no member is larger than the file.
+                if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
+                    return None
                 if json.loads(file.read(ABOUT)) != self._about():
                     return None
                 return Converted(file.read(GRAPH), file.read(WEIGHTS))

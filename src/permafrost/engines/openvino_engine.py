@@ -107,5 +107,8 @@ def _compile(core: Any, converted: Converted, shape: tuple[int, ...], precision:
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        # Threads that decode, and other programs, want the cores too: a thread bound to a core would wait for them
+        # there while another core is free.
+        "ENABLE_CPU_PINNING": False,
     }
     return core.compile_model(graph, "CPU", settings)

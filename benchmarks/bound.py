@@ -92,19 +92,22 @@ def main() -> None:
         }
         sides |= {name: computing(make_engine(name, model), pixels) for name in ("openvino", "keras")}
         seconds = common.take_turns(sides | {"matrix product": multiply}, given.rounds)
-    each = operations(model)
-    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px: {each / 1e9:.2f} GFLOP a picture")
+    flop = operations(model)
+    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px: {flop / 1e9:.2f} GFLOP a picture")
     for name in on_one_core:
         print(
             f"{name}: {common.spread([value / len(pixels) * 1e3 for value in seconds[name]])} ms of one core a picture"
         )
     limit = [product / value / 1e9 for value in seconds["matrix product"]]
     for name in ("openvino", "keras"):
-        rate = [each * len(pixels) / value / 1e9 for value in seconds[name]]
+        rate = [flop * len(pixels) / value / 1e9 for value in seconds[name]]
         core_ms = [value / len(pixels) * 1e3 * cores for value in seconds[name]]
         share = [left / right for left, right in zip(rate, limit, strict=True)]
         print(f"{name}: {common.spread(rate, '.0f')} GFLOP a second, {common.spread(share)} of the matrix product's")
         print(f"{name}: {common.spread(core_ms)} ms of one core a picture")
+    before = [sum(parts) for parts in zip(*(seconds[name] for name in on_one_core), strict=True)]
+    share = [each / (each + ahead / cores) for each, ahead in zip(seconds["openvino"], before, strict=True)]
+    print(f"extract on the same cores can reach {common.spread(share)} of bare openvino, the rest goes into reading")
     print(f"matrix product: {common.spread(limit, '.0f')} GFLOP a second")
     print(f"openvino against keras: {common.spread(common.ratios(seconds['keras'], seconds['openvino']))}")
 

@@ -19,6 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from PIL import Image
 
+from permafrost.trunk_spec import TrunkSpec
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PHOTOGRAPHS = SHARED / "data" / "cats_dogs"
 CLASSES = ("cats", "dogs")
@@ -74,6 +76,23 @@ SETTINGS = {
     ),
     "vgg16": Setting("vgg16", "VGG16", "vgg16", {}, None, 150, None),
 }
+
+
+def made_up_spec(shape: tuple[int, ...]) -> TrunkSpec:
+    """The record of a trunk that does not exist, with features of this shape."""
+    return TrunkSpec(
+        architecture="0" * 64,
+        weights="0" * 64,
+        preprocessing="none",
+        image_size=(150, 150),
+        pooling="none",
+        precision="float32",
+        dtype="float32",
+        base="made-up",
+        weights_source="none",
+        cut="top",
+        shapes=(shape,),
+    )
 
 
 def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:

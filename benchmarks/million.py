@@ -19,25 +19,13 @@ ROWS, SHARD, SHAPE = 1_000_000, 50_000, (16,)
 
 def make(folder: Path) -> None:
     """A set of random features of pictures that do not exist."""
+    import common
     import numpy as np
 
     from permafrost.set_file import SetContent, write_set
     from permafrost.store import Rows, Store
-    from permafrost.trunk_spec import TrunkSpec
 
-    spec = TrunkSpec(
-        architecture="a" * 64,
-        weights="b" * 64,
-        preprocessing="tf",
-        image_size=(32, 32),
-        pooling="avg",
-        precision="float32",
-        dtype="float32",
-        base="made-up",
-        weights_source="none",
-        cut="top",
-        shapes=(SHAPE,),
-    )
+    spec = common.made_up_spec(SHAPE)
     store = Store.create(folder / "store", spec, about={"base_layers": []})
     generator = np.random.default_rng(0)
     digests = generator.integers(0, 256, (ROWS, 32), dtype=np.uint8)

@@ -16,7 +16,6 @@ import common
 import numpy as np
 
 from permafrost.store import RowIndex, Rows, Store, place_rows
-from permafrost.trunk_spec import TrunkSpec
 
 SHAPE = (4, 4, 512)
 SHARD_ROWS = 2000
@@ -25,19 +24,7 @@ SHARD_ROWS = 2000
 def main() -> None:
     given = common.arguments(__doc__, rows=20000, rounds=7)
     common.show_machine()
-    spec = TrunkSpec(
-        architecture="0" * 64,
-        weights="0" * 64,
-        preprocessing="none",
-        image_size=(150, 150),
-        pooling="none",
-        precision="float32",
-        dtype="float32",
-        base="made-up",
-        weights_source="none",
-        cut="top",
-        shapes=(SHAPE,),
-    )
+    spec = common.made_up_spec(SHAPE)
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as scratch:
         store = Store.create(scratch, spec, about={})
@@ -51,7 +38,7 @@ def main() -> None:
         raw = Path(scratch, "raw")
         values.tofile(raw)
         index = RowIndex(store)
-        addresses = [index.find(digest.tobytes()) for digest in digests]
+        addresses = index.find_all([(digest.tobytes(), 0) for digest in digests])
         shards, places = place_rows([address for address in addresses if address])
         del values
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import keras
 import numpy as np
@@ -95,6 +96,22 @@ def test_blocks_are_every_row_once_in_the_order_of_the_disk(kept):
     assert np.array_equal(numbers, rows.disk_order)
     assert sorted(numbers) == list(range(540))
     assert np.array_equal(np.concatenate([block for _, block in blocks]), kept.arrays("train")[0][numbers])
+
+
+def test_what_threads_make_of_blocks_comes_in_the_order_of_the_disk_and_so_does_a_failure(kept):
+    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
+
+    def slow_at_first(numbers: np.ndarray, block: np.ndarray) -> tuple[int, float]:
+        if numbers[0] == rows.disk_order[0]:
+            time.sleep(0.05)
+        return int(numbers[0]), float(block.sum())
+
+    found = list(rows.over_blocks(slow_at_first, threads=3))
+
+    assert [first for first, _ in found] == sorted(first for first, _ in found)
+    assert sum(total for _, total in found) == pytest.approx(kept.arrays("train")[0].sum(dtype=np.float64))
+    with pytest.raises(ZeroDivisionError):
+        list(rows.over_blocks(lambda numbers, _: 1 // int(numbers[0] < 300), threads=3))
 
 
 def test_shuffled_rows_are_every_row_once_with_its_own_features_in_a_new_order_each_epoch(kept, monkeypatch):

@@ -42,6 +42,7 @@ from permafrost.listing import SPLITS, content_position
 from permafrost.pictures import content_digest
 from permafrost.run_bases import MODEL_FILE
 from permafrost.runs import Run, RunContent, free_folder, staging, write_run
+from permafrost.training import Examples, predict_examples
 from permafrost.trunk_spec import TrunkSpec
 
 if TYPE_CHECKING:
@@ -628,6 +629,5 @@ def _outputs_of(fitted: FittedHead, features: FeatureSet, rows: np.ndarray, limi
 
 
 def _outputs(fitted: FittedHead, x: np.ndarray) -> np.ndarray:
-    if not len(x):
-        return np.empty((0, fitted.model.outputs[0].shape[-1]), np.float32)
-    return np.asarray(fitted.model.predict(x, batch_size=1024, verbose=0), np.float32)
+    # Batch by batch, all of one size: `predict` takes longer to begin than a block of features takes.
+    return predict_examples(fitted.model, Examples(np.empty(len(x)), x.__getitem__), batch_size=256)

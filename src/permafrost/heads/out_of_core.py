@@ -148,9 +148,10 @@ def gather_scaling(stream: FeatureRows, scaling: str) -> Affine:
 
 
 def _over_blocks(stream: FeatureRows, function: Callable[[np.ndarray, np.ndarray], Made]) -> Iterator[Made]:
-    """`function` of each block, by a thread a core; a matrix product has one alone, so that none waits for another."""
+    """`function` of each block, by several threads; a matrix product has one alone, so that none waits for another."""
     with blas_threads(1):
-        yield from stream.over_blocks(function, threads=min(os.cpu_count() or 1, MOST_THREADS))
+        # One more than there are cores: one waits for the disk.
+        yield from stream.over_blocks(function, threads=min(1 + (os.cpu_count() or 1), MOST_THREADS))
 
 
 def _rough_mean(stream: FeatureRows) -> np.ndarray:

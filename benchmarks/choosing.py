@@ -19,6 +19,7 @@ import dataclasses
 import io
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,18 @@ from permafrost.heads.families import FAMILIES, logits_of
 from permafrost.heads.sklearn_heads import prepare, setup_of
 
 HEADS = ("logistic", "ridge", "svm", "lda")
-RULES = {"one standard error": choose, "least": lambda compared: min(compared, key=lambda row: row.log_loss)}
+
+
+def one_standard_error(compared: Sequence[Compared]) -> Compared:
+    """The most regularised value whose loss is within one standard error of the least.
+
+    Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10.
+    """
+    best = choose(compared)
+    return next(row for row in compared if row.log_loss <= best.log_loss + best.standard_error)
+
+
+RULES = {"one standard error": one_standard_error, "least": choose}
 
 
 def load(name: str, shared: Path) -> tuple[np.ndarray, np.ndarray]:

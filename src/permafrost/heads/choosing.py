@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from permafrost.heads import SCALINGS, FittedHead, HeadData, HeadOptions
-from permafrost.heads.comparing import Compared, compare, make_folds
+from permafrost.heads.comparing import Compared, choose, compare, make_folds
 from permafrost.heads.families import FAMILIES
 from permafrost.heads.sklearn_heads import Prepared, finish, prepare, setup_of
 
@@ -96,7 +96,7 @@ def choose_head(
             report(f"{head} on {name}")
             started, family = time.perf_counter(), FAMILIES[head]
             compared = compare(family, family.values(len(rows)), rows, data.y, setup, folds, calibrated=True)
-            best = min(compared, key=lambda row: row.log_loss)
+            best = choose(compared)
             entry = Entry(
                 features=name,
                 head=head,

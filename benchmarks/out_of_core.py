@@ -169,7 +169,7 @@ def fit(path: Path, limit: int, head: str, epochs: int) -> None:
     import permafrost as pf
     from permafrost.heads import out_of_core
 
-    options = {"head": head, "epochs": epochs, "batch_size": 256}
+    options = {"head": head, "epochs": epochs, "batch_size": 1024}
     warm_up(path, **options)
     forget(path)
     with tempfile.TemporaryDirectory() as scratch, Peak() as peak:

@@ -181,13 +181,14 @@ def test_a_setting_is_chosen_on_the_validation_rows(kept):
 
 
 @pytest.mark.parametrize("scaling", ["standard", "centred"])
-def test_moments_gathered_by_blocks_are_those_of_the_scaled_rows(kept, scaling):
+@pytest.mark.parametrize("weights", [(1.0, 2.0, 0.5), (1.0, 1.0, 1.0), (0.5, 0.5, 0.5)])
+def test_moments_gathered_by_blocks_are_those_of_the_scaled_rows(kept, weights, scaling):
     rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
     x, y = kept.arrays("train")
 
-    moments, affine = gather_moments(rows, np.array([1.0, 2.0, 0.5]), scaling)
+    moments, affine = gather_moments(rows, np.array(weights), scaling)
 
-    expected = Moments.of(affine(x.astype(np.float64)), y, np.array([1.0, 2.0, 0.5]))
+    expected = Moments.of(affine(x.astype(np.float64)), y, np.array(weights))
     for found, wanted in zip(dataclasses.astuple(moments), dataclasses.astuple(expected), strict=True):
         assert np.allclose(found, wanted, atol=2e-3)
     scaled = affine(x.astype(np.float64))

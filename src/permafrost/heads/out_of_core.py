@@ -113,11 +113,12 @@ def gather_moments(stream: FeatureRows, class_weights: np.ndarray, scaling: str)
         scaling: one of `heads.SCALINGS`.
     """
     shift = _rough_mean(stream)
+    equal = bool(np.ptp(class_weights) == 0)
 
-    def of_block(numbers: np.ndarray, block: np.ndarray) -> tuple[Moments, np.ndarray]:
+    def of_block(numbers: np.ndarray, block: np.ndarray) -> tuple[Moments, np.ndarray | float]:
         x = block.reshape(len(block), -1)
         x -= shift
-        return Moments.of(x, stream.labels[numbers], class_weights), _squares(x)
+        return Moments.of(x, stream.labels[numbers], class_weights), 0.0 if equal else _squares(x)
 
     features = len(shift)
     total = Moments(
@@ -127,6 +128,8 @@ def gather_moments(stream: FeatureRows, class_weights: np.ndarray, scaling: str)
     for found, more in _over_blocks(stream, of_block):
         total.add(found)
         squares += more
+    if equal:  # They stand among the products.
+        squares = np.diag(total.products) / class_weights[0]
     mean, moved = _scaling_from(len(stream), (total.sums / class_weights[:, None]).sum(axis=0), squares, scaling)
     # Of rows that are not shifted.
     affine = Affine(moved.kernel, moved.bias - shift * moved.kernel)

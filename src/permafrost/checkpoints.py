@@ -53,7 +53,8 @@ def save_state(path: Path, state: State) -> None:
 def load_state(path: Path) -> State | None:
     """The state that `save_state` wrote; None where there is none, or none that can be read: training starts anew."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, as NumPy leaves a file open that it finds damaged.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             content = json.loads(file["about"].tobytes())
             groups = {group: [file[f"{group}_{i}"] for i in range(count)] for group, count in content["counts"].items()}
             return State(

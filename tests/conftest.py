@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before Keras is imported: TensorFlow reads it once.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many workers as processors: the threads of one's matrix products would only wait for those of another.
+    for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(threads, "1")
 
 import shutil
 from collections.abc import Iterator

@@ -23,9 +23,10 @@ pytestmark = [
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tutorials.md"
 SECTIONS = {
-    title: [shlex.split(line.removeprefix("bin/")) for line in re.findall(r"^bin/.*$", text, re.MULTILINE)]
-    for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    title: [shlex.split(line.removeprefix("bin/")) for line in re.findall(r"^bin/.*$", block, re.MULTILINE)]
+    for title, block in re.findall(r"^## (.*?)\n.*?^```\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 }
+"""The first commands of each section; those after it are the same on real pictures."""
 SMALLER = {
     "--cut": "top",
     "--image-size": str(PX),

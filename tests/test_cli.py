@@ -699,7 +699,7 @@ def write_many(folder: Path, count: int) -> Path:
 
 
 def test_ctrl_c_ends_with_130_and_what_was_committed_is_kept(answer, tiny_base, tmp_path, work):
-    count = 3000
+    count = 8000
     photos = write_many(tmp_path / "many", count)
     arguments = ("extract", photos, "--base", tiny_base, "--pool", "avg")
     # A picture at a time, so that it takes far longer than it takes to interrupt it.

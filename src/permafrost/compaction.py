@@ -21,8 +21,8 @@ from permafrost.store import RowIndex, Rows, Store
 SMALL_BYTES: Final = 2 * 2**20
 """A shard below this size is small: opening it takes as long as reading it. Joining larger ones does not pay."""
 
-FULL_BYTES: Final = 64 * 2**20
-"""So large joined shards become."""
+FULL_BYTES: Final = 32 * 2**20
+"""So large joined shards become; joining takes three times as much memory."""
 
 MANY: Final = 32
 """So many small shards may lie side by side."""
@@ -83,12 +83,13 @@ class _Joint:
 
         if len(self._names) < 2:
             return
-        parts, joined = self._parts, ""
+        parts, self._parts, joined = self._parts, [], ""
         rows = Rows(
             np.concatenate([part.digests for part in parts]),
             np.concatenate([part.views for part in parts]),
             tuple(np.concatenate(tensors) for tensors in zip(*(part.features for part in parts), strict=True)),
         )
+        del parts  # They take as much memory as `rows`, and what is written as much again.
         if len(rows):
             joined = self._store.append(rows, engine=self._engine)
             self._store.verify(joined)

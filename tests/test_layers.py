@@ -23,6 +23,7 @@ ORDER = [
     "listing",
     "preprocessing",
     "legacy_weights",
+    "resnet20",
     "bases",
     "run_bases",
     "cutting",

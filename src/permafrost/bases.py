@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import importlib.resources
 import inspect
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,16 +28,28 @@ class BaseEntry:
     """A row of the table.
 
     Attributes:
-        builder: its function's name in `keras.applications`.
+        builder: its function's name in `keras.applications`, or in `resnet20` where its weights come with the package.
         preprocessing: a name in `preprocessing.RULES`.
         default_size: height and width in pixels that it was trained at.
         minimum_size: the least height and width that its builder takes.
+        bundled: the file of its weights in this package, where they come with it.
     """
 
     builder: str
     preprocessing: str
     default_size: int
     minimum_size: int = 32
+    bundled: str | None = None
+
+    @property
+    def build(self) -> Callable[..., keras.Model]:
+        """The function that builds it, with the arguments of those in `keras.applications`."""
+        import keras
+
+        from permafrost.resnet20 import resnet20
+
+        found: Callable[..., keras.Model] = resnet20 if self.bundled else getattr(keras.applications, self.builder)
+        return found
 
 
 BASES: Final[dict[str, BaseEntry]] = {
@@ -71,6 +84,7 @@ BASES: Final[dict[str, BaseEntry]] = {
     "mobilenet_v3_small": BaseEntry("MobileNetV3Small", "none", 224),
     "nasnet_large": BaseEntry("NASNetLarge", "tf", 331),
     "nasnet_mobile": BaseEntry("NASNetMobile", "tf", 224),
+    "resnet20_cifar10": BaseEntry("resnet20", "tf", 32, bundled="resnet20_cifar10.weights.h5"),
     "resnet50": BaseEntry("ResNet50", "caffe", 224),
     "resnet101": BaseEntry("ResNet101", "caffe", 224),
     "resnet152": BaseEntry("ResNet152", "caffe", 224),
@@ -81,9 +95,11 @@ BASES: Final[dict[str, BaseEntry]] = {
     "vgg19": BaseEntry("VGG19", "caffe", 224),
     "xception": BaseEntry("Xception", "tf", 299, 71),
 }
-"""Every base of `keras.applications`, by its name in snake case."""
+"""Every base of `keras.applications`, by its name in snake case, and the one that comes with this package."""
 
 DEFAULT_BASE: Final = "mobilenet_v2"
+
+_NO_FILES: Final = ("imagenet", "bundled", "none")
 
 _NOT_OPTIONS: Final = frozenset(
     ["include_top", "weights", "input_tensor", "input_shape", "pooling", "classes", "classifier_activation", "name"]
@@ -97,7 +113,7 @@ class Base:
     Attributes:
         model: from (n, h, w, 3) to its last layer's output; layers have the names of a freshly started Keras.
         name: as the user gave it, in the table's spelling: `mobilenet:alpha=0.25`, or a file's name.
-        weights_source: `imagenet`, `none`, or the weights file's name.
+        weights_source: `imagenet`, `bundled`, `none`, or the weights file's name.
         preprocessing: a name in `preprocessing.RULES`: what its input wants.
         image_size: height and width in pixels.
     """
@@ -112,7 +128,7 @@ class Base:
 def load_base(
     base: str,
     *,
-    weights: str = "imagenet",
+    weights: str | None = None,
     image_size: tuple[int, int] | None = None,
     preprocessing: str | None = None,
 ) -> Base:
@@ -121,7 +137,8 @@ def load_base(
     Args:
         base: a name in `BASES`, options of its builder behind a colon (`mobilenet:alpha=0.25`), or a `.keras` file.
         weights: `imagenet`, `none` (the same random weights every time), or a file: the legacy `.h5` that
-            `keras.applications` publishes, with or without the classifier, or a `.weights.h5`.
+            `keras.applications` publishes, with or without the classifier, or a `.weights.h5`. If None the base's own:
+            those of ImageNet, those that come with this package, or those in the `.keras` file.
         image_size: height and width in pixels; the base's default size if None.
         preprocessing: a name in `preprocessing.RULES`; if None, that of the table, or of the base that a `.keras` file
             was made from. Only a `.keras` file needs it.
@@ -155,12 +172,17 @@ def load_base(
             found=f"{size[0]}x{size[1]}",
         )
     wanted = preprocessing or _table_preprocessing(entry, options)
-    model = _build(name, entry, options, size, weights)
+    source = weights or ("bundled" if entry.bundled else "imagenet")
+    if source == "imagenet" and entry.bundled:
+        raise WeightsError(
+            f"{name} was not trained on ImageNet", do="leave --weights out: its own come with Permafrost"
+        )
+    model = _build(name, entry, options, size, source)
     full_name = name + (":" + ",".join(f"{key}={value}" for key, value in options.items()) if options else "")
     return Base(
         model=model,
         name=full_name,
-        weights_source=weights if weights in ("imagenet", "none") else Path(weights).name,
+        weights_source=source if source in _NO_FILES else Path(source).name,
         preprocessing=wanted,
         image_size=size,
     )
@@ -172,15 +194,13 @@ def parse_base(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         BaseError: an unknown name or option, told with the nearest ones.
     """
-    import keras
-
     spelled, _, rest = text.partition(":")
     plain = {name.replace("_", ""): name for name in BASES}
     name = plain.get(re.sub(r"[_-]", "", spelled).lower())
     if name is None:
         do = "give one of these, or a .keras file"
         raise BaseError(f"unknown base {spelled}", expected=f"a name such as {nearest(spelled, BASES)}", do=do)
-    parameters = inspect.signature(getattr(keras.applications, BASES[name].builder)).parameters
+    parameters = inspect.signature(BASES[name].build).parameters
     known = [key for key in parameters if key not in _NOT_OPTIONS]
     options: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
@@ -205,23 +225,22 @@ def _table_preprocessing(entry: BaseEntry, options: dict[str, Any]) -> str:
 
 
 def _build(name: str, entry: BaseEntry, options: dict[str, Any], size: tuple[int, int], weights: str) -> keras.Model:
-    import keras
-
-    builder = getattr(keras.applications, entry.builder)
-    from_keras = weights == "imagenet"
-    if weights not in ("imagenet", "none") and not os.path.isfile(weights):
+    if weights not in _NO_FILES and not os.path.isfile(weights):
         raise WeightsError(f"no weights file {weights}", expected="imagenet, none, or a file")
+    if not entry.bundled:
+        options = {**options, "weights": "imagenet" if weights == "imagenet" else None}
     try:
         with _quiet_keras():
-            model = builder(
-                include_top=False, weights="imagenet" if from_keras else None, input_shape=(*size, 3), **options
-            )
+            model = entry.build(include_top=False, input_shape=(*size, 3), **options)
     except Exception as error:
         raise _build_error(name, weights, error) from error
     canonical_names(model)
     if weights == "none":
         _set_random_weights(model)
-    elif not from_keras:
+    elif entry.bundled and weights == "bundled":
+        with importlib.resources.as_file(importlib.resources.files("permafrost") / entry.bundled) as path:
+            _load_weights(model, str(path))
+    elif weights != "imagenet":
         _load_weights(model, weights)
     return model
 
@@ -238,22 +257,23 @@ def _build_error(name: str, weights: str, error: Exception) -> BaseError:
     return BaseError(f"{name} cannot be built: {error}")
 
 
-def _load_file(path: str, weights: str, image_size: tuple[int, int] | None, preprocessing: str | None) -> Base:
+def _load_file(path: str, weights: str | None, image_size: tuple[int, int] | None, preprocessing: str | None) -> Base:
     model = load_model_file(path)
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
         shapes = ", ".join(str(tensor.shape) for tensor in model.inputs)
         raise BaseError(f"{path} takes no RGB pictures", expected="one input (n, h, w, 3)", found=shapes)
-    if weights not in ("imagenet", "none"):
-        _load_weights(model, weights)
-    elif weights == "none":
+    own = weights in (None, "imagenet")
+    if weights == "none":
         _set_random_weights(model)
+    elif weights is not None and not own:
+        _load_weights(model, weights)
     size = image_size or _file_size(model)
     if size is None:
         raise OptionError(f"{path} takes pictures of any size", do="say which with --image-size")
     return Base(
         model=model,
         name=Path(path).stem,
-        weights_source=Path(path).name if weights == "imagenet" else Path(weights).name,
+        weights_source=Path(path if own else str(weights)).name,
         preprocessing=preprocessing or _file_preprocessing(path, model),
         image_size=size,
     )
@@ -302,7 +322,7 @@ def _file_preprocessing(path: str, model: keras.Model) -> str:
     scaling = (keras.layers.Rescaling, keras.layers.Normalization)
     if any(isinstance(layer, scaling) for layer in model.layers[:4]):
         return "none"
-    entries = {entry.builder.lower(): entry.preprocessing for entry in BASES.values()}
+    entries = {name.replace("_", ""): entry.preprocessing for name, entry in BASES.items()}
     name = re.sub(r"_\d\.\d+_\d+$", "", model.name)  # MobileNets add their width and size: `mobilenet_0.25_224`.
     known = entries.get(re.sub(r"[_-]", "", name).lower())
     if known:

@@ -70,7 +70,7 @@ def extract(
     data: str | os.PathLike[str],
     *,
     base: str | None = None,
-    weights: str = "imagenet",
+    weights: str | None = None,
     cut: str | int | Sequence[str | int] | None = None,
     pool: str = "none",
     image_size: int | tuple[int, int] | None = None,
@@ -96,9 +96,9 @@ def extract(
     Args:
         data: a folder with one folder a class, or with `train`, `validation` and `test` folders of those; a CSV with
             the columns `path,label[,split]`; or an `.npz` with `X_train, y_train[, X_validation, y_validation, ...]`.
-        base: a name from `keras.applications` in snake case, with its options behind a colon, a `.keras` file, or a
-            run, whose base is taken as it was fine-tuned.
-        weights: `imagenet`, `none` (random, the same every time), or a file.
+        base: a name from `keras.applications` in snake case, with its options behind a colon, `resnet20`, a `.keras`
+            file, or a run, whose base is taken as it was fine-tuned.
+        weights: `imagenet`, `none` (random, the same every time), or a file; the base's own if None.
         cut: the layer whose output is kept, by name or index; a list of them to keep several in one pass; None for
             the last.
         pool: `avg` or `max` over height and width, or `none`.
@@ -160,7 +160,7 @@ class Extraction:
         data: str | os.PathLike[str],
         *,
         base: str | None,
-        weights: str,
+        weights: str | None,
         cut: str | int | Sequence[str | int] | None,
         pool: str,
         image_size: int | tuple[int, int] | None,
@@ -377,7 +377,7 @@ def compute_features(listing: Listing, trunk: Trunk, parent: Path, options: Pipe
 
 def build_trunks_of(
     base: str | None,
-    weights: str,
+    weights: str | None,
     cuts: Sequence[str | int | None],
     *,
     pool: str,

@@ -44,7 +44,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self,
         *,
         base: str = "mobilenet_v2",
-        weights: str = "imagenet",
+        weights: str | None = None,
         cut: str | int | None = None,
         pool: str = "avg",
         image_size: int | tuple[int, int] | None = None,

@@ -38,7 +38,7 @@ class TrunkSpec:
             whose features it does not decide.
         decoding, resizing, meaning: the rules in force; see the constants above.
         base: the base's name, e.g. `inception_v3`.
-        weights_source: `imagenet`, `none`, or the file's name.
+        weights_source: `imagenet`, `bundled`, `none`, or the file's name.
         cut: the layer whose output is kept, e.g. `mixed7`.
         shapes: the shape of each tensor of one picture's features, e.g. `((7, 7, 768),)`.
     """

@@ -28,7 +28,7 @@ from permafrost.stopwatch import STAGES
     "--base",
     help="A name from keras.applications, with options behind a colon, FILE.keras, or RUN/.  [default: mobilenet_v2]",
 )
-@click.option("--weights", default="imagenet", show_default=True, help="imagenet, none (random), or a file.")
+@click.option("--weights", help="imagenet, none (random), or a file.  [default: the base's own]")
 @click.option(
     "--cut", metavar="LAYER|INDEX[,...]", help="Layer whose output is kept; several in one pass.  [default: the last]"
 )

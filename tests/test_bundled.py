@@ -1,0 +1,110 @@
+"""The base that comes with the package: what it is, and how good it is."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from permafrost.bases import BASES, load_base
+from permafrost.errors import BaseError, WeightsError
+from permafrost.resnet20 import resnet20
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "resnet20-cifar10"
+WEIGHTS = ROOT / "src" / "permafrost" / str(BASES["resnet20_cifar10"].bundled)
+
+
+def pretraining():
+    """`tools/pretrain_resnet20.py`, as a module."""
+    spec = importlib.util.spec_from_file_location("pretrain_resnet20", ROOT / "tools" / "pretrain_resnet20.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def bundled() -> keras.Model:
+    return load_base(NAME).model
+
+
+def test_it_is_loaded_without_a_word_about_weights_and_says_whose_they_are(bundled):
+    base = load_base(NAME, image_size=(48, 64))
+
+    assert (base.name, base.weights_source, base.preprocessing) == ("resnet20_cifar10", "bundled", "tf")
+    assert base.model.output_shape == (None, 12, 16, 64)
+    assert all(np.array_equal(a, b) for a, b in zip(base.model.get_weights(), bundled.get_weights(), strict=True))
+
+
+def test_it_takes_any_size_from_32_px():
+    assert load_base(NAME).image_size == (32, 32)
+    with pytest.raises(BaseError, match=r"image size too small for resnet20_cifar10; expected at least 32 px"):
+        load_base(NAME, image_size=(31, 40))
+
+
+def test_it_has_a_quarter_of_a_million_weights_in_a_small_file(bundled):
+    assert 0.26e6 < bundled.count_params() < 0.28e6
+    assert WEIGHTS.stat().st_size <= 1.5e6
+
+
+def test_random_weights_are_others_and_imagenets_do_not_exist(bundled):
+    random = load_base(NAME, weights="none")
+
+    assert random.weights_source == "none"
+    assert not np.array_equal(random.model.get_weights()[0], bundled.get_weights()[0])
+    with pytest.raises(WeightsError, match=r"resnet20_cifar10 was not trained on ImageNet\. Leave --weights out"):
+        load_base(NAME, weights="imagenet")
+
+
+@pytest.fixture(scope="module")
+def classifier() -> keras.Model:
+    """The network with the classifier that it was trained with."""
+    model = resnet20(include_top=True)
+    model.load_weights(WEIGHTS)
+    return model
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_it_tells_cifar_10s_test_pictures_apart(classifier, shared, count):
+    module = pretraining()
+    pixels, labels = module.read_pictures(shared / "data" / "cifar10.h5", "test", count)
+
+    assert len(labels) == count
+    assert module.evaluate(classifier, pixels, labels) >= 0.89 - (0.015 if count < 10_000 else 0)
+
+
+def test_an_epochs_pictures_are_the_same_after_a_restart_and_others_in_the_next():
+    module = pretraining()
+    generator = np.random.default_rng(0)
+    pixels, labels = generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), np.arange(64)
+    recipe = module.Recipe(batch_size=16, small_epochs=1, small_size=24)
+
+    first, again, next_one = (module.Epoch(pixels, labels, recipe, epoch) for epoch in (0, 0, 1))
+
+    assert len(first) == 4
+    assert all(np.array_equal(a, b) for a, b in zip(first[2], again[2], strict=True))
+    assert (first[0][0].shape, next_one[0][0].shape) == ((16, 24, 24, 3), (16, 32, 32, 3))
+    assert sorted(np.concatenate([next_one[i][1] for i in range(4)])) == list(range(64))
+    assert first[0][0].min() >= -1
+    assert first[0][0].max() <= 1
+
+
+@pytest.mark.slow
+def test_training_that_was_stopped_ends_as_training_that_was_not(tmp_path):
+    module = pretraining()
+    generator = np.random.default_rng(0)
+    pixels, labels = generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), generator.integers(0, 10, 64)
+    recipe = module.Recipe(epochs=3, batch_size=32, small_epochs=1, small_size=16, warmup_epochs=1)
+    folders = [tmp_path / name for name in ("whole", "stopped")]
+    for folder in folders:
+        folder.mkdir()
+
+    whole = module.train(pixels, labels, recipe, folders[0])
+    module.train(pixels, labels, recipe, folders[1], last=1)
+    resumed = module.train(pixels, labels, recipe, folders[1])
+
+    for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        assert np.allclose(a, b, atol=1e-5)

@@ -75,7 +75,7 @@ def main() -> None:
     accuracy = evaluate(model, test_pixels, test_labels)
     print(f"test accuracy {accuracy:.4f}")
     weights = options.work / "resnet20_cifar10.weights.h5"
-    model.save_weights(weights)
+    keras.Model(model.inputs, model.outputs).save_weights(weights)  # Without the optimizer's state.
     report = {"recipe": dataclasses.asdict(recipe), "seed": SEED, "test_accuracy": accuracy, "keras": keras.__version__}
     (options.work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print(weights)

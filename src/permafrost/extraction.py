@@ -96,8 +96,8 @@ def extract(
     Args:
         data: a folder with one folder a class, or with `train`, `validation` and `test` folders of those; a CSV with
             the columns `path,label[,split]`; or an `.npz` with `X_train, y_train[, X_validation, y_validation, ...]`.
-        base: a name from `keras.applications` in snake case, with its options behind a colon, `resnet20`, a `.keras`
-            file, or a run, whose base is taken as it was fine-tuned.
+        base: a name from `keras.applications` in snake case, with its options behind a colon, `resnet20-cifar10`, a
+            `.keras` file, or a run, whose base is taken as it was fine-tuned.
         weights: `imagenet`, `none` (random, the same every time), or a file; the base's own if None.
         cut: the layer whose output is kept, by name or index; a list of them to keep several in one pass; None for
             the last.

@@ -28,7 +28,7 @@ def run_folder(base: str) -> Path | None:
 def load_run_base(
     folder: str | os.PathLike[str],
     *,
-    weights: str = "imagenet",
+    weights: str | None = None,
     image_size: tuple[int, int] | None = None,
     preprocessing: str | None = None,
 ) -> Base:
@@ -39,7 +39,7 @@ def load_run_base(
 
     Args:
         folder: the run's.
-        weights: `imagenet` stands for the run's own; it has no others.
+        weights: None or `imagenet`, which stands for the run's own; it has no others.
         image_size: height and width in pixels; the run's if None.
         preprocessing: the run's own, or None.
 
@@ -54,7 +54,7 @@ def load_run_base(
         size = tuple(map(int, trunk["image_size"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BaseError(f"damaged run {folder}", found=repr(error), do="fit again") from error
-    if weights != "imagenet":
+    if weights not in (None, "imagenet"):
         raise OptionError(f"{folder} is a run and has its own weights", do="leave --weights out", found=weights)
     if preprocessing not in (None, rule):
         raise OptionError(f"{folder} is a run of another preprocessing", expected=rule, found=preprocessing)

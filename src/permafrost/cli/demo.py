@@ -69,7 +69,7 @@ def demo(*, photos: str | None, out: str, as_json: bool) -> None:
     }
     lines = [
         "",
-        f"transfer against the same network from scratch, in the same time: {100 * (tuned - scratch):+.1f} points of test accuracy",
+        f"transfer against the same network from scratch: {100 * (tuned - scratch):+.1f} points of test accuracy",
         f"features: {figures['features']}",
         f"plots: {figures['run']}/curves.png, {figures['run']}/confusion.png",
         f"model: {figures['run']}/model.keras",

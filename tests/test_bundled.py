@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -80,9 +81,9 @@ def test_an_epochs_pictures_are_the_same_after_a_restart_and_others_in_the_next(
     module = pretraining()
     generator = np.random.default_rng(0)
     pixels, labels = generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), np.arange(64)
-    recipe = module.Recipe(batch_size=16, small_epochs=1, small_size=24)
+    cycle = module.Cycle(epochs=2, batch_size=16, small_epochs=1, small_size=24)
 
-    first, again, next_one = (module.Epoch(pixels, labels, recipe, epoch) for epoch in (0, 0, 1))
+    first, again, next_one = (module.Epoch(pixels, labels, cycle, epoch) for epoch in (0, 0, 1))
 
     assert len(first) == 4
     assert all(np.array_equal(a, b) for a, b in zip(first[2], again[2], strict=True))
@@ -97,14 +98,15 @@ def test_training_that_was_stopped_ends_as_training_that_was_not(tmp_path):
     module = pretraining()
     generator = np.random.default_rng(0)
     pixels, labels = generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), generator.integers(0, 10, 64)
-    recipe = module.Recipe(epochs=3, batch_size=32, small_epochs=1, small_size=16, warmup_epochs=1)
+    cycle = module.Cycle(epochs=3, batch_size=32, small_epochs=1, small_size=16, warmup_epochs=1)
+    cycles = (cycle, dataclasses.replace(cycle, small_epochs=0, peak_rate=0.1))
     folders = [tmp_path / name for name in ("whole", "stopped")]
     for folder in folders:
         folder.mkdir()
 
-    whole = module.train(pixels, labels, recipe, folders[0])
-    module.train(pixels, labels, recipe, folders[1], last=1)
-    resumed = module.train(pixels, labels, recipe, folders[1])
+    whole = module.train(pixels, labels, cycles, folders[0])
+    module.train(pixels, labels, cycles, folders[1], last=1)
+    resumed = module.train(pixels, labels, cycles, folders[1])
 
     for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         assert np.allclose(a, b, atol=1e-5)

@@ -168,9 +168,10 @@ def write_digits(folder: Path) -> str:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits, generator = load_digits(), np.random.default_rng(0)
     for label in range(10):
-        rows, start = np.flatnonzero(digits.target == label), 0
+        # Shuffled: they come writer by writer.
+        rows, start = generator.permutation(np.flatnonzero(digits.target == label)), 0
         for split, count in SPLITS:
             chosen = rows[start:] if count is None else rows[start : start + count]
             start += len(chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import sys
 from pathlib import Path
 
 import keras
@@ -25,6 +26,7 @@ def pretraining():
     """`tools/pretrain_resnet20.py`, as a module."""
     spec = importlib.util.spec_from_file_location("pretrain_resnet20", ROOT / "tools" / "pretrain_resnet20.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # Where its data classes look for their annotations.
     spec.loader.exec_module(module)
     return module
 

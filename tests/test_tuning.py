@@ -121,8 +121,12 @@ def test_training_from_kept_features_gives_the_weights_of_training_the_whole_mod
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("base", "unfrozen"), [("vgg16", "block5"), ("inception_v3", 172)])
-def test_fifty_steps_from_kept_features_are_fifty_steps_of_the_whole_network(split_photos, tmp_path, base, unfrozen):
+# With random weights and no BatchNorm VGG16's features reach 500, and at the rate of Inception v3 its loss runs off to
+# infinity within five steps: any rounding grows to anything there.
+@pytest.mark.parametrize(("base", "unfrozen", "rate"), [("vgg16", "block5", 1e-6), ("inception_v3", 172, 1e-3)])
+def test_fifty_steps_from_kept_features_are_fifty_steps_of_the_whole_network(
+    split_photos, tmp_path, base, unfrozen, rate
+):
     features = pf.extract(
         split_photos,
         base=base,
@@ -151,7 +155,7 @@ def test_fifty_steps_from_kept_features_are_fifty_steps_of_the_whole_network(spl
     start = named_weights(whole)
 
     for model, examples in sides.values():
-        model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), "sparse_categorical_crossentropy")
+        model.compile(keras.optimizers.SGD(rate, momentum=0.9), "sparse_categorical_crossentropy")
         batches = Batches(examples, 9, seed=0)
         # The whole network is trained by plain Keras, the tail as `train` does it.
         with quick_gradients(model) if model is frontier.tail else contextlib.nullcontext():

@@ -137,7 +137,7 @@ def test_a_name_may_be_spelled_as_keras_does(text, name):
     assert parse_base(text) == (name, {})
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", OF_KERAS)
 def test_every_builders_own_spelling_finds_its_row(name):
     assert parse_base(BASES[name].builder) == (name, {})
 

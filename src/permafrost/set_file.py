@@ -190,16 +190,13 @@ def located(part: Part, store: Store) -> Part | None:
     gone = [number for number, name in enumerate(part.shards) if not store.has_shard(name)]
     if not gone:
         return None
-    index = RowIndex(store)
-    addresses = []
-    for row, lost in enumerate(np.isin(part.places[:, 0], gone).tolist()):
-        shard, place = part.places[row].tolist()
-        address: RowAddress | None = RowAddress(part.shards[shard], place)
-        if lost:
-            address = index.find(part.digests[row].tobytes(), int(part.views[row]))
+    addresses = [RowAddress(part.shards[shard], place) for shard, place in part.places.tolist()]
+    lost = np.flatnonzero(np.isin(part.places[:, 0], gone)).tolist()
+    found = RowIndex(store).find_all([(part.digests[row].tobytes(), int(part.views[row])) for row in lost])
+    for row, address in zip(lost, found, strict=True):
         if address is None:
             return None
-        addresses.append(address)
+        addresses[row] = address
     shards, places = place_rows(addresses)
     return dataclasses.replace(part, shards=shards, places=places)
 

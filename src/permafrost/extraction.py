@@ -22,6 +22,7 @@ from permafrost.pipeline import (
     Target,
     engine_for,
     find_pictures,
+    kept_conversion,
     library_versions,
     run_pictures,
 )
@@ -231,7 +232,7 @@ class Extraction:
         compute = len(set().union(*missing))
         seconds = 0.0
         if compute:
-            engine = engine_for(self._targets, self._options)
+            engine = engine_for(self._targets, self._options, kept_conversion(self._targets))
             seconds = compute / try_rate(engine, self._targets[0].spec.image_size)
         return [
             Plan(

@@ -349,13 +349,13 @@ def run_pictures(
     return Outcome(kept=kept, aside=aside, engine=computation.engine_used, seconds=seconds, limit=stopwatch.limit)
 
 
-def engine_for(targets: list[Target], options: PipelineOptions, converted: Converted | None = None) -> Engine:
-    """The engine that runs the trunks of all targets in one pass; converted anew only where no conversion is kept.
+def engine_for(targets: list[Target], options: PipelineOptions, converted: Converted | None) -> Engine:
+    """The engine that runs the trunks of all targets in one pass.
 
     Args:
         targets: the trunks.
         options: which engine, and how large its batches.
-        converted: the trunks in OpenVINO's form, where they are at hand.
+        converted: the trunks in OpenVINO's form; converted anew if None.
 
     Raises:
         OptionError: there is no such engine.
@@ -369,7 +369,7 @@ def engine_for(targets: list[Target], options: PipelineOptions, converted: Conve
         merge_trunks([target.trunk for target in targets]),
         batch_size=options.batch_size,
         precision=targets[0].spec.precision,
-        converted=converted or kept_conversion(targets),
+        converted=converted,
     )
 
 

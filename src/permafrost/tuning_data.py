@@ -23,7 +23,7 @@ from permafrost.extraction import try_rate
 from permafrost.files import size
 from permafrost.frontier import Frontier
 from permafrost.listing import SPLITS
-from permafrost.pipeline import PipelineOptions, Target, engine_for, run_pictures
+from permafrost.pipeline import PipelineOptions, Target, engine_for, kept_conversion, run_pictures
 from permafrost.training import Examples
 from permafrost.training_options import TrainingOptions
 
@@ -223,7 +223,7 @@ class KeptData:
         return "kept", f"keeping runs the frozen part {counts}" if keeping.missing else "all of it is kept already"
 
     def _rate(self) -> float:
-        engine = engine_for([self.target], self._options)
+        engine = engine_for([self.target], self._options, kept_conversion([self.target]))
         # Not the engine itself: it is held against Keras on its first batch, which is to be one of pictures.
         self._converted = engine.converted
         return try_rate(engine, self.target.spec.image_size)

@@ -262,10 +262,13 @@ def _load_file(path: str, weights: str | None, image_size: tuple[int, int] | Non
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
         shapes = ", ".join(str(tensor.shape) for tensor in model.inputs)
         raise BaseError(f"{path} takes no RGB pictures", expected="one input (n, h, w, 3)", found=shapes)
-    own = weights in (None, "imagenet")
-    if weights == "none":
+    if weights is None or weights == "imagenet":
+        source = path  # Its own.
+    elif weights == "none":
+        source = weights
         _set_random_weights(model)
-    elif weights is not None and not own:
+    else:
+        source = weights
         _load_weights(model, weights)
     size = image_size or _file_size(model)
     if size is None:
@@ -273,7 +276,7 @@ def _load_file(path: str, weights: str | None, image_size: tuple[int, int] | Non
     return Base(
         model=model,
         name=Path(path).stem,
-        weights_source=Path(path if own else str(weights)).name,
+        weights_source=Path(source).name,
         preprocessing=preprocessing or _file_preprocessing(path, model),
         image_size=size,
     )

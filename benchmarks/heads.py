@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from out_of_core import Peak
+from memory import Peak
 
 
 def twin(name: str, details: dict[str, Any], data: Any) -> Any:

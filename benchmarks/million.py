@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from memory import most
+
 ROWS, SHARD, SHAPE = 1_000_000, 50_000, (16,)
 
 
@@ -59,16 +61,12 @@ def measure(path: str) -> None:
 
     features = pf.open_features(path)
     seconds = time.perf_counter() - started
-    print(f"opened {len(features):,} rows in {seconds:.2f} s, imports included; peak memory {peak_memory()} MiB")
+    print(
+        f"opened {len(features):,} rows in {seconds:.2f} s, imports included; peak memory {round(most() / 2**20)} MiB"
+    )
     started = time.perf_counter()
     x, _ = features.arrays("validation")
     print(f"read {len(x):,} rows of {SHAPE} that lie apart in {time.perf_counter() - started:.2f} s")
-
-
-def peak_memory() -> int:
-    """The most that this process has had in memory, in MiB; `getrusage` counts what its parent had before."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
 
 
 def main() -> None:

@@ -20,14 +20,13 @@ import dataclasses
 import gc
 import json
 import os
-import resource
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from memory import Peak
 
 CLASSES = 4
 SHARD_BYTES = 64 * 2**20
@@ -90,33 +89,6 @@ def make(path: Path, gigabytes: float, features: int) -> None:
         )
         write_set(path, content)
         print(json.dumps({"rows": count, "gigabytes": count * 4 * features / 1e9, "shards": len(shards)}))
-
-
-class Peak:
-    """The largest resident memory while it is watched, beyond what it was at the start; in bytes."""
-
-    def __enter__(self) -> Peak:
-        self._start = self.now()
-        self.most, self._ended = self._start, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    @property
-    def beyond(self) -> int:
-        return self.most - self._start
-
-    @staticmethod
-    def now() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.02):
-            self.most = max(self.most, self.now())
 
 
 def forget(path: Path) -> None:

@@ -10,13 +10,13 @@ the process ever had. With `--huge`, one JPEG of 12,000 x 9,000 is among them.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import common
+from memory import most
 
 
 def measure(folder: str, out: str) -> None:
@@ -26,7 +26,7 @@ def measure(folder: str, out: str) -> None:
     features = pf.extract(
         folder, base="mobilenet:alpha=0.25", weights="none", image_size=32, pool="avg", out=out, progress=False
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    peak = most() / 1e6
     print(json.dumps(features.summary["seconds"] | {"megabytes": peak, "computed": features.summary["computed"]}))
 
 

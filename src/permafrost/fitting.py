@@ -158,30 +158,7 @@ def fit_head(
 
         require_shots(next(iter(data.values())), asked.shots)
     fitting = time.perf_counter()
-    tables: Tables
-    if on_disk:
-        if count > 1:
-            raise HeadError(
-                "views are fitted to in memory", expected="one view", found=count, do="give a larger --memory-limit"
-            )
-        if name == "auto" or len(sets) > 1 or not isinstance(head, str):
-            raise HeadError(
-                "what is compared, and what is scikit-learn's own, is fitted in memory",
-                expected=f"{COPIES} times the features",
-                found=f"a memory limit of {asked.bytes_allowed / 1e9:.3g} GB",
-                do="give a larger --memory-limit, or one head by its name",
-            )
-        (chosen,), tables = data, {}
-        from permafrost.heads.out_of_core import fit_out_of_core
-
-        fitted = fit_out_of_core(name, data[chosen], options)
-    elif name == "auto" or len(sets) > 1:
-        choice = _choose(head, data, asked, options)
-        chosen, fitted, name = choice.features, choice.fitted, choice.leaderboard[0].head
-        tables = {"leaderboard": [dataclasses.asdict(entry) for entry in choice.leaderboard]}
-    else:
-        (chosen,), tables = data, {}
-        fitted = _fit_of(head)(data[chosen], options)
+    chosen, name, fitted, tables = _fit(head, name, data, asked, options)
     fitted_at = time.perf_counter()
     features = next(features for features in sets if _set_name(features) == chosen)
     judged = judge(
@@ -220,6 +197,47 @@ def fit_head(
             tables=tables,
         )
         return write_run(folder, stage, content, replace=out is not None)
+
+
+def _fit(
+    head: str | BaseEstimator, name: str, data: dict[str, HeadData], asked: Asked, options: HeadOptions
+) -> tuple[str, str, FittedHead, Tables]:
+    """Fit the head to features on disk; or choose among heads or sets; or fit the one head to the one set.
+
+    Returns:
+        The set's name, the head's, the head, and the tables that choosing it came to.
+    """
+    (chosen, first), *others = data.items()
+    compared = name == "auto" or bool(others)
+    if first.stream is not None:
+        _require_streamed(first, asked, alone=not compared and isinstance(head, str))
+        from permafrost.heads.out_of_core import fit_out_of_core
+
+        return chosen, name, fit_out_of_core(name, first, options), {}
+    if compared:
+        choice = _choose(head, data, asked, options)
+        board = [dataclasses.asdict(entry) for entry in choice.leaderboard]
+        return choice.features, choice.leaderboard[0].head, choice.fitted, {"leaderboard": board}
+    return chosen, name, _fit_of(head)(first, options), {}
+
+
+def _require_streamed(data: HeadData, asked: Asked, *, alone: bool) -> None:
+    """Refuse what cannot be fitted to features that stay on disk.
+
+    Raises:
+        HeadError: several views, or not one of our own heads `alone`.
+    """
+    if data.views > 1:
+        raise HeadError(
+            "views are fitted to in memory", expected="one view", found=data.views, do="give a larger --memory-limit"
+        )
+    if not alone:
+        raise HeadError(
+            "what is compared, and what is scikit-learn's own, is fitted in memory",
+            expected=f"{COPIES} times the features",
+            found=f"a memory limit of {asked.bytes_allowed / 1e9:.3g} GB",
+            do="give a larger --memory-limit, or one head by its name",
+        )
 
 
 def _name_of(head: str | BaseEstimator) -> str:

@@ -19,7 +19,7 @@ import permafrost as pf
 from helpers import compiling, files_below, leftovers, one_error_line
 from permafrost import fitting
 from permafrost.assembly import REDUCED_TOLERANCE, body_of
-from permafrost.cli.fit_head import run_lines
+from permafrost.cli.fit_head import calibration_lines, run_lines
 from permafrost.cutting import TRUNK_FILE, build_trunks, load_trunk
 from permafrost.errors import HeadError, OptionError, ParityError, PermafrostError, RunError, SetError, StoreError
 from permafrost.evaluation import metrics
@@ -550,7 +550,10 @@ def test_more_shots_than_there_are_pictures_are_refused(features, tmp_path):
 
 
 def test_calibration_is_chosen_on_validation_pictures_and_shown_on_test_before_and_after(features, tmp_path):
-    plain, cooled = (fit(features, out=tmp_path / how, calibrate=how) for how in ("none", "temperature"))
+    # So small a head that some pictures are wrong.
+    plain, cooled = (
+        fit(features, "dense", out=tmp_path / how, calibrate=how, hidden=1, epochs=1) for how in ("none", "temperature")
+    )
 
     before, after = plain.about["calibration"], cooled.about["calibration"]
     assert (before["split"], before["n"], before["applied"], after["applied"]) == ("validation", 9, False, True)
@@ -560,6 +563,16 @@ def test_calibration_is_chosen_on_validation_pictures_and_shown_on_test_before_a
         assert plain.metrics[split]["calibration_error"] == pytest.approx(before[f"{key}_before"], abs=1e-5)
         assert cooled.metrics[split]["calibration_error"] == pytest.approx(before[f"{key}_after"], abs=1e-5)
         assert after[f"{key}_after"] == pytest.approx(before[f"{key}_after"], abs=1e-5)
+
+
+def test_where_all_held_out_pictures_are_right_no_temperature_is_applied_and_that_is_said(features, tmp_path):
+    run = fit(features, out=tmp_path / "run", calibrate="temperature")
+
+    found = run.about["calibration"]
+    assert (found["temperature"], found["determined"], found["applied"]) == (1, False, False)
+    assert found["error_after"] == found["error_before"]
+    (line,) = calibration_lines(found, None)
+    assert line.startswith("calibration: all 9 pictures of validation are right")
 
 
 def test_of_two_classes_a_threshold_is_chosen_on_validation_and_shown_on_test(split_photos, tiny_base, tmp_path):

@@ -36,7 +36,7 @@ from permafrost.heads import (
     needs_validation,
     options_from,
 )
-from permafrost.heads.calibration import inverse_temperature, log_probabilities
+from permafrost.heads.calibration import determined, inverse_temperature, log_probabilities
 from permafrost.heads.folding import cool
 from permafrost.listing import SPLITS, content_position
 from permafrost.pictures import content_digest
@@ -448,7 +448,8 @@ class Judged:
     Attributes:
         fitted: the head, calibrated where that was asked for.
         metrics: for each split `evaluation.metrics`, with `split`, `use`, and for two classes `at_threshold`.
-        calibration: the temperature that suits held-out pictures, and the calibration error before and after.
+        calibration: the temperature that suits held-out pictures, 1 where none is determined since all are right,
+            and the calibration error before and after.
         threshold: for two classes the probability of the second from which on to say it, and what it was chosen on.
     """
 
@@ -485,11 +486,14 @@ def judge(
     if held is not None:
         split, truth, probabilities = held
         require_numbers(probabilities)
-        factor = inverse_temperature(log_probabilities(probabilities), truth)
+        suited = determined(probabilities, truth)
+        calibrate = calibrate and suited
+        factor = inverse_temperature(log_probabilities(probabilities), truth) if suited else 1.0
         after = softmax(factor * log_probabilities(probabilities), axis=1)
         calibration = {
             "split": split,
             "n": len(truth),
+            "determined": suited,
             "temperature": 1 / factor,
             "error_before": calibration_error(truth, probabilities),
             "error_after": calibration_error(truth, after),

@@ -169,7 +169,12 @@ def leaderboard_lines(entries: list[dict[str, Any]]) -> list[str]:
 def calibration_lines(calibration: dict[str, Any] | None, threshold: dict[str, Any] | None) -> list[str]:
     """What was chosen on held-out pictures once the head was fitted, as lines."""
     lines = []
-    if calibration:
+    if calibration and not calibration["determined"]:
+        lines.append(
+            f"calibration: all {calibration['n']:,} pictures of {calibration['split']} are right, "
+            "so that no temperature is the best for them; none is applied"
+        )
+    elif calibration:
         applied = "applied" if calibration["applied"] else "not applied (--calibrate temperature does)"
         lines.append(
             f"calibration: temperature {calibration['temperature']:.3g} would bring the error from "

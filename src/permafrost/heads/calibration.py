@@ -31,6 +31,16 @@ def row_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return losses
 
 
+def determined(logits: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether one temperature suits these rows best: where all are right, the lower the better, without end.
+
+    Args:
+        logits: (n, classes), or their softmax.
+        labels: (n,) int64.
+    """
+    return bool((logits.argmax(axis=1) != labels).any())
+
+
 def inverse_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
     """The factor for the logits (n, classes) with which the mean log loss is least.
 
@@ -38,6 +48,9 @@ def inverse_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndar
         logits: of rows that were not fitted to.
         labels: (n,) int64.
         weights: (n,), of the rows; equal ones if None.
+
+    Returns:
+        The largest of `LOG_RANGE` where it is not `determined`, as scikit-learn does.
     """
 
     def loss(log_factor: float) -> float:

@@ -316,6 +316,11 @@ def test_numbers_are_sorted_as_numbers_and_called_by_class_names_where_there_are
         ({"X": PIXELS, "y": range(5)}, r"labels of X in .*; expected 6 whole numbers or names"),
         ({"X": PIXELS, "y": np.eye(6, dtype=int)}, r"not one class a picture; .* found int64 \(6, 6\)"),
         ({"X": PIXELS, "y": np.arange(6.0)}, r"not one class a picture; .* found float64 \(6,\)"),
+        (
+            {"X": PIXELS, "y": ["a", "b", "", "a", "", "b"]},
+            r"2 labels of X in .* are empty, the first is number 2; expec",
+        ),
+        ({"X": PIXELS[:2], "y": np.array([b"a", b""])}, r"1 labels of X in .* are empty, the first is number 1"),
         ({"X": np.zeros((3, 4)), "y": [0, 1, 1]}, r"holds no pictures; expected shape \(n, h, w, 3\), found \(3, 4\)"),
         ({"X": PIXELS, "y": [0] * 6}, r"only one class in .*; expected at least two, found 0"),
         ({"X": PIXELS[:0], "y": np.zeros(0, int)}, r"no pictures in .*arrays\.npz"),

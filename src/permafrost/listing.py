@@ -427,6 +427,14 @@ def _check_npz(path: str, key: str, pictures: np.ndarray, labels: np.ndarray) ->
             expected=f"{len(pictures)} whole numbers or names, shape ({len(pictures)},)",
             found=f"{labels.dtype} {labels.shape}",
         )
+    if labels.dtype.kind in "US":
+        (missing,) = (labels.reshape(-1) == labels.dtype.type()).nonzero()
+        if len(missing):
+            raise ListingError(
+                f"{len(missing):,} labels of {key} in {path} are empty, the first is number {missing[0]}",
+                expected="a class's name for each picture",
+                do="fill them in, or leave those pictures out",
+            )
 
 
 def _npz_listing(

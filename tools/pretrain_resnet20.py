@@ -159,25 +159,17 @@ def compile_for(model: keras.Model, cycle: Cycle, steps: int) -> keras.Model:
     return model
 
 
-def train(
-    pixels: np.ndarray, labels: np.ndarray, cycles: Sequence[Cycle], work: Path, *, last: int | None = None
-) -> keras.Model:
-    """Train for all epochs that the checkpoints in `work` do not have yet, or for those before `last` of each cycle."""
+def train(pixels: np.ndarray, labels: np.ndarray, cycles: Sequence[Cycle], work: Path) -> keras.Model:
+    """Train for all epochs that the checkpoints in `work` do not have yet."""
     keras.utils.set_random_seed(SEED)
     model = resnet20(include_top=True)
     for number, cycle in enumerate(cycles):
-        model = _train_cycle(model, pixels, labels, cycle, number, work / f"cycle{number}.keras", last)
+        model = _train_cycle(model, pixels, labels, cycle, number, work / f"cycle{number}.keras")
     return model
 
 
 def _train_cycle(
-    model: keras.Model,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    cycle: Cycle,
-    number: int,
-    checkpoint: Path,
-    last: int | None,
+    model: keras.Model, pixels: np.ndarray, labels: np.ndarray, cycle: Cycle, number: int, checkpoint: Path
 ) -> keras.Model:
     steps = len(labels) // cycle.batch_size
     compile_for(model, cycle, steps)
@@ -189,7 +181,7 @@ def _train_cycle(
         for variable, value in zip(model.optimizer.variables, saved.optimizer.variables, strict=True):
             variable.assign(value)
     done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
-    for epoch in range(done, cycle.epochs if last is None else last):
+    for epoch in range(done, cycle.epochs):
         started = time.perf_counter()
         pictures = Epoch(pixels, labels, cycle, epoch, number=number)
         history = model.fit(pictures, verbose=0, shuffle=False).history

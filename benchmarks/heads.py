@@ -62,7 +62,7 @@ def one(path: Path, name: str, folder: Path) -> None:
 
     import permafrost as pf
     from permafrost.evaluation import metrics
-    from permafrost.fitting import split_rows
+    from permafrost.fitting_data import split_rows
     from permafrost.heads import HeadData, find_head, needs_validation, options_from
 
     features = pf.open_features(path)

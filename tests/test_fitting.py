@@ -24,7 +24,8 @@ from permafrost.cutting import TRUNK_FILE, build_trunks, load_trunk
 from permafrost.errors import HeadError, OptionError, ParityError, PermafrostError, RunError, SetError, StoreError
 from permafrost.evaluation import metrics
 from permafrost.feature_set import FeatureSet
-from permafrost.fitting import HELD_OUT, require_classes, require_features, sample_pictures, split_rows
+from permafrost.fitting import sample_pictures
+from permafrost.fitting_data import HELD_OUT, require_classes, require_features, split_rows
 from permafrost.listing import SPLITS
 from permafrost.runs import open_run
 from samples import CLASSES, PX, texture, write_photos

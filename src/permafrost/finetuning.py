@@ -23,7 +23,8 @@ from permafrost.errors import HeadError, OptionError, RunError
 from permafrost.evaluation import metrics, paired_difference, scores
 from permafrost.feature_set import FeatureSet, open_features
 from permafrost.files import parse_size
-from permafrost.fitting import export_checked, features_record, rounded, split_rows
+from permafrost.fitting import export_checked, features_record, rounded
+from permafrost.fitting_data import split_rows
 from permafrost.frontier import Frontier, cut_below
 from permafrost.heads import WITHOUT_GRADIENT
 from permafrost.listing import SPLITS

@@ -5,25 +5,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import keras
 import numpy as np
-from scipy.special import softmax
 
 from permafrost.assembly import PARITY_PICTURES, Parity, assemble, check_parity, export_model
 from permafrost.cutting import load_trunk
 from permafrost.engines import make_engine
 from permafrost.errors import HeadError, OptionError, PictureError
-from permafrost.evaluation import at_threshold, best_threshold, calibration_error, metrics
-from permafrost.feature_rows import COPIES, FeatureRows, bytes_for_rows, default_memory_limit
-from permafrost.feature_set import FeatureSet, open_features
+from permafrost.feature_rows import COPIES, bytes_for_rows, default_memory_limit
+from permafrost.feature_set import FeatureSet
 from permafrost.files import parse_size
+from permafrost.fitting_data import (
+    Features,
+    count_views,
+    head_data,
+    needs_disk,
+    open_sets,
+    require_classes,
+    set_name,
+    split_rows,
+)
 from permafrost.heads import (
     CLASSICAL_HEADS,
     HEADS,
@@ -36,13 +43,9 @@ from permafrost.heads import (
     needs_validation,
     options_from,
 )
-from permafrost.heads.calibration import determined, inverse_temperature, log_probabilities
-from permafrost.heads.folding import cool
-from permafrost.listing import SPLITS, content_position
-from permafrost.pictures import content_digest
+from permafrost.judging import judge, outputs_of
 from permafrost.run_bases import MODEL_FILE
 from permafrost.runs import Run, RunContent, free_folder, staging, write_run
-from permafrost.training import Examples, predict_examples
 from permafrost.trunk_spec import TrunkSpec
 
 if TYPE_CHECKING:
@@ -50,15 +53,8 @@ if TYPE_CHECKING:
 
     from permafrost.heads.choosing import Choice
 
-Features = FeatureSet | str | os.PathLike[str]
 Tables = dict[str, list[dict[str, Any]]]
 Outputs = Callable[[np.ndarray], np.ndarray]
-
-SAMPLE_SHARE: Final = 24
-"""Of the memory limit, what a sample of features that stay on disk may take: copies of it are made."""
-
-HELD_OUT: Final = 0.1
-"""Of the training pictures, the share that is held out where a head has to watch validation pictures and has none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,10 +137,10 @@ def fit_head(
         memory_limit=None if memory_limit is None else parse_size(memory_limit),
     )
     name = _name_of(head)
-    sets = _opened(features)
+    sets = open_sets(features)
     folder = free_folder(out, f"{sets[0].path.stem}-{name}")
     watched = isinstance(head, str) and needs_validation(head) and options.training.monitor.startswith("val_")
-    count = _count_views(sets, views, alone=name != "auto" and not asked.shots)
+    count = count_views(sets, views, alone=name != "auto" and not asked.shots)
     on_disk = needs_disk(sets, count, asked.bytes_allowed)
     if on_disk and views is None:
         count = 1
@@ -152,7 +148,7 @@ def fit_head(
     labels = {split: sets[0].labels()[selected] for split, selected in rows.items()}
     require_classes(labels["train"], sets[0].class_names)
     limit = bytes_for_rows(sets[0], asked.bytes_allowed) if on_disk else None
-    data = {_set_name(features): _head_data(features, rows, count, limit, options) for features in sets}
+    data = {set_name(features): head_data(features, rows, count, limit, options) for features in sets}
     if asked.shots:
         from permafrost.heads.few_shots import require_shots
 
@@ -160,7 +156,7 @@ def fit_head(
     fitting = time.perf_counter()
     chosen, name, fitted, tables = _fit(head, name, data, asked, options)
     fitted_at = time.perf_counter()
-    features = next(features for features in sets if _set_name(features) == chosen)
+    features = next(features for features in sets if set_name(features) == chosen)
     judged = judge(
         fitted, features, rows, labels, calibrate=options.calibrate == "temperature", limit=limit or asked.bytes_allowed
     )
@@ -260,45 +256,6 @@ def _fit_of(head: str | BaseEstimator) -> Fit:
     return functools.partial(fit_estimator, head)
 
 
-def _opened(features: Features | Sequence[Features]) -> list[FeatureSet]:
-    """The sets, made sure to be of the same pictures.
-
-    Raises:
-        HeadError: they are not.
-    """
-    given = [features] if isinstance(features, FeatureSet | str | os.PathLike) else list(features)
-    if not given:
-        raise OptionError("no feature set", expected="one, or several of the same pictures")
-    sets = [found if isinstance(found, FeatureSet) else open_features(found) for found in given]
-    first = sets[0]
-    for other in sets[1:]:
-        for what, same in (
-            ("classes", other.class_names == first.class_names),
-            ("pictures", np.array_equal(other.digests(), first.digests())),
-            ("labels", np.array_equal(other.labels(), first.labels())),
-            ("splits", all(np.array_equal(other.rows(split), first.rows(split)) for split in SPLITS)),
-        ):
-            if not same:
-                raise HeadError(
-                    f"{other.path} and {first.path} cannot be compared: other {what}",
-                    expected="sets of the same pictures",
-                    do="extract both from the same data",
-                )
-    if len({_set_name(found) for found in sets}) < len(sets):
-        raise OptionError("a feature set is given twice", expected="each once")
-    return sets
-
-
-def needs_disk(sets: Sequence[FeatureSet], views: int, limit: int) -> bool:
-    """Whether the features to fit to and to choose on take more memory than fitting may."""
-    pictures = views * len(sets[0].rows("train")) + len(sets[0].rows("validation"))
-    return COPIES * pictures * sum(4 * math.prod(features.shape) for features in sets) > limit
-
-
-def _set_name(features: FeatureSet) -> str:
-    return features.path.stem
-
-
 def _choose(head: str | BaseEstimator, data: dict[str, HeadData], asked: Asked, options: HeadOptions) -> Choice:
     """Compare heads, feature sets, or both."""
     from permafrost.heads.choosing import choose_head
@@ -335,10 +292,10 @@ def _export(fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray
     trunk = load_trunk(features.store)
 
     def on_kept(chosen: np.ndarray) -> np.ndarray:
-        return _outputs(fitted, features.features(chosen))
+        return outputs_of(fitted, features.features(chosen))
 
     def on_pixels(pixels: np.ndarray) -> np.ndarray:
-        return _outputs(fitted, make_engine("keras", trunk.model, batch_size=len(pixels))(pixels)[0])
+        return outputs_of(fitted, make_engine("keras", trunk.model, batch_size=len(pixels))(pixels)[0])
 
     return export_checked(assemble(trunk, fitted.model), stage, features, rows, on_rows=on_kept, on_pixels=on_pixels)
 
@@ -377,187 +334,6 @@ def rounded(**seconds: float) -> dict[str, float]:
     return {name: round(value, 3) for name, value in seconds.items()}
 
 
-def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]:
-    """Rows of each split; where there is no validation and `hold_out`, a tenth of training, chosen by content, is it.
-
-    Raises:
-        HeadError: there is nothing to train on.
-    """
-    rows = {split: features.rows(split) for split in SPLITS}
-    if not len(rows["train"]):
-        raise HeadError(f"no training pictures in {features.path}", do="extract with smaller --validation-fraction")
-    if hold_out and not len(rows["validation"]):
-        # A second hash: where splits were drawn from the digest itself, its leading bits are no longer uniform.
-        digests = features.digests("train")
-        held = np.array([content_position(content_digest(digest.tobytes())) < HELD_OUT for digest in digests], bool)
-        rows["train"], rows["validation"] = rows["train"][~held], rows["train"][held]
-    return rows
-
-
-def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """Refuse training data in which a class does not occur.
-
-    Raises:
-        HeadError: the class is named.
-    """
-    counts = np.bincount(labels, minlength=len(class_names))
-    if not counts.all():
-        raise HeadError(
-            f"class {class_names[int(counts.argmin())]} has no training pictures",
-            expected="at least one in each class",
-            do="add some, or leave the class out",
-        )
-
-
-def require_features(x: np.ndarray, name_of: Callable[[int], str]) -> None:
-    """Refuse features that nothing can be fitted to.
-
-    Args:
-        x: (n, *shape) float32.
-        name_of: given a number, the picture's name.
-
-    Raises:
-        HeadError: one is not finite, or they are the same for all pictures.
-    """
-    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
-    if not finite.all():
-        raise HeadError(
-            f"the features of {name_of(int(finite.argmin()))} are not finite",
-            expected="numbers",
-            found=f"NaN or infinity in {int((~finite).sum())} of {len(x)} pictures",
-            do="extract again with sound weights, or in float32",
-        )
-    if len(x) > 1 and (x == x[0]).all():
-        raise HeadError(
-            "all pictures have the same features", expected="features that differ", do="extract at another cut"
-        )
-
-
-USES: Final = {
-    "train": "the head was fitted to these",
-    "validation": "watched while fitting, and what calibration and threshold were chosen on",
-    "test": "computed once, after every choice",
-}
-"""What the pictures of a split were used for, as `metrics.json` says."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A fitted head with its figures.
-
-    Attributes:
-        fitted: the head, calibrated where that was asked for.
-        metrics: for each split `evaluation.metrics`, with `split`, `use`, and for two classes `at_threshold`.
-        calibration: the temperature that suits held-out pictures, 1 where none is determined since all are right,
-            and the calibration error before and after.
-        threshold: for two classes the probability of the second from which on to say it, and what it was chosen on.
-    """
-
-    fitted: FittedHead
-    metrics: dict[str, dict[str, Any]]
-    calibration: dict[str, Any] | None
-    threshold: dict[str, Any] | None
-
-
-def judge(
-    fitted: FittedHead,
-    features: FeatureSet,
-    rows: dict[str, np.ndarray],
-    labels: dict[str, np.ndarray],
-    *,
-    calibrate: bool,
-    limit: int,
-) -> Judged:
-    """Say how well a head does; what is still chosen is chosen on pictures that it was not fitted to, never on test.
-
-    Args:
-        fitted: the head.
-        features: the set.
-        rows, labels: of each split.
-        calibrate: whether to apply the temperature that suits held-out pictures.
-        limit: bytes that the features which are read at once may take.
-
-    Raises:
-        HeadError: its probabilities are not numbers.
-    """
-    held = _held_out(fitted, features, rows, labels, limit)
-    calibration: dict[str, Any] | None = None
-    threshold: dict[str, Any] | None = None
-    if held is not None:
-        split, truth, probabilities = held
-        require_numbers(probabilities)
-        suited = determined(probabilities, truth)
-        calibrate = calibrate and suited
-        factor = inverse_temperature(log_probabilities(probabilities), truth) if suited else 1.0
-        after = softmax(factor * log_probabilities(probabilities), axis=1)
-        calibration = {
-            "split": split,
-            "n": len(truth),
-            "determined": suited,
-            "temperature": 1 / factor,
-            "error_before": calibration_error(truth, probabilities),
-            "error_after": calibration_error(truth, after),
-            "applied": calibrate,
-        }
-        if calibrate:
-            fitted = dataclasses.replace(fitted, model=cool(fitted.model, factor))
-            probabilities = after
-        if probabilities.shape[1] == 2 and len(np.unique(truth)) == 2:
-            value = best_threshold(truth, probabilities[:, 1])
-            threshold = {"class": features.class_names[1], "threshold": value, "split": split, "n": len(truth)}
-            threshold.update(at_threshold(truth, probabilities, value))
-    elif calibrate:
-        raise OptionError(
-            "nothing to calibrate on: there are no validation pictures",
-            expected="validation pictures, or a head that is cross-validated",
-        )
-    figures = {}
-    for split in SPLITS:
-        outputs = _outputs_of(fitted, features, rows[split], limit)
-        require_numbers(outputs)
-        figures[split] = metrics(labels[split], outputs, features.class_names)
-        if len(outputs):
-            figures[split] |= {"split": split, "use": USES[split]}
-        if threshold and len(outputs):
-            figures[split]["at_threshold"] = at_threshold(labels[split], outputs, threshold["threshold"])
-        if split == "test" and calibration and len(outputs):
-            # Of the head as it is not exported: for what calibration does on pictures that it was not chosen on.
-            turned = softmax((1 / factor if calibrate else factor) * log_probabilities(outputs), axis=1)
-            pair = [calibration_error(labels[split], values) for values in (outputs, turned)]
-            calibration["test_error_before"], calibration["test_error_after"] = pair[::-1] if calibrate else pair
-    return Judged(fitted=fitted, metrics=figures, calibration=calibration, threshold=threshold)
-
-
-def _held_out(
-    fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], limit: int
-) -> tuple[str, np.ndarray, np.ndarray] | None:
-    """What to choose on: validation pictures, or the training pictures by heads that were not fitted to them."""
-    if len(rows["validation"]):
-        return "validation", labels["validation"], _outputs_of(fitted, features, rows["validation"], limit)
-    if fitted.held_out_logits is not None:
-        return (
-            "train, cross-validated",
-            labels["train"],
-            softmax(fitted.held_out_logits[: len(labels["train"])], axis=1),
-        )
-    return None
-
-
-def require_numbers(outputs: np.ndarray) -> None:
-    """Refuse a head whose training ran off to infinity.
-
-    Raises:
-        HeadError: its probabilities are not numbers.
-    """
-    if not np.isfinite(outputs).all():
-        raise HeadError(
-            "training diverged: the head's probabilities are not numbers",
-            expected="probabilities",
-            found="NaN",
-            do="lower --learning-rate",
-        )
-
-
 def sample_pictures(
     features: FeatureSet, rows: dict[str, np.ndarray], outputs: Outputs
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -588,68 +364,3 @@ def features_record(features: FeatureSet) -> dict[str, Any]:
         "key": features.spec.key,
         "libraries": features.about,
     }
-
-
-def _count_views(sets: Sequence[FeatureSet], wanted: int | None, *, alone: bool) -> int:
-    """How many views to fit to.
-
-    Raises:
-        OptionError: more than there are, or several where heads or sets are compared.
-    """
-    kept = sets[0].views if alone and len(sets) == 1 else 1
-    if wanted is not None and not 1 <= wanted <= kept:
-        raise OptionError(
-            f"no such number of views of {sets[0].path} can be fitted to",
-            expected=f"1 to {kept}" if kept > 1 else "1",
-            found=wanted,
-            do="extract with more --views, and fit one head to one set",
-        )
-    return wanted or kept
-
-
-def _head_data(
-    features: FeatureSet,
-    rows: dict[str, np.ndarray],
-    views: int,
-    memory_limit: int | None,
-    options: HeadOptions,
-) -> HeadData:
-    """What a head is fitted to: the rows of two splits, made sure to be fit for it.
-
-    With a memory limit the training rows stay on disk, and a sample of both splits is loaded.
-    """
-    parts = dict(rows)
-    stream = None
-    if memory_limit is not None:
-        stream = FeatureRows(features, rows["train"], memory_limit=memory_limit)
-        for split in ("train", "validation"):
-            kept = FeatureRows(features, rows[split], memory_limit=memory_limit)
-            parts[split] = rows[split][kept.sample(memory_limit // SAMPLE_SHARE, seed=options.training.seed)]
-    x = features.features(parts["train"])
-    names = features.content.names
-    require_features(x, lambda number: names[parts["train"][number]])
-    more = [features.features(parts["train"], view=view) for view in range(1, views)]
-    validated = len(rows["validation"]) > 0
-    every = features.labels()
-    return HeadData(
-        x=np.concatenate([x, *more]) if more else x,
-        y=np.tile(every[parts["train"]], views),
-        validation_x=features.features(parts["validation"]) if validated else None,
-        validation_y=every[parts["validation"]] if validated else None,
-        class_names=tuple(features.class_names),
-        views=views,
-        stream=stream,
-    )
-
-
-def _outputs_of(fitted: FittedHead, features: FeatureSet, rows: np.ndarray, limit: int) -> np.ndarray:
-    """The head's probabilities (n, classes) for rows of a set, read by blocks."""
-    outputs = np.empty((len(rows), len(features.class_names)), np.float32)
-    for numbers, block in FeatureRows(features, rows, memory_limit=limit).blocks():
-        outputs[numbers] = _outputs(fitted, block)
-    return outputs
-
-
-def _outputs(fitted: FittedHead, x: np.ndarray) -> np.ndarray:
-    # Batch by batch, all of one size: `predict` takes longer to begin than a block of features takes.
-    return predict_examples(fitted.model, Examples(np.empty(len(x)), x.__getitem__), batch_size=256)

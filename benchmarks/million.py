@@ -25,7 +25,8 @@ def make(folder: Path) -> None:
     import numpy as np
 
     from permafrost.set_file import SetContent, write_set
-    from permafrost.store import Rows, Store
+    from permafrost.shards import Rows
+    from permafrost.store import Store
 
     spec = common.made_up_spec(SHAPE)
     store = Store.create(folder / "store", spec, about={"base_layers": []})

@@ -40,7 +40,7 @@ def make(path: Path, gigabytes: float, features: int) -> None:
 
     import permafrost as pf
     from permafrost.set_file import write_set
-    from permafrost.store import Rows
+    from permafrost.shards import Rows
 
     with tempfile.TemporaryDirectory() as scratch:
         generator = np.random.default_rng(0)

@@ -15,7 +15,8 @@ from pathlib import Path
 import common
 import numpy as np
 
-from permafrost.store import RowIndex, Rows, Store, place_rows
+from permafrost.shards import Rows
+from permafrost.store import RowIndex, Store, place_rows
 
 SHAPE = (4, 4, 512)
 SHARD_ROWS = 2000

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from permafrost.set_file import SetContent
-from permafrost.store import Rows
+from permafrost.shards import Rows
 from permafrost.trunk_spec import TrunkSpec
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from permafrost.compaction import compact
 from permafrost.errors import ShardError, WriteError
 from permafrost.feature_set import open_features
 from permafrost.set_file import ViewRows, write_set
-from permafrost.store import RowAddress, RowIndex, Rows, Store, place_rows
+from permafrost.shards import Rows
+from permafrost.store import RowAddress, RowIndex, Store, place_rows
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with
 
 ENGINE = "keras/tensorflow"

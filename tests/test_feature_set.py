@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from permafrost.errors import OptionError, SetError, ShardError
 from permafrost.feature_set import FeatureSet, open_features
 from permafrost.listing import SPLITS
+from permafrost.plain_hdf5 import read_text, write_text
 from permafrost.set_file import SetContent, write_set
-from permafrost.store import DESCRIPTION_FILE, RowAddress, Rows, Store, place_rows, read_text, write_text
+from permafrost.shards import Rows
+from permafrost.store import DESCRIPTION_FILE, RowAddress, Store, place_rows
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with
 
 COUNT = 12

@@ -22,7 +22,8 @@ from permafrost.heads import HeadData, options_from
 from permafrost.heads.moments import Moments
 from permafrost.heads.out_of_core import fit_out_of_core, gather_moments
 from permafrost.set_file import write_set
-from permafrost.store import RowAddress, Rows, Store, place_rows
+from permafrost.shards import Rows
+from permafrost.store import RowAddress, Store, place_rows
 from samples import make_content, spec_with
 
 pytest_plugins = ["upper"]

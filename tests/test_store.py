@@ -21,17 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from permafrost.errors import ShardError, StoreError, WriteError
-from permafrost.store import (
-    DESCRIPTION_FILE,
-    FORMAT,
-    RowAddress,
-    RowIndex,
-    Rows,
-    Store,
-    read_text,
-    row_checksums,
-    write_text,
-)
+from permafrost.plain_hdf5 import read_text, write_text
+from permafrost.shards import FORMAT, Rows, row_checksums
+from permafrost.store import DESCRIPTION_FILE, RowAddress, RowIndex, Store
 from samples import WHOLE_SPEC, make_rows, spec_with
 
 ENGINE = "keras/tensorflow"

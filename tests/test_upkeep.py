@@ -16,7 +16,8 @@ from permafrost.compaction import compact
 from permafrost.errors import SetError
 from permafrost.feature_set import FeatureSet, open_features
 from permafrost.set_file import write_set
-from permafrost.store import RowAddress, Rows, Store, place_rows
+from permafrost.shards import Rows
+from permafrost.store import RowAddress, Store, place_rows
 from permafrost.upkeep import prune, verify
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with
 

@@ -16,7 +16,8 @@ import contextlib
 from typing import Final
 
 from permafrost.errors import ShardError
-from permafrost.store import RowIndex, Rows, Store
+from permafrost.shards import Rows
+from permafrost.store import RowIndex, Store
 
 SMALL_BYTES: Final = 2 * 2**20
 """A shard below this size is small: opening it takes as long as reading it. Joining larger ones does not pay."""

@@ -25,8 +25,9 @@ from permafrost.files import clear_leftovers
 from permafrost.listing import Listing
 from permafrost.pictures import MAX_PIXELS
 from permafrost.reading import Found, Reader, RowKey, ViewsOf
+from permafrost.shards import Rows
 from permafrost.stopwatch import Stopwatch
-from permafrost.store import DESCRIPTION_FILE, RowAddress, RowIndex, Rows, Store, place_rows
+from permafrost.store import DESCRIPTION_FILE, RowAddress, RowIndex, Store, place_rows
 from permafrost.trunk_spec import TrunkSpec
 
 if TYPE_CHECKING:

@@ -16,18 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, overload
 from permafrost.errors import SetError
 from permafrost.files import commit_bytes
 from permafrost.listing import SPLITS
-from permafrost.store import (
-    RowAddress,
-    RowIndex,
-    Store,
-    hdf5_bytes,
-    is_shard_name,
-    place_rows,
-    plain_dataset,
-    read_text,
-    read_version,
-    write_text,
-)
+from permafrost.plain_hdf5 import hdf5_bytes, plain_dataset, read_text, read_version, write_text
+from permafrost.shards import is_shard_name
+from permafrost.store import RowAddress, RowIndex, Store, place_rows
 from permafrost.trunk_spec import TrunkSpec, canonical_json
 
 if TYPE_CHECKING:

@@ -1,56 +1,30 @@
-"""Shards: the one place that writes and reads features in HDF5. The format is written down in `features/README.md`.
+"""Stores: the one place that writes and reads features. The format is written down in `features/README.md`.
 
-A store is a folder with all features of one trunk: `trunk.json` and any number of shards. A shard holds rows, each the
-features of one picture, found by the SHA-256 of the picture's content and the view. It is built in memory, named by the
-SHA-256 of its bytes, written beside its name, synced and renamed, and never changed. So a kill leaves each shard whole
-or absent, two processes may write at once, and damage is noticed: its index and each of its rows have checksums.
+A store is a folder with all features of one trunk: `trunk.json` and any number of shards. A shard is built in memory,
+named by the SHA-256 of its bytes, written beside its name, synced and renamed, and never changed. So a kill leaves each
+shard whole or absent, and two processes may write at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
-import itertools
 import json
-import math
 import os
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.errors import ShardError, StoreError
 from permafrost.files import FolderLock, commit_bytes, write_errors
+from permafrost.shards import DIGEST_BYTES, VERSION, Rows, Shard, damaged, is_shard_name, shard_image, unreadable
 from permafrost.trunk_spec import TrunkSpec, canonical_json, first_difference
 
 if TYPE_CHECKING:
-    import h5py
     import numpy as np
 
-FORMAT: Final = "permafrost shard"
-VERSION: Final = 1
 DESCRIPTION_FILE: Final = "trunk.json"
-DIGEST_BYTES: Final = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Features of some pictures, in memory.
-
-    Attributes:
-        digests: (n, 32) uint8, the SHA-256 of each picture's content.
-        views: (n,) int32, 0 for the picture itself.
-        features: one array a tensor of the trunk, each (n, *shape) in the trunk's stored dtype.
-    """
-
-    digests: np.ndarray
-    views: np.ndarray
-    features: tuple[np.ndarray, ...]
-
-    def __len__(self) -> int:
-        return len(self.digests)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,7 +111,7 @@ class Store:
         Raises:
             WriteError: the disk is full, the folder is read-only, or the like; nothing was kept then.
         """
-        image = _shard_image(rows, self.spec, engine=engine)
+        image = shard_image(rows, self.spec, engine=engine)
         name = hashlib.sha256(image).hexdigest()[:32] + ".h5"
         commit_bytes(self.folder / name, image)
         return name
@@ -252,26 +226,19 @@ class Store:
             with open(path, "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()[:32] + ".h5"
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         with self._open(name) as shard:
             shard.check()
             if found != name:
-                raise ShardError(f"damaged shard {path}: its bytes are not those of its name", do=_HEAL)
+                raise damaged(path, "its bytes are not those of its name")
             return len(shard)
 
     def has_shard(self, name: str) -> bool:
         """Whether there is a file of this name, whole or not."""
         return (self.folder / name).exists()
 
-    def _open(self, name: str) -> _Shard:
-        return _Shard(self.folder / name, self.spec)
-
-
-_HEAL: Final = "run the same extract again: it computes what is missing"
-_SPAN_BYTES: Final = 4 * 2**20
-"""So much of a shard is read at once."""
-_GAP_BYTES: Final = 32 * 2**10
-"""Between two rows that are read at once at most."""
+    def _open(self, name: str) -> Shard:
+        return Shard(self.folder / name, self.spec)
 
 
 class RowIndex:
@@ -389,11 +356,6 @@ class RowIndex:
         return self._whole[shard, alone]
 
 
-def is_shard_name(name: object) -> bool:
-    """Whether `name` is one that a shard can have: 32 hex digits and `.h5`."""
-    return isinstance(name, str) and re.fullmatch(r"[0-9a-f]{32}\.h5", name) is not None
-
-
 def place_rows(addresses: Sequence[RowAddress]) -> tuple[tuple[str, ...], np.ndarray]:
     """Addresses as a set keeps them.
 
@@ -440,281 +402,3 @@ def _read_description(folder: Path) -> tuple[TrunkSpec, dict[str, Any]]:
 def _description_checksum(description: dict[str, Any]) -> str:
     """SHA-256 of all else that a store's description says: the trunk's digest does not cover what is for people."""
     return hashlib.sha256(canonical_json(description)).hexdigest()
-
-
-def _shard_image(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
-    """The bytes of a shard file."""
-    import numpy as np
-
-    def fill(file: h5py.File) -> None:
-        file["digests"] = np.ascontiguousarray(rows.digests, np.uint8)
-        file["view"] = np.asarray(rows.views, np.int32)
-        file["checksums"] = np.stack([row_checksums(tensor) for tensor in rows.features], axis=1)
-        for name, tensor in zip(tensor_names(len(rows.features)), rows.features, strict=True):
-            file[name] = np.ascontiguousarray(tensor)
-        file.attrs["version"] = VERSION
-        write_text(file, "format", FORMAT)
-        write_text(file, "trunk", spec.digest)
-        write_text(file, "engine", engine)
-        write_text(file, "index_checksum", _index_checksum(file))
-
-    return hdf5_bytes(fill)
-
-
-def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
-    """The bytes of an HDF5 file, built in memory: no HDF5 file is ever open on the disk for writing.
-
-    Equal content gives equal bytes, and metadata has checksums, from HDF5 1.10's layout on.
-
-    Args:
-        fill: puts the content into the open file.
-    """
-    import h5py
-
-    buffer = io.BytesIO()
-    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
-    creation.set_obj_track_times(False)  # Else the root group says when it was made, which `h5py.File` cannot be told.
-    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
-    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
-    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, buffer)
-    name = repr(buffer).encode("ascii")
-    with h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access)) as file:
-        fill(file)
-    return buffer.getvalue()
-
-
-def write_text(file: h5py.File, name: str, text: str) -> None:
-    """Keep `text` as an attribute of fixed length, which lies in the object header, under its checksum.
-
-    Strings of variable length lie in a heap that has none: a flipped bit there can make HDF5 read for ever.
-    """
-    import numpy as np
-
-    file.attrs[name] = np.bytes_(text.encode("utf-8"))
-
-
-def read_text(file: h5py.File, name: str) -> str:
-    """The attribute that `write_text` kept.
-
-    Raises:
-        KeyError: there is none.
-        ValueError: it is something else, which is not read.
-    """
-    if file.attrs.get_id(name).dtype.kind != "S":
-        raise ValueError(f"attribute {name} is no string of fixed length")
-    return str(file.attrs[name].decode("utf-8"))
-
-
-def read_version(file: h5py.File) -> int:
-    """The attribute `version`, a whole number.
-
-    Raises:
-        KeyError: there is none.
-        ValueError: it is something else, which is not read.
-    """
-    attribute = file.attrs.get_id("version")
-    if attribute.dtype.kind not in "iu" or attribute.shape != ():
-        raise ValueError("attribute version is no whole number")
-    return int(file.attrs["version"])
-
-
-def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """A data set whose values lie in this very file, in one piece, as they are.
-
-    Links, external and virtual data could read anything else; filters could run a plug-in or unpack without end; what
-    was never written would read as zeros.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    import h5py
-
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name} is no plain data set: missing, or a link")
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise ValueError(f"{name} is no plain data set: a group, or outside this file")
-    if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
-        raise ValueError(f"{name} is no plain data set: in chunks, which may have filters")
-    claimed = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
-    held = max(0, file.id.get_filesize() - (dataset.id.get_offset() or 0))
-    if dataset.shape is None or dataset.dtype.kind not in "iuf":
-        raise ValueError(f"{name} is no plain data set: no numbers")
-    if dataset.id.get_storage_size() != claimed or claimed > held:
-        raise ValueError(f"{name} claims more than the file holds")
-    return dataset
-
-
-def tensor_names(count: int) -> list[str]:
-    """Names of the data sets that hold `count` tensors: `features`, `features_1`, ..."""
-    return ["features" if i == 0 else f"features_{i}" for i in range(count)]
-
-
-def row_checksums(tensor: np.ndarray) -> np.ndarray:
-    """XXH3 (64 bits) of each row's bytes, little-endian, in C order: (n,) uint64."""
-    import numpy as np
-    import xxhash
-
-    little = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
-    rows = np.ascontiguousarray(little).reshape(len(tensor), -1).view(np.uint8)
-    return np.fromiter((xxhash.xxh3_64_intdigest(row.data) for row in rows), np.uint64, len(rows))
-
-
-def _index_checksum(file: h5py.File) -> str:
-    """XXH3 (128 bits) of all that says what the rows are: shapes, dtypes, trunk, digests, views, row checksums."""
-    import xxhash
-
-    names = sorted(file)
-    layout: list[Any] = [[name, list(file[name].shape), file[name].dtype.str] for name in names]
-    form, trunk, engine = (read_text(file, name) for name in ("format", "trunk", "engine"))
-    attributes = [form, str(read_version(file)), trunk, engine]
-    hasher = xxhash.xxh3_128(canonical_json([layout, attributes]))
-    for name in ("digests", "view", "checksums"):
-        hasher.update(file[name][...].tobytes())
-    return hasher.hexdigest()
-
-
-class _Shard:
-    """An open shard whose index has been checked."""
-
-    def __init__(self, path: Path, spec: TrunkSpec) -> None:
-        import h5py
-
-        self.path = path
-        try:
-            self._file = h5py.File(path, "r", locking=False)
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        try:
-            self._check(spec)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> _Shard:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-
-    def __len__(self) -> int:
-        return len(self.digests)
-
-    def read(self, rows: np.ndarray, out: Sequence[np.ndarray], at: np.ndarray, digests: np.ndarray | None) -> None:
-        """As `Store.read`."""
-        import numpy as np
-
-        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
-            raise self._damaged(f"it has no rows {rows[0]} to {rows[-1]}, only {len(self)}")
-        if digests is not None and not np.array_equal(self.digests[rows], digests):
-            raise self._damaged("it holds other pictures' rows")
-        for number, tensor in enumerate(self.tensors):
-            row_bytes = tensor.nbytes // max(1, len(self))
-            for start, stop in _spans(rows, row_bytes):
-                out[number][_together(at[start:stop])] = self._values(number, rows[start:stop])
-
-    def check(self) -> None:
-        """As `Store.check`."""
-        import numpy as np
-
-        rows = np.arange(len(self))
-        for number, tensor in enumerate(self.tensors):
-            for start, stop in _spans(rows, tensor.nbytes // max(1, len(self))):
-                self._values(number, rows[start:stop])
-
-    def _values(self, number: int, rows: np.ndarray) -> np.ndarray:
-        """Rows of a tensor, read in one go from the first to the last of them, their checksums checked."""
-        import numpy as np
-
-        tensor, first, last = self.tensors[number], int(rows[0]), int(rows[-1])
-        try:
-            values: np.ndarray = tensor[first : last + 1]
-        except (OSError, RuntimeError) as error:
-            raise self._damaged(f"rows {first} to {last} cannot be read: {error}") from error
-        if (np.diff(rows) != 1).any():
-            values = values[rows - first]
-        wrong = np.flatnonzero(row_checksums(values) != self.checksums[rows, number])
-        if len(wrong):
-            raise self._damaged(f"the checksum of row {rows[wrong[0]]} of {tensor.name[1:]} does not hold")
-        return values
-
-    def _check(self, spec: TrunkSpec) -> None:
-        file = self._file
-        try:
-            self.tensors = [self._dataset(name) for name in tensor_names(len(spec.shapes))]
-            expected = {"digests", "view", "checksums", *(tensor.name[1:] for tensor in self.tensors)}
-            if set(file) != expected:
-                raise self._damaged(f"holds {sorted(file)} in place of {sorted(expected)}")
-            self._require_shapes(spec, len(self._dataset("digests")))
-            self.digests: np.ndarray = file["digests"][...]
-            self.views: np.ndarray = file["view"][...]
-            self.checksums: np.ndarray = file["checksums"][...]
-            checksum, trunk = read_text(file, "index_checksum"), read_text(file, "trunk")
-            self.engine = read_text(file, "engine")
-            if trunk != spec.digest:
-                raise ShardError(f"foreign shard {self.path}: trunk", expected=spec.digest, found=trunk)
-            if read_text(file, "format") != FORMAT or read_version(file) != VERSION:
-                raise self._damaged("it is of another format or version")
-            if checksum != _index_checksum(file):
-                raise self._damaged("the checksum of its index does not hold")
-        except ShardError:
-            raise
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
-            raise self._damaged(str(error)) from error
-
-    def _dataset(self, name: str) -> h5py.Dataset:
-        try:
-            return plain_dataset(self._file, name)
-        except ValueError as error:
-            raise self._damaged(str(error)) from error
-
-    def _require_shapes(self, spec: TrunkSpec, count: int) -> None:
-        import numpy as np
-
-        wanted: list[tuple[h5py.Dataset, tuple[int, ...], str]] = [
-            (self._dataset("digests"), (count, DIGEST_BYTES), "|u1"),
-            (self._dataset("view"), (count,), "<i4"),
-            (self._dataset("checksums"), (count, len(spec.shapes)), "<u8"),
-        ]
-        dtype = np.dtype(spec.dtype).newbyteorder("<").str
-        wanted += [(tensor, (count, *shape), dtype) for tensor, shape in zip(self.tensors, spec.shapes, strict=True)]
-        for dataset, shape, kind in wanted:
-            if dataset.shape != shape or dataset.dtype.str != kind:
-                raise self._damaged(
-                    f"{dataset.name[1:]} is {dataset.dtype.str} {dataset.shape} in place of {kind} {shape}"
-                )
-
-    def _damaged(self, how: str) -> ShardError:
-        return ShardError(f"damaged shard {self.path}: {how}", do=_HEAL)
-
-
-def _unreadable(path: Path, error: OSError) -> ShardError:
-    if not path.exists():
-        return ShardError(f"missing shard {path}", do=_HEAL)
-    return ShardError(f"damaged shard {path}: {error}", do=_HEAL)
-
-
-def _together(indices: np.ndarray) -> np.ndarray | slice:
-    """Indices, as a slice where they follow each other: copying there is three times as fast."""
-    first, last = int(indices[0]), int(indices[-1])
-    if last - first + 1 == len(indices) and (indices[1:] > indices[:-1]).all():
-        return slice(first, last + 1)
-    return indices
-
-
-def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Start and stop in `rows`, which ascend, of pieces that are best read in one go, gaps and all.
-
-    A call costs as much as reading some tens of kilobytes, so rows that are close together are read with what lies
-    between them; and no piece is large.
-    """
-    import numpy as np
-
-    breaks = np.flatnonzero(np.diff(rows) * row_bytes > row_bytes + _GAP_BYTES) + 1
-    most = max(1, _SPAN_BYTES // max(1, row_bytes))
-    for start, stop in itertools.pairwise([0, *breaks.tolist(), len(rows)]):
-        while start < stop:
-            end = min(stop, start + int(np.searchsorted(rows[start:stop], rows[start] + most)))
-            yield start, end
-            start = end

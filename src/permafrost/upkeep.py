@@ -16,7 +16,8 @@ from permafrost.errors import SetError, ShardError, StoreError
 from permafrost.feature_set import STORE_FOLDER, open_features
 from permafrost.files import TEMPORARY_PREFIX, FolderLock, leftovers
 from permafrost.set_file import Part, h5_files, is_feature_set, located, parts, read_set
-from permafrost.store import DESCRIPTION_FILE, RowIndex, Store, is_shard_name
+from permafrost.shards import is_shard_name
+from permafrost.store import DESCRIPTION_FILE, RowIndex, Store
 
 _TRUNK_FILES: Final = re.compile(r"trunk\.keras|trunk(-[0-9a-f]{12})?\.openvino")
 """Files beside a store's shards: the trunk, and what an engine has made of it. All are zip files."""

@@ -1,0 +1,96 @@
+"""HDF5 files that are whole or absent, and hold nothing but plain numbers in one piece and text of fixed length."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import h5py
+
+
+def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
+    """The bytes of an HDF5 file, built in memory: no HDF5 file is ever open on the disk for writing.
+
+    Equal content gives equal bytes, and metadata has checksums, from HDF5 1.10's layout on.
+
+    Args:
+        fill: puts the content into the open file.
+    """
+    import h5py
+
+    buffer = io.BytesIO()
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)  # Else the root group says when it was made, which `h5py.File` cannot be told.
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, buffer)
+    name = repr(buffer).encode("ascii")
+    with h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access)) as file:
+        fill(file)
+    return buffer.getvalue()
+
+
+def write_text(file: h5py.File, name: str, text: str) -> None:
+    """Keep `text` as an attribute of fixed length, which lies in the object header, under its checksum.
+
+    Strings of variable length lie in a heap that has none: a flipped bit there can make HDF5 read for ever.
+    """
+    import numpy as np
+
+    file.attrs[name] = np.bytes_(text.encode("utf-8"))
+
+
+def read_text(file: h5py.File, name: str) -> str:
+    """The attribute that `write_text` kept.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it is something else, which is not read.
+    """
+    if file.attrs.get_id(name).dtype.kind != "S":
+        raise ValueError(f"attribute {name} is no string of fixed length")
+    return str(file.attrs[name].decode("utf-8"))
+
+
+def read_version(file: h5py.File) -> int:
+    """The attribute `version`, a whole number.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it is something else, which is not read.
+    """
+    attribute = file.attrs.get_id("version")
+    if attribute.dtype.kind not in "iu" or attribute.shape != ():
+        raise ValueError("attribute version is no whole number")
+    return int(file.attrs["version"])
+
+
+def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """A data set whose values lie in this very file, in one piece, as they are.
+
+    Links, external and virtual data could read anything else; filters could run a plug-in or unpack without end; what
+    was never written would read as zeros.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is no plain data set: missing, or a link")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name} is no plain data set: a group, or outside this file")
+    if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+        raise ValueError(f"{name} is no plain data set: in chunks, which may have filters")
+    claimed = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
+    held = max(0, file.id.get_filesize() - (dataset.id.get_offset() or 0))
+    if dataset.shape is None or dataset.dtype.kind not in "iuf":
+        raise ValueError(f"{name} is no plain data set: no numbers")
+    if dataset.id.get_storage_size() != claimed or claimed > held:
+        raise ValueError(f"{name} claims more than the file holds")
+    return dataset

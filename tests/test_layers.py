@@ -42,6 +42,7 @@ ORDER = [
     "reading",
     "computing",
     "committing",
+    "targets",
     "pipeline",
     "extraction",
     "extractor",

@@ -23,7 +23,8 @@ from permafrost.evaluation import paired_difference
 from permafrost.finetuning import FineTuning, features_of
 from permafrost.frontier import cut_below
 from permafrost.gradients import quick_gradients
-from permafrost.pipeline import PipelineOptions, Target
+from permafrost.pipeline import PipelineOptions
+from permafrost.targets import Target
 from permafrost.training import Batches, Examples, _Watch
 from permafrost.tuning_data import KeptData, Wanted
 from permafrost.unfreezing import find_stages, find_unfrozen, set_trainable, step_rates

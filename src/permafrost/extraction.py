@@ -16,19 +16,11 @@ from permafrost.feature_set import STORE_FOLDER, FeatureSet
 from permafrost.files import clear_leftovers
 from permafrost.listing import SPLITS, Listing, assign_splits, read_listing
 from permafrost.pictures import MAX_PIXELS
-from permafrost.pipeline import (
-    Outcome,
-    PipelineOptions,
-    Target,
-    engine_for,
-    find_pictures,
-    kept_conversion,
-    library_versions,
-    run_pictures,
-)
+from permafrost.pipeline import Outcome, PipelineOptions, engine_for, find_pictures, kept_conversion, run_pictures
 from permafrost.reading import RowKey
 from permafrost.set_file import SetContent, ViewRows, write_set
 from permafrost.store import place_rows
+from permafrost.targets import Target, library_versions
 
 if TYPE_CHECKING:
     import numpy as np

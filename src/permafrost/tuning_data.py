@@ -23,7 +23,8 @@ from permafrost.extraction import try_rate
 from permafrost.files import size
 from permafrost.frontier import Frontier
 from permafrost.listing import SPLITS
-from permafrost.pipeline import PipelineOptions, Target, engine_for, kept_conversion, run_pictures
+from permafrost.pipeline import PipelineOptions, engine_for, kept_conversion, run_pictures
+from permafrost.targets import Target
 from permafrost.training import Examples
 from permafrost.training_options import TrainingOptions
 

@@ -62,31 +62,25 @@ def one(path: Path, name: str, folder: Path) -> None:
 
     import permafrost as pf
     from permafrost.evaluation import metrics
-    from permafrost.fitting_data import split_rows
-    from permafrost.heads import HeadData, find_head, needs_validation, options_from
+    from permafrost.fitting_data import head_data, split_rows
+    from permafrost.heads import find_head, needs_validation, options_from
 
     features = pf.open_features(path)
     rows = split_rows(features, hold_out=needs_validation(name))
-    x = {split: features.features(chosen) for split, chosen in rows.items()}
-    y = {split: features.labels()[chosen] for split, chosen in rows.items()}
-    data = HeadData(
-        x=x["train"],
-        y=y["train"],
-        validation_x=x["validation"] if len(y["validation"]) else None,
-        validation_y=y["validation"] if len(y["validation"]) else None,
-        class_names=tuple(features.class_names),
-    )
+    options = options_from({}, progress=False)
+    data = head_data(features, rows, 1, None, options)
+    x, y = features.features(rows["test"]), features.labels()[rows["test"]]
     fit = find_head(name)
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).predict(np.zeros((2, 4)), verbose=0)
     with Peak() as peak:
         started = time.perf_counter()
-        fitted = fit(data, options_from({}, progress=False))
+        fitted = fit(data, options)
         seconds = time.perf_counter() - started
     fitted.model.save(folder / f"{name}.keras")
     own = twin(name, fitted.details, data)
     if own is not None:
-        np.save(folder / f"{name}.npy", own.predict_proba(x["test"].astype(np.float64)))
-    figures = metrics(y["test"], fitted.model.predict(x["test"], verbose=0), features.class_names)
+        np.save(folder / f"{name}.npy", own.predict_proba(x.astype(np.float64)))
+    figures = metrics(y, fitted.model.predict(x, verbose=0), features.class_names)
     found = {"head": name, "seconds": round(seconds, 2), "memory_MB": round(peak.beyond / 1e6)}
     found |= {"accuracy": figures["accuracy"], "balanced_accuracy": figures["balanced_accuracy"], "n": figures["n"]}
     print(json.dumps(found | {"details": fitted.details}), flush=True)

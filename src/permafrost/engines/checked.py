@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 0.05}
 """Of the largest feature. In bfloat16, of 8 bits, engines differ by 2 % that are equal to 1e-6 in float32."""
 
+TRUSTED: Final = TOLERANCE | {"float32": 1e-5}
+"""The same where nobody asked for this engine. Bases agree to about 2e-6; what differs by more is a base whose values
+hang on rounding, such as EfficientNetV2S with random weights, and a head magnifies that."""
+
 PICTURES: Final = 4
 """Of the first batch that Keras computes as well: more would cost a slow base seconds, and show no more."""
 
@@ -42,7 +46,8 @@ class CheckedEngine:
         self.difference: float | None = None
         self.batch_size, self.streams = engine.batch_size, engine.streams
         self._engine: Engine = engine
-        self._model, self._precision, self._fall_back = model, precision, fall_back
+        self._model, self._fall_back = model, fall_back
+        self._tolerance = (TRUSTED if fall_back else TOLERANCE)[precision]
         self._checked = False
         self._checking = threading.Lock()
 
@@ -89,12 +94,12 @@ class CheckedEngine:
     def _check(self, pixels: np.ndarray, features: list[np.ndarray]) -> None:
         expected = compute_once(self._model, pixels[:PICTURES])
         found = max(largest_difference(part[:PICTURES], right) for part, right in zip(features, expected, strict=True))
-        if found <= TOLERANCE[self._precision]:
+        if found <= self._tolerance:
             self.difference, self._checked = found, True
             return
         error = EngineError(
             f"the features of {self._engine.name} are not those of Keras",
-            expected=f"a difference of at most {TOLERANCE[self._precision]:.0e} of the largest",
+            expected=f"a difference of at most {self._tolerance:.0e} of the largest",
             found=f"{found:.1e}",
             do="use --engine keras",
         )

@@ -173,11 +173,9 @@ class Shard:
 
         tensor, first, last = self.tensors[number], int(rows[0]), int(rows[-1])
         try:
-            values: np.ndarray = tensor[first : last + 1]
+            values: np.ndarray = tensor[first : last + 1][_together(rows - first)]
         except (OSError, RuntimeError) as error:
             raise self._damaged(f"rows {first} to {last} cannot be read: {error}") from error
-        if (np.diff(rows) != 1).any():
-            values = values[rows - first]
         wrong = np.flatnonzero(row_checksums(values) != self.checksums[rows, number])
         if len(wrong):
             raise self._damaged(f"the checksum of row {rows[wrong[0]]} of {tensor.name[1:]} does not hold")
@@ -246,11 +244,10 @@ def unreadable(path: Path, error: OSError) -> ShardError:
 
 
 def _together(indices: np.ndarray) -> np.ndarray | slice:
-    """Indices, as a slice where they follow each other: copying there is three times as fast."""
-    first, last = int(indices[0]), int(indices[-1])
-    if last - first + 1 == len(indices) and (indices[1:] > indices[:-1]).all():
-        return slice(first, last + 1)
-    return indices
+    """Indices, as a slice where they follow each other: then nothing is copied, or three times as fast."""
+    import numpy as np
+
+    return slice(int(indices[0]), int(indices[-1]) + 1) if (np.diff(indices) == 1).all() else indices
 
 
 def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:

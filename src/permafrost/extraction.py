@@ -19,6 +19,7 @@ from permafrost.pictures import MAX_PIXELS
 from permafrost.pipeline import Outcome, PipelineOptions, engine_for, find_pictures, kept_conversion, run_pictures
 from permafrost.reading import RowKey
 from permafrost.set_file import SetContent, ViewRows, write_set
+from permafrost.shards import digest_rows
 from permafrost.store import place_rows
 from permafrost.targets import Target, library_versions
 
@@ -306,7 +307,7 @@ class Extraction:
             store=os.path.relpath(target.folder, path.parent),
             root=listing.root,
             names=tuple(listing.names[index] for index in indices),
-            digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
+            digests=digest_rows(digests),
             labels=np.array([listing.labels[index] for index in indices], np.int64),
             splits=np.array([SPLITS.index(split) for split in splits], np.uint8),
             class_names=listing.class_names,

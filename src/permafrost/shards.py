@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +48,13 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.digests)
+
+
+def digest_rows(digests: Iterable[bytes]) -> np.ndarray:
+    """Digests as shards and sets keep them: (n, 32) uint8."""
+    import numpy as np
+
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def is_shard_name(name: object) -> bool:

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.errors import ShardError, StoreError
 from permafrost.files import FolderLock, commit_bytes, write_errors
-from permafrost.shards import DIGEST_BYTES, VERSION, Rows, Shard, damaged, is_shard_name, shard_image, unreadable
+from permafrost.shards import (
+    DIGEST_BYTES,
+    VERSION,
+    Rows,
+    Shard,
+    damaged,
+    digest_rows,
+    is_shard_name,
+    shard_image,
+    unreadable,
+)
 from permafrost.trunk_spec import TrunkSpec, canonical_json, first_difference
 
 if TYPE_CHECKING:
@@ -326,7 +336,7 @@ class RowIndex:
         """For each key where all copies of its row lie."""
         import numpy as np
 
-        digests = np.frombuffer(b"".join(digest for digest, _ in keys), np.uint8).reshape(-1, DIGEST_BYTES)
+        digests = digest_rows(digest for digest, _ in keys)
         views = np.array([view for _, view in keys], np.int64)
         prefixes = _prefixes(digests)
         starts = self._prefixes.searchsorted(prefixes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from permafrost.compaction import compact
 from permafrost.errors import ShardError, WriteError
 from permafrost.reading import RowKey
-from permafrost.shards import Rows
+from permafrost.shards import Rows, digest_rows
 from permafrost.store import DESCRIPTION_FILE, RowAddress, RowIndex, Store, place_rows
 from permafrost.trunk_spec import TrunkSpec
 
@@ -85,7 +85,7 @@ class Shelf:
             self._store = Store.create(self.folder.parent, self.spec, about=about)
             self._store.hold()
         rows = Rows(
-            np.frombuffer(b"".join(digest for digest, _ in keys), np.uint8).reshape(-1, 32),
+            digest_rows(digest for digest, _ in keys),
             np.array([view for _, view in keys], np.int32),
             tensors,
         )
@@ -107,11 +107,9 @@ class Shelf:
         Raises:
             ShardError: a shard is missing or damaged.
         """
-        import numpy as np
-
         assert self._store is not None, "every row that is asked for has been kept or computed"
         shards, places = place_rows(self.addresses(keys))
-        known = np.frombuffer(b"".join(digest for digest, _ in keys), np.uint8).reshape(-1, 32)
+        known = digest_rows(digest for digest, _ in keys)
         return self._store.gather(shards, places, digests=known)
 
 

@@ -241,7 +241,7 @@ def test_batches_that_were_computed_while_the_first_was_checked_are_computed_aga
         return compute_once(*arguments)
 
     monkeypatch.setattr(checked, "compute_once", slow)
-    whole = CheckedEngine(engine, model, precision="float32", fall_back=True)
+    whole = CheckedEngine(engine, model, precision="float32", fall_back=32)
 
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(whole, PIXELS[:4])
@@ -253,12 +253,24 @@ def test_batches_that_were_computed_while_the_first_was_checked_are_computed_aga
     assert largest_difference(np.concatenate(features), expected[:8]) <= 1e-6
 
 
+def test_keras_computes_in_its_own_batches_where_it_takes_over(model, engine, monkeypatch):
+    wrong_by(2e-4, monkeypatch)
+    sizes = []
+    predict = type(model).predict_on_batch
+    monkeypatch.setattr(type(model), "predict_on_batch", lambda self, x: (sizes.append(len(x)), predict(self, x))[1])
+    whole = CheckedEngine(engine, model, precision="float32", fall_back=32)
+
+    assert whole.batch_size < 32
+    assert len(whole(PIXELS[:4])[0]) == 4
+    assert (whole.batch_size, set(sizes)) == (32, {32})
+
+
 def test_nothing_goes_on_before_the_first_batch_has_been_checked(model, engine, monkeypatch):
     def refuse(*_):
         raise EngineError("not yet")
 
     monkeypatch.setattr(checked, "compute_once", refuse)
-    whole = CheckedEngine(engine, model, precision="float32", fall_back=False)
+    whole = CheckedEngine(engine, model, precision="float32", fall_back=None)
 
     for _ in range(2):
         with pytest.raises(EngineError, match="not yet"):

@@ -46,7 +46,7 @@ class Batches:
         self._seen.add(key)
         self._members.append((index, key))
         self._pixels.append(pixels)
-        if len(self._members) == self._engine.batch_size:
+        if len(self._members) >= self._engine.batch_size:
             self._start()
             # One batch waits for each that is computed, so that the engine never waits.
             self._hand_over(2 * self._engine.streams)

@@ -46,16 +46,17 @@ def make_engine(
         raise OptionError("unknown engine", expected=" or ".join(ENGINES), found=name)
     from permafrost.engines.keras_engine import KerasEngine, sees_gpu
 
-    why = "Keras sees a GPU"
+    why, keras_batch = "Keras sees a GPU", batch_size or KERAS_BATCH
     if name == "openvino" or (name == "auto" and not sees_gpu()):
         from permafrost.engines.checked import CheckedEngine
         from permafrost.engines.openvino_engine import OpenVINOEngine
 
         try:
             engine = OpenVINOEngine(model, batch_size=batch_size, precision=precision, converted=converted)
-            return CheckedEngine(engine, model, precision=precision, fall_back=name == "auto")
+            fall_back = keras_batch if name == "auto" else None
+            return CheckedEngine(engine, model, precision=precision, fall_back=fall_back)
         except EngineError as error:
             if name == "openvino":
                 raise
             why = str(error)
-    return KerasEngine(model, batch_size=batch_size or KERAS_BATCH, why="" if name == "keras" else why)
+    return KerasEngine(model, batch_size=keras_batch, why="" if name == "keras" else why)

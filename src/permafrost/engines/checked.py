@@ -34,20 +34,22 @@ class CheckedEngine:
 
     Attributes:
         difference: from Keras, as a share of the largest feature; None before the first batch, and where it is Keras.
+        batch_size: pictures in a batch: the other engine's, or Keras' where that took its place.
 
     Args:
         engine: the other engine.
         model: what it runs.
         precision: what the model computes in.
-        fall_back: whether Keras takes its place where it does not agree; otherwise that is an error.
+        fall_back: Keras' batch size, where it takes the other's place if that does not agree; None where that is an
+            error. Bases that hang on rounding give the same as with `--engine keras` only in batches of the same size.
     """
 
-    def __init__(self, engine: OpenVINOEngine, model: keras.Model, *, precision: str, fall_back: bool) -> None:
+    def __init__(self, engine: OpenVINOEngine, model: keras.Model, *, precision: str, fall_back: int | None) -> None:
         self.difference: float | None = None
         self.batch_size, self.streams = engine.batch_size, engine.streams
         self._engine: Engine = engine
         self._model, self._fall_back = model, fall_back
-        self._tolerance = (TRUSTED if fall_back else TOLERANCE)[precision]
+        self._tolerance = (TOLERANCE if fall_back is None else TRUSTED)[precision]
         self._checked = False
         self._checking = threading.Lock()
 
@@ -103,9 +105,10 @@ class CheckedEngine:
             found=f"{found:.1e}",
             do="use --engine keras",
         )
-        if not self._fall_back:
+        if self._fall_back is None:
             raise error
-        self._engine = KerasEngine(self._model, batch_size=self.batch_size, why=str(error))
+        self._engine = KerasEngine(self._model, batch_size=self._fall_back, why=str(error))
+        self.batch_size = self._fall_back
         self._checked = True
 
 

@@ -6,7 +6,7 @@ been put out of the file cache. `peak` is the resident memory beyond that of the
 to 4,000 of the rows: everything that is loaded at first use is there then, and what that fit held is given back.
 
     python benchmarks/out_of_core.py make big/set.h5 --gigabytes 8.2 --features 768
-    python benchmarks/out_of_core.py read big/set.h5 --memory-limit 1GB
+    python benchmarks/out_of_core.py compare big/set.h5 --memory-limit 1GB
     python benchmarks/out_of_core.py fit big/set.h5 --memory-limit 1GB --head ridge
     python benchmarks/out_of_core.py fit big/set.h5 --memory-limit 1GB --head dense
     python benchmarks/out_of_core.py order big/set.h5 --memory-limit 1GB
@@ -98,19 +98,31 @@ def forget(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read(path: Path, limit: int) -> None:
-    """Read the training rows in the order of the disk, as ridge does, and do nothing with them."""
+def compare(path: Path, limit: int, rounds: int) -> None:
+    """Read the training rows and do nothing with them; gather what ridge needs of them: in turn, in one process."""
     import permafrost as pf
     from permafrost.feature_rows import FeatureRows, bytes_for_rows
+    from permafrost.heads.out_of_core import gather_moments
 
     features = pf.open_features(path)
     rows = FeatureRows(features, features.rows("train"), memory_limit=bytes_for_rows(features, limit))
-    forget(path)
-    started = time.perf_counter()
-    for _ in rows.blocks():
-        pass
-    seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": round(seconds, 2), "MB_per_second": round(rows.nbytes / 1e6 / seconds)}))
+
+    def read() -> None:
+        for _ in rows.blocks():
+            pass
+
+    ways = {"read": read, "ridge": lambda: gather_moments(rows, np.ones(CLASSES), "standard")}
+    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, run in ways.items():
+            forget(path)
+            started = time.perf_counter()
+            run()
+            speeds[way].append(round(rows.nbytes / 1e6 / (time.perf_counter() - started)))
+    ratios = [ridge / read for read, ridge in zip(*speeds.values(), strict=True)]
+    found = {f"{way}_MB_per_second": found for way, found in speeds.items()}
+    spread = [round(min(ratios), 2), round(max(ratios), 2)]
+    print(json.dumps(found | {"ratio": round(float(np.median(ratios)), 2), "from_to": spread}))
 
 
 def warm_up(path: Path, **options: Any) -> None:
@@ -139,29 +151,14 @@ def warm_up(path: Path, **options: Any) -> None:
 def fit(path: Path, limit: int, head: str, epochs: int) -> None:
     """Fit a head, and say what it took."""
     import permafrost as pf
-    from permafrost.heads import out_of_core
 
     options = {"head": head, "epochs": epochs, "batch_size": 1024}
     warm_up(path, **options)
     forget(path)
     with tempfile.TemporaryDirectory() as scratch, Peak() as peak:
-        moments = out_of_core.gather_moments
-        seconds: dict[str, float] = {}
-
-        def timed(*arguments: Any) -> Any:
-            started = time.perf_counter()
-            found = moments(*arguments)
-            seconds["pass"] = time.perf_counter() - started
-            return found
-
-        out_of_core.gather_moments = timed
         run = pf.fit_head(path, out=Path(scratch, "run"), memory_limit=limit, progress=False, **options)
-    features = pf.open_features(path)
-    nbytes = len(features.rows("train")) * 4 * int(np.prod(features.shape))
     found = {"head": head, "peak_MB": round(peak.beyond / 1e6), "limit_MB": round(limit / 1e6)}
     found |= {"peak_of_limit": round(peak.beyond / limit, 2), "seconds": run.about["seconds"]}
-    if seconds:
-        found["pass_MB_per_second"] = round(nbytes / 1e6 / seconds["pass"])
     found |= {"way": run.about["details"]["way"], "test_accuracy": run.metrics["test"]["accuracy"]}
     print(json.dumps(found))
 
@@ -202,19 +199,20 @@ def main() -> None:
     from permafrost.files import parse_size
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["make", "read", "fit", "order"])
+    parser.add_argument("what", choices=["make", "compare", "fit", "order"])
     parser.add_argument("set", type=Path)
     parser.add_argument("--gigabytes", type=float, default=8.2)
     parser.add_argument("--features", type=int, default=768)
     parser.add_argument("--memory-limit", default="1GB")
     parser.add_argument("--head", default="ridge")
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     limit = parse_size(given.memory_limit)
     if given.what == "make":
         make(given.set, given.gigabytes, given.features)
-    elif given.what == "read":
-        read(given.set, limit)
+    elif given.what == "compare":
+        compare(given.set, limit, given.rounds)
     elif given.what == "fit":
         fit(given.set, limit, given.head, given.epochs)
     else:

@@ -86,19 +86,20 @@ class FeatureRows:
     def over_blocks(self, function: Callable[[np.ndarray, np.ndarray], Made], *, threads: int) -> Iterator[Made]:
         """What a function makes of each block's numbers (k,) and rows (k, *shape) float32, in the order of the disk.
 
-        Each thread reads a block and calls the function with it, so that reading and computing share the cores.
+        One thread reads: HDF5 lets one in at a time, and several that wait for each other cost more than they bring.
 
         Args:
             function: may change the rows, and must not keep them if memory is to stay bounded.
-            threads: how many; their blocks, and one that waits, take an eighth of the memory limit.
+            threads: how many call it; their blocks, and one that is read, take an eighth of the memory limit.
         """
         size = max(1, min(BLOCK_BYTES, self.memory_limit // (8 * (threads + 1))) // self.row_bytes)
         parts = (self.disk_order[start : start + size] for start in range(0, len(self), size))
         waiting: collections.deque[Future[Made]] = collections.deque()
-        with ThreadPoolExecutor(threads, "blocks") as pool:
+        with ThreadPoolExecutor(1, "reading") as reader, ThreadPoolExecutor(threads, "blocks") as pool:
             try:
                 for part in parts:
-                    waiting.append(pool.submit(lambda part: function(part, self.load(part)), part))
+                    loaded = reader.submit(self.load, part)
+                    waiting.append(pool.submit(lambda part, loaded: function(part, loaded.result()), part, loaded))
                     if len(waiting) > threads:
                         yield waiting.popleft().result()
                 while waiting:

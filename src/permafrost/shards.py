@@ -92,8 +92,8 @@ def row_checksums(tensor: np.ndarray) -> np.ndarray:
     import xxhash
 
     little = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
-    rows = np.ascontiguousarray(little).reshape(len(tensor), -1).view(np.uint8)
-    return np.fromiter((xxhash.xxh3_64_intdigest(row.data) for row in rows), np.uint64, len(rows))
+    rows: Iterable[Any] = np.ascontiguousarray(little).reshape(len(tensor), -1).view(np.uint8)
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, rows), np.uint64, len(tensor))
 
 
 def _index_checksum(file: h5py.File) -> str:

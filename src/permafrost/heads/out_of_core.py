@@ -29,7 +29,7 @@ MATRICES: Final = 6
 float32; then two that are decomposed, the eigenvectors, and what LAPACK works with."""
 
 MOST_THREADS: Final = 8
-"""That read and compute; each holds a block, and products of its own."""
+"""That compute; each holds a block, and products of its own."""
 
 PASSES: Final = 60
 """Over the rows, at most, by logistic regression."""
@@ -153,8 +153,7 @@ def gather_scaling(stream: FeatureRows, scaling: str) -> Affine:
 def _over_blocks(stream: FeatureRows, function: Callable[[np.ndarray, np.ndarray], Made]) -> Iterator[Made]:
     """`function` of each block, by several threads; a matrix product has one alone, so that none waits for another."""
     with blas_threads(1):
-        # One more than there are cores: one waits for the disk.
-        yield from stream.over_blocks(function, threads=min(1 + (os.cpu_count() or 1), MOST_THREADS))
+        yield from stream.over_blocks(function, threads=min(os.cpu_count() or 1, MOST_THREADS))
 
 
 def _rough_mean(stream: FeatureRows) -> np.ndarray:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from helpers import compiling
+from permafrost import training as training_module
 from permafrost.errors import OptionError
 from permafrost.training import Batches, Examples, class_weights, predict_examples, train
 from permafrost.training_options import OPTIMIZERS, TrainingOptions
@@ -262,6 +263,30 @@ def test_a_compiled_model_trains_as_one_that_is_not():
 
     pairs = zip(eager.get_weights(), compiled.get_weights(), strict=True)
     assert all(np.allclose(a, b, atol=1e-4) for a, b in pairs)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends compile as Keras decides")
+def test_heads_of_many_weights_that_train_for_long_are_compiled_by_xla_and_train_as_others(monkeypatch):
+    with compiling(True):
+        plain, _ = trained(epochs=2)
+        monkeypatch.setattr(training_module, "COMPILED_FROM", 5 * CLASSES * 2)
+        fused, _ = trained(epochs=2)
+        shorter, _ = trained(epochs=1)
+
+    assert (plain.jit_compile, fused.jit_compile, shorter.jit_compile) == (False, True, False)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(plain.get_weights(), fused.get_weights(), strict=True))
+
+
+def test_heads_with_convolutions_are_not_compiled_by_xla(monkeypatch):
+    monkeypatch.setattr(training_module, "COMPILED_FROM", 0)
+    x = keras.Input((4, 4, 1))
+    y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(x))
+    model = keras.Model(x, keras.layers.Dense(CLASSES, "softmax")(y))
+    maps = Examples(TRAINING.labels, np.ones((len(TRAINING), 4, 4, 1), np.float32).__getitem__)
+
+    train(model, maps, None, TrainingOptions(epochs=1, monitor="loss"), class_count=CLASSES, progress=False)
+
+    assert not model.jit_compile
 
 
 def test_no_examples_give_no_outputs():

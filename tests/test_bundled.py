@@ -122,3 +122,18 @@ def test_training_that_was_stopped_ends_as_training_that_was_not(tmp_path, monke
 
     for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         assert np.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only on PyTorch the network has layers of its own")
+def test_the_networks_own_layers_on_pytorch_train_as_those_of_keras():
+    own, plain = pretraining().network(), resnet20(include_top=True)
+    plain.set_weights(own.get_weights())
+    generator = np.random.default_rng(0)
+    pixels, labels = generator.normal(size=(8, 32, 24, 3)).astype(np.float32), generator.integers(0, 10, 8)
+
+    for model in (own, plain):
+        model.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy", jit_compile=False)
+        model.train_on_batch(pixels, labels)
+
+    assert type(own.layers[1]) is not type(plain.layers[1])
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(own.get_weights(), plain.get_weights(), strict=True))

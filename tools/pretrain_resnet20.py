@@ -169,7 +169,7 @@ class TorchConvolution(keras.layers.Conv2D):
         import torch
 
         pixels, padding = inputs.permute(0, 3, 1, 2), self.kernel_size[0] // 2
-        if self.kernel_size[0] > self.strides[0] > 1:  # "same" then pads one pixel, below and on the right.
+        if self.kernel_size[0] > self.strides[0] > 1:  # "same" pads even sizes one pixel below and right.
             pixels, padding = torch.nn.functional.pad(pixels, (0, 1, 0, 1)), 0
         weights = keras.ops.convert_to_tensor(kernel).permute(3, 2, 0, 1)
         weights = weights.contiguous(memory_format=torch.channels_last)

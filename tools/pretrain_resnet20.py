@@ -5,9 +5,9 @@
 Hours on two cores, fewest with `KERAS_BACKEND=torch` (docs/bundled-base.md); minutes on a GPU (`KERAS_BACKEND=jax`).
 Stopped or killed, the same command goes on from the last whole epoch. The recipe: stochastic gradient descent with
 Nesterov momentum and decoupled weight decay; pictures flipped and shifted by up to 4 pixels (He et al. 2015, section
-4.2); three cycles of a warm-up and a cosine down to 0 (warm restarts, Loshchilov and Hutter 2016, arXiv:1608.03983).
-Many epochs see crops of 24 pixels, which cost half, the last ones of each cycle whole pictures. The test pictures are
-looked at when training has ended.
+4.2); two cycles of a warm-up and a cosine down to 0 (warm restarts, Loshchilov and Hutter 2016, arXiv:1608.03983).
+Most epochs of the first cycle see crops of 24 pixels, which cost half, those of the second whole pictures. The test
+pictures are looked at when training has ended.
 
 The data file has JPEG bytes end to end: `train/bytes`, `train/offsets`, `train/labels`, and the same for `test`.
 """
@@ -66,7 +66,6 @@ class Cycle:
 CYCLES = (
     Cycle(epochs=24, small_epochs=20),
     Cycle(epochs=16, peak_rate=0.1, warmup_epochs=1, weight_decay=5e-3),
-    Cycle(epochs=28, small_epochs=12, peak_rate=0.1, warmup_epochs=1, weight_decay=5e-3),
 )
 
 

@@ -83,8 +83,8 @@ def test_a_kill_loses_no_committed_row_and_the_same_command_ends_as_if_unbroken(
     figures = experiments.kills(tiny, pictures, work, repetitions=15, longest=0.1, log=tiny.log)
 
     assert figures.faultless(), figures
-    # One batch that is computed, two commits under way and one that waits.
-    assert figures.notes["computed again per kill, at most, mean of a run"] <= 4 * 8
+    # While handing a batch over waits for a commit: that batch, two commits before it, two batches behind it.
+    assert figures.notes["computed again per kill, at most, mean of a run"] <= 5 * 8
 
 
 def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_whole(tiny, pictures, work):

@@ -3,7 +3,7 @@
 Makes a set of random features, as wide as averaged features of Inception v3's `mixed7`, class by class as folders are
 read, which is the worst case for shuffling; then each measurement runs in a process of its own, after the shards have
 been put out of the file cache. `peak` is the resident memory beyond that of the process once it has fitted such a head
-to 4,000 of the rows: everything that is loaded at first use is there then, and what that fit held is given back.
+to some of the rows: everything that is loaded at first use is there then, and what that fit held is given back.
 
     python benchmarks/out_of_core.py make big/set.h5 --gigabytes 8.2 --features 768
     python benchmarks/out_of_core.py compare big/set.h5 --memory-limit 1GB
@@ -132,7 +132,9 @@ def warm_up(path: Path, **options: Any) -> None:
 
     features = pf.open_features(path)
     content = features.content
-    rows = np.linspace(0, len(features) - 1, 4000).astype(int)
+    width = int(np.prod(features.shape))
+    limit = max(40_000_000, 7 * 8 * width**2)  # What ridge holds beside the rows is to fit into it.
+    rows = np.linspace(0, len(features) - 1, min(len(features), limit // (8 * width))).astype(int)
     few = dataclasses.replace(
         content,
         names=[content.names[row] for row in rows],
@@ -142,7 +144,7 @@ def warm_up(path: Path, **options: Any) -> None:
         places=content.places[rows],
     )
     with tempfile.TemporaryDirectory() as scratch:
-        pf.fit_head(FeatureSet(path, few), out=Path(scratch, "run"), memory_limit="40MB", progress=False, **options)
+        pf.fit_head(FeatureSet(path, few), out=Path(scratch, "run"), memory_limit=limit, progress=False, **options)
     del features, content, few
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)

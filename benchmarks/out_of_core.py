@@ -21,10 +21,11 @@ import gc
 import json
 import os
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 from memory import Peak
 
@@ -111,18 +112,18 @@ def compare(path: Path, limit: int, rounds: int) -> None:
         for _ in rows.blocks():
             pass
 
-    ways = {"read": read, "ridge": lambda: gather_moments(rows, np.ones(CLASSES), "standard")}
-    speeds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way, run in ways.items():
+    def side(work: Callable[[], Any]) -> Callable[[], float]:
+        def run() -> float:
             forget(path)
-            started = time.perf_counter()
-            run()
-            speeds[way].append(round(rows.nbytes / 1e6 / (time.perf_counter() - started)))
-    ratios = [ridge / read for read, ridge in zip(*speeds.values(), strict=True)]
-    found = {f"{way}_MB_per_second": found for way, found in speeds.items()}
-    spread = [round(min(ratios), 2), round(max(ratios), 2)]
-    print(json.dumps(found | {"ratio": round(float(np.median(ratios)), 2), "from_to": spread}))
+            return common.timed(work)[0]
+
+        return run
+
+    ways = {"read": side(read), "ridge": side(lambda: gather_moments(rows, np.ones(CLASSES), "standard"))}
+    seconds = common.take_turns(ways, rounds)
+    for way, values in seconds.items():
+        print(f"{way}: {common.spread([rows.nbytes / 1e6 / value for value in values], '.0f')} MB a second")
+    print(f"ridge, share of reading alone: {common.spread(common.ratios(seconds['read'], seconds['ridge']))}")
 
 
 def warm_up(path: Path, **options: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from permafrost.engines.keras_engine import sees_gpu
+from permafrost.engines.keras_engine import tensorflow_on_processor
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def quick_gradients(model: keras.Model) -> Iterator[None]:
 
     On TensorFlow and a processor alone; elsewhere nothing changes.
     """
-    layers = [layer for layer in model.layers if suits(layer)] if _slow_here() else []
+    layers = [layer for layer in model.layers if suits(layer)] if tensorflow_on_processor() else []
     for layer in layers:
         layer.convolution_op = convolve
     try:
@@ -74,7 +74,3 @@ def convolve(inputs: Any, kernel: Any) -> Any:
 
     # A tensor, as TensorFlow would ask a gradient for those of the variables that it meets.
     return convolution(inputs, tensorflow.convert_to_tensor(kernel))
-
-
-def _slow_here() -> bool:
-    return keras.backend.backend() == "tensorflow" and not sees_gpu()

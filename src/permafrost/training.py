@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from permafrost.checkpoints import State, load_state, save_state
+from permafrost.engines.keras_engine import tensorflow_on_processor
 from permafrost.errors import OptionError
 from permafrost.evaluation import scores
 from permafrost.gradients import quick_gradients
@@ -174,7 +175,7 @@ def _worth_compiling(model: keras.Model, steps: int) -> bool:
     For 38 million weights on maps, in batches of 20, a step of RMSprop takes 158 ms in place of 400. To compile takes
     seconds, once more for an epoch's last, smaller batch, and convolutions become slower.
     """
-    if keras.backend.backend() != "tensorflow" or any(hasattr(layer, "convolution_op") for layer in model.layers):
+    if not tensorflow_on_processor() or any(hasattr(layer, "convolution_op") for layer in model.layers):
         return False
     weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return bool(weights * steps >= COMPILED_FROM)

@@ -58,6 +58,11 @@ def sees_gpu() -> bool:
     return "cpu" not in str(device).lower()
 
 
+def tensorflow_on_processor() -> bool:
+    """Whether Keras computes by TensorFlow without a GPU, where it compiles nothing by XLA unless it is told to."""
+    return keras.backend.backend() == "tensorflow" and not sees_gpu()
+
+
 def compute_once(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
     """What Keras gives for one batch, without compiling for more to come.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from pathlib import Path
 
 import keras
@@ -31,6 +33,7 @@ from permafrost.assembly import (
     body_of,
     check_parity,
     export_model,
+    lent,
     probabilities,
 )
 from permafrost.bases import load_base
@@ -93,6 +96,23 @@ def alone(run, exported, tmp_path_factory) -> dict:
     command = [sys.executable, "-I", "-c", textwrap.dedent(program)]
     done = subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=120)
     return json.loads(done.stdout)
+
+
+def test_trunk_forgets_heads_that_were_joined_to_it(features):
+    trunk, head = load_trunk(features.store), make_head()
+    kernel = weakref.ref(head.layers[-1].kernel)
+    with lent(trunk.model):
+        joined = assemble(trunk, head)
+        found = joined.predict(np.stack([texture("dots", 1, (PX, PX))]), verbose=0)
+
+    del joined, head
+    keras.backend.clear_session()
+    gc.collect()
+
+    assert kernel() is None
+    with lent(trunk.model):
+        again = assemble(trunk, make_head()).predict(np.stack([texture("dots", 1, (PX, PX))]), verbose=0)
+    np.testing.assert_array_equal(again, found)
 
 
 def test_a_model_opens_in_safe_mode_with_plain_keras_and_without_this_package(alone):

@@ -341,6 +341,16 @@ def test_a_store_whose_trunk_is_missing_is_refused_with_what_to_do(own_features,
     assert line == f"no trunk at {path}. Run the same extract again: it is written anew"
 
 
+def test_further_experiments_on_an_open_set_need_its_trunk_no_more(own_features, tmp_path):
+    first = fit(own_features, out=tmp_path / "first")
+    (own_features.store.folder / TRUNK_FILE).unlink()
+
+    second = fit(own_features, out=tmp_path / "second")
+
+    for left, right in zip(first.model.get_weights(), second.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
 def test_the_same_extract_again_writes_a_missing_trunk(own_features, split_photos, tiny_base):
     (own_features.store.folder / TRUNK_FILE).unlink()
 
@@ -390,7 +400,7 @@ def test_features_that_are_not_those_of_the_trunk_do_not_pass(features, tiny_bas
     from permafrost.bases import load_base
 
     (other,) = build_trunks(load_base(str(tiny_base), weights="none"), pool="avg")
-    monkeypatch.setattr(fitting, "load_trunk", lambda store: other)
+    monkeypatch.setitem(vars(features), "trunk", other)
 
     with pytest.raises(ParityError):
         fit(features, out=tmp_path / "deep" / "run")

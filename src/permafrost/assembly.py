@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +30,9 @@ PARITY_PICTURES: Final = 64
 TOLERANCE: Final = 1e-4
 REDUCED_TOLERANCE: Final = 3e-2
 """Where the trunk computes in bfloat16 or features are stored in float16: eight and eleven bits of precision."""
+
+
+_LENDING: Final = threading.RLock()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,23 @@ def assemble(trunk: Trunk, head: keras.Model) -> keras.Model:
     return keras.Model(pictures, head.call(features), name="permafrost")
 
 
+@contextlib.contextmanager
+def lent(model: keras.Model) -> Iterator[None]:
+    """Within, layers of `model` may be in other models too; afterwards they have forgotten those.
+
+    Keras has every layer remember each graph that it is in, with all that comes after it: heads of a session's earlier
+    experiments would stay in memory as long as the trunk. One thread at a time has the layers.
+    """
+    with _LENDING:
+        nodes = [each for layer in model.operations for each in (layer._inbound_nodes, layer._outbound_nodes)]
+        counts = [len(each) for each in nodes]
+        try:
+            yield
+        finally:
+            for each, count in zip(nodes, counts, strict=True):
+                del each[count:]
+
+
 def export_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Save `model` beside `path`, then rename: the file is the old model or the new one, always whole.
 
@@ -123,7 +145,7 @@ def check_parity(
     else:
         resized = np.stack([pixels for pixels, _, _ in trios])
         expected = np.stack([row for _, _, row in trios])
-    difference = _max_difference(probabilities(model, resized), expected)
+    difference = _max_difference(_computed(model, resized), expected)
     tolerance = TOLERANCE if spec.precision == spec.dtype == "float32" else REDUCED_TOLERANCE
     if not difference <= tolerance:
         raise ParityError(
@@ -131,7 +153,7 @@ def check_parity(
             expected=f"probabilities within {tolerance:g} on {len(resized)} pictures",
             found=f"a difference of {difference:.3g}",
         )
-    served = None if synthetic else probabilities(model, [pixels for _, pixels, _ in trios])
+    served = None if synthetic else _computed(model, [pixels for _, pixels, _ in trios])
     return Parity(
         pictures=len(resized),
         synthetic=synthetic,
@@ -157,10 +179,15 @@ def probabilities(model: keras.Model, pictures: Iterable[np.ndarray], *, batch_s
         (n, classes) float32.
     """
     prepare = resizer(model)
+    return _computed(model, (prepare(pixels) for pixels in pictures), batch_size=batch_size)
+
+
+def _computed(model: keras.Model, pictures: Iterable[np.ndarray], *, batch_size: int = 32) -> np.ndarray:
+    """What a model gives, as `probabilities`, for pictures that are of its size already."""
     engine = KerasEngine(model, batch_size=batch_size)
     chunks = [np.empty((0, model.outputs[0].shape[-1]), np.float32)]
     remaining = iter(pictures)
-    while batch := [prepare(pixels) for pixels in itertools.islice(remaining, batch_size)]:
+    while batch := [pixels.astype(np.float32, copy=False) for pixels in itertools.islice(remaining, batch_size)]:
         if len({pixels.shape for pixels in batch}) > 1:
             raise PictureError("pictures of different sizes", expected="a model that resizes them")
         chunks.append(engine(np.stack(batch))[0])

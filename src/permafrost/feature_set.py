@@ -19,6 +19,8 @@ from permafrost.trunk_spec import TrunkSpec, canonical_json, first_difference
 if TYPE_CHECKING:
     import numpy as np
 
+    from permafrost.cutting import Trunk
+
 STORE_FOLDER: Final = "store"
 """Below the folder of the sets, so that both can be moved together."""
 
@@ -85,6 +87,17 @@ class FeatureSet:
             field, expected, found = difference
             raise SetError(f"the store of {self.path} has changed: {field}", expected=expected, found=found)
         return store
+
+    @functools.cached_property
+    def trunk(self) -> Trunk:
+        """The trunk kept in the store, read once: building its layers takes longer than fitting a head.
+
+        Raises:
+            StoreError: it is missing or damaged, or gives other features than the store says.
+        """
+        from permafrost.cutting import load_trunk
+
+        return load_trunk(self.store)
 
     @property
     def views(self) -> int:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import keras
 import numpy as np
 
-from permafrost.assembly import PARITY_PICTURES, Parity, assemble, check_parity, export_model
-from permafrost.cutting import load_trunk
+from permafrost.assembly import PARITY_PICTURES, Parity, assemble, check_parity, export_model, lent
 from permafrost.engines import make_engine
 from permafrost.errors import HeadError, OptionError, PictureError
 from permafrost.feature_rows import COPIES, bytes_for_rows, default_memory_limit
@@ -289,7 +288,7 @@ def _few_shots(head: str | BaseEstimator, data: HeadData, asked: Asked, options:
 
 def _export(fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], stage: Path) -> Parity:
     """Join the trunk and the head, save the model, and compare it with the head on kept features."""
-    trunk = load_trunk(features.store)
+    trunk = features.trunk
 
     def on_kept(chosen: np.ndarray) -> np.ndarray:
         return outputs_of(fitted, features.features(chosen))
@@ -297,7 +296,9 @@ def _export(fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray
     def on_pixels(pixels: np.ndarray) -> np.ndarray:
         return outputs_of(fitted, make_engine("keras", trunk.model, batch_size=len(pixels))(pixels)[0])
 
-    return export_checked(assemble(trunk, fitted.model), stage, features, rows, on_rows=on_kept, on_pixels=on_pixels)
+    with lent(trunk.model):
+        model = assemble(trunk, fitted.model)
+        return export_checked(model, stage, features, rows, on_rows=on_kept, on_pixels=on_pixels)
 
 
 def export_checked(

@@ -270,6 +270,7 @@ class Extraction:
         save_trunk(target.trunk, target.folder)
         write_set(path, content)
         features = FeatureSet(path, content)
+        features.trunk = target.trunk
         engine = outcome.engine
         seconds = outcome.seconds | {
             "start": self._start_seconds + outcome.seconds["engine"],

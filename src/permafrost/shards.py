@@ -163,7 +163,13 @@ class Shard:
         for number, tensor in enumerate(self.tensors):
             row_bytes = tensor.nbytes // max(1, len(self))
             for start, stop in _spans(rows, row_bytes):
-                out[number][_together(at[start:stop])] = self._values(number, rows[start:stop])
+                where = _together(at[start:stop])
+                # Straight to where they belong, if that is one piece.
+                straight = isinstance(where, slice) and out[number].dtype == tensor.dtype
+                if straight:
+                    self._values(number, rows[start:stop], out=out[number][where])
+                else:
+                    out[number][where] = self._values(number, rows[start:stop])
 
     def check(self) -> None:
         """As `Store.check`."""
@@ -174,15 +180,20 @@ class Shard:
             for start, stop in _spans(rows, tensor.nbytes // max(1, len(self))):
                 self._values(number, rows[start:stop])
 
-    def _values(self, number: int, rows: np.ndarray) -> np.ndarray:
-        """Rows of a tensor, read in one go from the first to the last of them, their checksums checked."""
+    def _values(self, number: int, rows: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+        """Rows of a tensor, read in one go from the first to the last of them, their checksums checked.
+
+        Copied into `out` (k, *shape), where it is given, of the tensor's dtype.
+        """
         import numpy as np
 
         tensor, first, last = self.tensors[number], int(rows[0]), int(rows[-1])
         try:
-            values: np.ndarray = tensor[first : last + 1][_together(rows - first)]
+            block = tensor[first : last + 1]
         except (OSError, RuntimeError) as error:
             raise self._damaged(f"rows {first} to {last} cannot be read: {error}") from error
+        # Without "clip", `take` first copies into an array of its own.
+        values = block[_together(rows - first)] if out is None else block.take(rows - first, 0, out=out, mode="clip")
         wrong = np.flatnonzero(row_checksums(values) != self.checksums[rows, number])
         if len(wrong):
             raise self._damaged(f"the checksum of row {rows[wrong[0]]} of {tensor.name[1:]} does not hold")

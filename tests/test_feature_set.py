@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -211,6 +212,15 @@ def test_a_set_and_its_store_can_be_moved_together(tmp_path, features):
     moved = open_features(tmp_path / "elsewhere" / "renamed.h5")
 
     assert np.array_equal(moved.arrays()[0], x)
+
+
+def test_other_processes_get_a_set_without_its_trunk(features):
+    features.trunk = "of hundreds of megabytes"
+
+    thawed = pickle.loads(pickle.dumps(features))
+
+    assert "trunk" not in vars(thawed)
+    np.testing.assert_array_equal(thawed.arrays()[0], features.arrays()[0])
 
 
 def test_the_digest_is_of_trunk_contents_labels_and_splits_and_of_nothing_else(tmp_path, features, content, rows):

@@ -53,6 +53,10 @@ class FeatureSet:
         counts = ", ".join(f"{split} {len(self.rows(split))}" for split in SPLITS)
         return f"FeatureSet({str(self.path)!r}, {self.spec.base} {self.spec.cut}, shape {self.shape}, {counts})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the trunk, which is read again where it is needed: other processes want features."""
+        return {key: value for key, value in vars(self).items() if key != "trunk"}
+
     @property
     def content(self) -> SetContent:
         """All that its file says."""

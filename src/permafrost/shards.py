@@ -189,11 +189,11 @@ class Shard:
 
         tensor, first, last = self.tensors[number], int(rows[0]), int(rows[-1])
         try:
-            block = tensor[first : last + 1]
+            block: np.ndarray = tensor[first : last + 1]
         except (OSError, RuntimeError) as error:
             raise self._damaged(f"rows {first} to {last} cannot be read: {error}") from error
         # Without "clip", `take` first copies into an array of its own.
-        values = block[_together(rows - first)] if out is None else block.take(rows - first, 0, out=out, mode="clip")
+        values = block[_together(rows - first)] if out is None else np.take(block, rows - first, 0, out, "clip")
         wrong = np.flatnonzero(row_checksums(values) != self.checksums[rows, number])
         if len(wrong):
             raise self._damaged(f"the checksum of row {rows[wrong[0]]} of {tensor.name[1:]} does not hold")

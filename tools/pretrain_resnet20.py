@@ -5,9 +5,9 @@
 Hours on two cores, fewest with `KERAS_BACKEND=torch` (docs/bundled-base.md); minutes on a GPU (`KERAS_BACKEND=jax`).
 Stopped or killed, the same command goes on from the last whole epoch. The recipe: stochastic gradient descent with
 Nesterov momentum and decoupled weight decay; pictures flipped and shifted by up to 4 pixels (He et al. 2015, section
-4.2); two cycles of a warm-up and a cosine down to 0 (warm restarts, Loshchilov and Hutter 2016, arXiv:1608.03983).
-Most epochs of the first cycle see crops of 24 pixels, which cost half, those of the second whole pictures. The test
-pictures are looked at when training has ended.
+4.2); four cycles of a warm-up and a cosine down to 0 (warm restarts, Loshchilov and Hutter 2016, arXiv:1608.03983).
+Many epochs see crops of 24 pixels, which cost half, the last ones of each cycle whole pictures. The test pictures are
+looked at when training has ended.
 
 The data file has JPEG bytes end to end: `train/bytes`, `train/offsets`, `train/labels`, and the same for `test`.
 """
@@ -42,6 +42,7 @@ class Cycle:
 
     Attributes:
         epochs: in all.
+        until: after how many of them the next cycle begins already; all if None.
         small_epochs: how many of them, the first, see crops of `small_size` pixels, from anywhere in the picture.
         small_size: height and width of those.
         batch_size: pictures a step.
@@ -53,6 +54,7 @@ class Cycle:
     """
 
     epochs: int
+    until: int | None = None
     small_epochs: int = 0
     small_size: int = 24
     batch_size: int = 128
@@ -66,6 +68,8 @@ class Cycle:
 CYCLES = (
     Cycle(epochs=24, small_epochs=20),
     Cycle(epochs=16, peak_rate=0.1, warmup_epochs=1, weight_decay=5e-3),
+    Cycle(epochs=28, until=16, small_epochs=12, peak_rate=0.1, warmup_epochs=1, weight_decay=5e-3),
+    Cycle(epochs=40, small_epochs=8, peak_rate=0.1, warmup_epochs=1, weight_decay=5e-3),
 )
 
 
@@ -241,7 +245,7 @@ def _train_cycle(
         for variable, value in zip(model.optimizer.variables, saved.optimizer.variables, strict=True):
             variable.assign(value)
     done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
-    for epoch in range(done, cycle.epochs):
+    for epoch in range(done, cycle.until or cycle.epochs):
         started = time.perf_counter()
         pictures = Epoch(pixels, labels, cycle, epoch, number=number)
         history = model.fit(pictures, verbose=0, shuffle=False).history

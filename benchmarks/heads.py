@@ -91,12 +91,11 @@ def differences(path: Path, folder: Path) -> None:
     import keras
 
     import permafrost as pf
-    from permafrost.cutting import load_trunk
     from permafrost.engines import make_engine
 
     features = pf.open_features(path)
     rows = features.rows("test")
-    engine = make_engine("keras", load_trunk(features.store).model, batch_size=32)
+    engine = make_engine("keras", features.trunk.model, batch_size=32)
     size = features.spec.image_size
     pictures = (np.stack([features.load_picture(int(row)).pixels(size) for row in part]) for part in batches(rows))
     by_trunk = np.concatenate([engine(pixels)[0] for pixels in pictures])

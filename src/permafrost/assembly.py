@@ -31,8 +31,8 @@ TOLERANCE: Final = 1e-4
 REDUCED_TOLERANCE: Final = 3e-2
 """Where the trunk computes in bfloat16 or features are stored in float16: eight and eleven bits of precision."""
 
-
 _LENDING: Final = threading.RLock()
+"""Held while layers are lent: Keras notes on them, by position, in which graphs they are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

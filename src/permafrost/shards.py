@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FORMAT: Final = "permafrost shard"
 VERSION: Final = 1
 DIGEST_BYTES: Final = 32
+INDEX: Final = ("digests", "view", "checksums")
+"""The data sets that say what the rows are."""
 
 _HEAL: Final = "run the same extract again: it computes what is missing"
 _SPAN_BYTES: Final = 4 * 2**20
@@ -66,17 +68,21 @@ def shard_image(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
     """The bytes of a shard file."""
     import numpy as np
 
+    arrays: dict[str, np.ndarray] = {
+        "digests": np.ascontiguousarray(rows.digests, np.uint8),
+        "view": np.asarray(rows.views, np.int32),
+        "checksums": np.stack([row_checksums(tensor) for tensor in rows.features], axis=1),
+    }
+    arrays |= zip(tensor_names(len(rows.features)), map(np.ascontiguousarray, rows.features), strict=True)
+
     def fill(file: h5py.File) -> None:
-        file["digests"] = np.ascontiguousarray(rows.digests, np.uint8)
-        file["view"] = np.asarray(rows.views, np.int32)
-        file["checksums"] = np.stack([row_checksums(tensor) for tensor in rows.features], axis=1)
-        for name, tensor in zip(tensor_names(len(rows.features)), rows.features, strict=True):
-            file[name] = np.ascontiguousarray(tensor)
+        for name, array in arrays.items():
+            file[name] = array
         file.attrs["version"] = VERSION
         write_text(file, "format", FORMAT)
         write_text(file, "trunk", spec.digest)
         write_text(file, "engine", engine)
-        write_text(file, "index_checksum", _index_checksum(file))
+        write_text(file, "index_checksum", _index_checksum(arrays, arrays, spec.digest, engine))
 
     return hdf5_bytes(fill)
 
@@ -96,17 +102,16 @@ def row_checksums(tensor: np.ndarray) -> np.ndarray:
     return np.fromiter(map(xxhash.xxh3_64_intdigest, rows), np.uint64, len(tensor))
 
 
-def _index_checksum(file: h5py.File) -> str:
+def _index_checksum(
+    datasets: Mapping[str, np.ndarray | h5py.Dataset], index: Mapping[str, np.ndarray], trunk: str, engine: str
+) -> str:
     """XXH3 (128 bits) of all that says what the rows are: shapes, dtypes, trunk, digests, views, row checksums."""
     import xxhash
 
-    names = sorted(file)
-    layout: list[Any] = [[name, list(file[name].shape), file[name].dtype.str] for name in names]
-    form, trunk, engine = (read_text(file, name) for name in ("format", "trunk", "engine"))
-    attributes = [form, str(read_version(file)), trunk, engine]
-    hasher = xxhash.xxh3_128(canonical_json([layout, attributes]))
-    for name in ("digests", "view", "checksums"):
-        hasher.update(file[name][...].tobytes())
+    layout: list[Any] = [[name, list(data.shape), data.dtype.str] for name, data in sorted(datasets.items())]
+    hasher = xxhash.xxh3_128(canonical_json([layout, [FORMAT, str(VERSION), trunk, engine]]))
+    for name in INDEX:
+        hasher.update(index[name].tobytes())
     return hasher.hexdigest()
 
 
@@ -200,28 +205,26 @@ class Shard:
         return values
 
     def _check(self, spec: TrunkSpec) -> None:
-        file = self._file
+        file, names = self._file, tensor_names(len(spec.shapes))
         try:
-            self.tensors = [self._dataset(name) for name in tensor_names(len(spec.shapes))]
-            expected = {"digests", "view", "checksums", *(tensor.name[1:] for tensor in self.tensors)}
-            if set(file) != expected:
-                raise self._damaged(f"holds {sorted(file)} in place of {sorted(expected)}")
-            self._require_shapes(spec, len(self._dataset("digests")))
-            self.digests: np.ndarray = file["digests"][...]
-            self.views: np.ndarray = file["view"][...]
-            self.checksums: np.ndarray = file["checksums"][...]
-            checksum, trunk = read_text(file, "index_checksum"), read_text(file, "trunk")
-            self.engine = read_text(file, "engine")
+            datasets = {name: self._dataset(name) for name in (*INDEX, *names)}
+            if set(file) != set(datasets):
+                raise self._damaged(f"holds {sorted(file)} in place of {sorted(datasets)}")
+            self._require_shapes(datasets, spec)
+            index = {name: datasets[name][...] for name in INDEX}
+            trunk, self.engine = read_text(file, "trunk"), read_text(file, "engine")
             if trunk != spec.digest:
                 raise ShardError(f"foreign shard {self.path}: trunk", expected=spec.digest, found=trunk)
             if read_text(file, "format") != FORMAT or read_version(file) != VERSION:
                 raise self._damaged("it is of another format or version")
-            if checksum != _index_checksum(file):
+            if read_text(file, "index_checksum") != _index_checksum(datasets, index, trunk, self.engine):
                 raise self._damaged("the checksum of its index does not hold")
         except ShardError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
             raise self._damaged(str(error)) from error
+        self.digests, self.views, self.checksums = (index[name] for name in INDEX)
+        self.tensors = [datasets[name] for name in names]
 
     def _dataset(self, name: str) -> h5py.Dataset:
         try:
@@ -229,21 +232,24 @@ class Shard:
         except ValueError as error:
             raise self._damaged(str(error)) from error
 
-    def _require_shapes(self, spec: TrunkSpec, count: int) -> None:
+    def _require_shapes(self, datasets: Mapping[str, h5py.Dataset], spec: TrunkSpec) -> None:
         import numpy as np
 
-        wanted: list[tuple[h5py.Dataset, tuple[int, ...], str]] = [
-            (self._dataset("digests"), (count, DIGEST_BYTES), "|u1"),
-            (self._dataset("view"), (count,), "<i4"),
-            (self._dataset("checksums"), (count, len(spec.shapes)), "<u8"),
-        ]
+        count = datasets["digests"].len()
+        wanted: dict[str, tuple[tuple[int, ...], str]] = {
+            "digests": ((count, DIGEST_BYTES), "|u1"),
+            "view": ((count,), "<i4"),
+            "checksums": ((count, len(spec.shapes)), "<u8"),
+        }
         dtype = np.dtype(spec.dtype).newbyteorder("<").str
-        wanted += [(tensor, (count, *shape), dtype) for tensor, shape in zip(self.tensors, spec.shapes, strict=True)]
-        for dataset, shape, kind in wanted:
+        wanted |= {
+            name: ((count, *shape), dtype)
+            for name, shape in zip(tensor_names(len(spec.shapes)), spec.shapes, strict=True)
+        }
+        for name, (shape, kind) in wanted.items():
+            dataset = datasets[name]
             if dataset.shape != shape or dataset.dtype.str != kind:
-                raise self._damaged(
-                    f"{dataset.name[1:]} is {dataset.dtype.str} {dataset.shape} in place of {kind} {shape}"
-                )
+                raise self._damaged(f"{name} is {dataset.dtype.str} {dataset.shape} in place of {kind} {shape}")
 
     def _damaged(self, how: str) -> ShardError:
         return damaged(self.path, how)

@@ -64,14 +64,14 @@ class FilePicture:
 
     path: str
 
-    def load(self) -> LoadedPicture:
-        """Read it.
+    def load(self, max_pixels: int = MAX_PIXELS) -> LoadedPicture:
+        """Read it; one with more than `max_pixels` is refused when it is to be decoded.
 
         Raises:
             PictureError: it cannot be read.
         """
         data = read_file(self.path)
-        return LoadedPicture(content_digest(data), data)
+        return LoadedPicture(content_digest(data), data, max_pixels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +84,14 @@ class ArrayPicture:
 
     array: np.ndarray
 
-    def load(self) -> LoadedPicture:
-        """Bring it into the common form.
+    def load(self, max_pixels: int = MAX_PIXELS) -> LoadedPicture:
+        """Bring it into the common form; `max_pixels` is for files.
 
         Raises:
             PictureError: it is no picture.
         """
         pixels = as_pixels(self.array)
-        return LoadedPicture(array_digest(pixels), pixels)
+        return LoadedPicture(array_digest(pixels), pixels, max_pixels)
 
 
 Picture = FilePicture | ArrayPicture

@@ -2,14 +2,18 @@
 
 Threads win over processes here: reading, SHA-256, decoding and resizing all release the interpreter's lock, and pixels
 need not be copied from one process to another. A task is a handful of pictures, since handing over a task costs as much
-as hashing a small picture. What is decoded ahead is bounded by count, what is being decoded by bytes.
+as hashing a small picture, and more of them where none has to be decoded. What is decoded ahead is bounded by count,
+what is being decoded by bytes.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -23,13 +27,19 @@ if TYPE_CHECKING:
     from permafrost.augmentation import Augmentation
 
 TASK: Final = 8
-"""Pictures a task."""
+"""Pictures a task, where any of the last one had to be decoded."""
+
+KEPT_TASK: Final = 32
+"""Pictures a task, where none of the last one had to be."""
 
 AHEAD: Final = 64
 """Pictures decoded ahead at least, so that batches need not wait: a few megabytes at the usual sizes."""
 
 LOADED_BYTES: Final = 4 * 2**20
 """Of files' contents, about, that a thread holds while it looks up what is kept of them."""
+
+QUICK: Final = 0.00025
+"""Seconds in which a thread reads and hashes a picture of up to about 200 kB that is in the file cache."""
 
 DECODING_BYTES: Final = 512 * 2**20
 """Of full-size pictures, decoded at the same time; a larger one is decoded alone."""
@@ -54,6 +64,26 @@ class Found:
     digest: bytes | None = None
     missing: dict[int, np.ndarray | None] = dataclasses.field(default_factory=dict)
     reason: str = ""
+
+
+class Turns:
+    """Lets one thread at a time read while that is quick, and all of them where it is not.
+
+    Threads that read small files from the file cache do little but hand the interpreter's lock to each other, and get
+    through fewer than one alone. Where a disk or a network lets them wait, or megabytes are hashed, they overlap.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._quick = True
+
+    @contextlib.contextmanager
+    def turn(self, pictures: Sized) -> Iterator[None]:
+        """Wait for a turn, where there are turns, and take it for the length of the block, which fills `pictures`."""
+        with self._lock if self._quick else contextlib.nullcontext():
+            started = time.perf_counter()
+            yield
+            self._quick = time.perf_counter() - started < QUICK * len(pictures)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,57 +112,61 @@ class Reader:
 
     def read(self) -> Generator[Found]:
         """What comes of each picture, in the order of the listing, read ahead by threads."""
-        memory = DecodingMemory(DECODING_BYTES)
-        starts = range(0, len(self.listing), TASK)
-        ahead = AHEAD // TASK + self.threads
-
-        def task(start: int) -> list[Found]:
-            return self._find(range(start, min(start + TASK, len(self.listing))), memory)
-
+        memory, turns = DecodingMemory(DECODING_BYTES), Turns()
+        count, size, start, done = len(self.listing), TASK, 0, 0
         with quiet_decoding(), ThreadPoolExecutor(self.threads, "pictures") as threads:
             running: collections.deque[Future[list[Found]]] = collections.deque()
             try:
-                for start in starts:
-                    running.append(threads.submit(task, start))
-                    if len(running) > ahead:
-                        yield from running.popleft().result()
-                while running:
-                    yield from running.popleft().result()
+                while start < count or running:
+                    while start < count and start < done + AHEAD + self.threads * size:
+                        indices = range(start, min(start + size, count))
+                        running.append(threads.submit(self._find, indices, memory, turns))
+                        start = indices.stop
+                    found = running.popleft().result()
+                    done += len(found)
+                    size = TASK if self.decode and any(each.missing for each in found) else KEPT_TASK
+                    yield from found
             finally:
                 for future in running:
                     future.cancel()
 
-    def _find(self, indices: range, memory: DecodingMemory) -> list[Found]:
-        """What comes of some pictures; what is kept is looked up once for as many as may be in memory together."""
+    def _find(self, indices: range, memory: DecodingMemory, turns: Turns) -> list[Found]:
+        """What comes of some pictures."""
         found: list[Found] = []
-        loaded: list[tuple[int, LoadedPicture | PictureError]] = []
-        size = 0
-        for index in indices:
-            picture = self._load(index)
-            loaded.append((index, picture))
-            size += 0 if isinstance(picture, PictureError) else picture.size
-            if size > LOADED_BYTES:
-                found += self._decode(loaded, memory)
-                loaded, size = [], 0
-        return found + self._decode(loaded, memory)
+        while indices:
+            loaded = self._load(indices, turns)
+            found += [self._found(picture, missing, memory) for picture, missing in loaded]
+            indices = indices[len(loaded) :]
+        return found
 
-    def _load(self, index: int) -> LoadedPicture | PictureError:
+    def _load(self, indices: range, turns: Turns) -> list[tuple[LoadedPicture | PictureError, list[int]]]:
+        """The first of some pictures, as many as may be in memory together, and which views of each are not kept."""
+        loaded: list[LoadedPicture | PictureError] = []
+        held = 0
+        with turns.turn(loaded):
+            for index in indices:
+                picture = self._picture(index)
+                loaded.append(picture)
+                held += 0 if isinstance(picture, PictureError) else picture.size
+                if held > LOADED_BYTES:
+                    break
+            return list(zip(loaded, self._missing(indices, loaded), strict=True))
+
+    def _picture(self, index: int) -> LoadedPicture | PictureError:
         try:
-            loaded = self.listing.picture(index).load()
-            return LoadedPicture(loaded.digest, loaded.content, self.max_pixels)
+            return self.listing.picture(index).load(self.max_pixels)
         except PictureError as error:
             return error
 
-    def _decode(self, loaded: list[tuple[int, LoadedPicture | PictureError]], memory: DecodingMemory) -> list[Found]:
+    def _missing(self, indices: range, loaded: list[LoadedPicture | PictureError]) -> list[list[int]]:
         wanted = [
             []
             if isinstance(picture, PictureError)
             else [(picture.digest, view) for view in self.views_of(index, picture.digest)]
-            for index, picture in loaded
+            for index, picture in zip(indices, loaded, strict=False)
         ]
         kept = iter(self.are_kept([key for keys in wanted for key in keys]))
-        missing = [[view for _, view in keys if not next(kept)] for keys in wanted]
-        return [self._found(picture, views, memory) for (_, picture), views in zip(loaded, missing, strict=True)]
+        return [[view for _, view in keys if not next(kept)] for keys in wanted]
 
     def _found(self, picture: LoadedPicture | PictureError, missing: list[int], memory: DecodingMemory) -> Found:
         if isinstance(picture, PictureError):

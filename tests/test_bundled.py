@@ -85,17 +85,34 @@ def test_it_tells_cifar_10s_test_pictures_apart(classifier, shared, count):
 def test_an_epochs_pictures_are_the_same_after_a_restart_and_others_in_the_next():
     module = pretraining()
     generator = np.random.default_rng(0)
-    pixels, labels = generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), np.arange(64)
-    cycle = module.Cycle(epochs=2, batch_size=16, small_epochs=1, small_size=24)
+    pixels, labels = generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), generator.integers(0, 10, 64)
+    cycle = module.Cycle(epochs=2, batch_size=16, small_epochs=1, small_size=24, cutout=0.375)
 
     first, again, next_one = (module.Epoch(pixels, labels, cycle, epoch) for epoch in (0, 0, 1))
 
     assert len(first) == 4
     assert all(np.array_equal(a, b) for a, b in zip(first[2], again[2], strict=True))
     assert (first[0][0].shape, next_one[0][0].shape) == ((16, 24, 24, 3), (16, 32, 32, 3))
-    assert sorted(np.concatenate([next_one[i][1] for i in range(4)])) == list(range(64))
+    assert sorted(np.concatenate([next_one[i][1] for i in range(4)]).argmax(axis=1)) == sorted(labels)
     assert first[0][0].min() >= -1
     assert first[0][0].max() <= 1
+
+
+def test_of_each_picture_a_square_is_painted_over_where_cutout_is_asked_for():
+    module = pretraining()
+    pixels, labels = np.full((64, 32, 32, 3), 255, np.uint8), np.zeros(64, np.int64)
+    cycle = module.Cycle(epochs=1, batch_size=64, shift=0, cutout=0.375)
+
+    whole, _ = module.Epoch(pixels, labels, dataclasses.replace(cycle, cutout=0.0), 0)[0]
+    cut, _ = module.Epoch(pixels, labels, cycle, 0)[0]
+
+    assert (whole == 1).all()
+    painted = [np.argwhere(picture[..., 0] != 1) for picture in cut]
+    sides = np.array([np.ptp(places, axis=0) + 1 for places in painted])
+    assert all(len(places) == height * width for places, (height, width) in zip(painted, sides, strict=True))
+    assert sides.max() == 12
+    assert sides.min() >= 6  # It hangs over the edge by half at most.
+    assert len({tuple(places[0]) for places in painted}) > 32
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from permafrost import reading
 from permafrost.listing import read_listing
 from permafrost.pictures import content_digest
 from permafrost.pipeline import only_pictures
-from permafrost.reading import Found, Reader, Turns
+from permafrost.reading import Found, Reader, RowKey, Turns
 
 
 def read(folder, are_kept) -> list[Found]:
@@ -30,19 +31,27 @@ def read(folder, are_kept) -> list[Found]:
     return list(reader.read())
 
 
+class Kept:
+    """Answers which pictures are kept, and notes how many are asked for together."""
+
+    def __init__(self, is_kept: Callable[[bytes], bool]) -> None:
+        self._is_kept = is_kept
+        self.asked: list[int] = []
+
+    def __call__(self, keys: Sequence[RowKey]) -> list[bool]:
+        self.asked.append(len(keys))
+        return [self._is_kept(digest) for digest, _ in keys]
+
+
 @pytest.mark.parametrize(("most", "together"), [(2**20, 8), (0, 1)])
 def test_as_many_pictures_are_looked_up_together_as_may_be_in_memory(own_photos, monkeypatch, most, together):
     monkeypatch.setattr(reading, "LOADED_BYTES", most)
     (own_photos / "dots" / "dots-000.png").write_bytes(b"rubbish")  # Its digest is odd: it is not taken for kept.
-    asked: list[int] = []
+    kept = Kept(lambda digest: digest[0] % 2 == 0)
 
-    def are_kept(keys):
-        asked.append(len(keys))
-        return [digest[0] % 2 == 0 for digest, _ in keys]
+    found = read(own_photos, kept)
 
-    found = read(own_photos, are_kept)
-
-    assert max(asked) == together
+    assert max(kept.asked) == together
     assert [each.digest for each in found].count(None) == 1
     for each in found:
         assert each.digest is None or bool(each.missing) == bool(each.digest[0] % 2)
@@ -55,29 +64,21 @@ def test_where_all_pictures_are_kept_more_are_read_and_looked_up_together(tmp_pa
         path = tmp_path / ("former" if i < 300 else "latter") / f"{i:03d}.jpg"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-    asked: list[int] = []
+    kept = Kept(lambda _: True)
 
-    def are_kept(keys):
-        asked.append(len(keys))
-        return [True] * len(keys)
+    found = read(tmp_path, kept)
 
-    found = read(tmp_path, are_kept)
-
-    assert asked[0] == reading.TASK
-    assert asked[-2] == reading.KEPT_TASK  # The last has what is left.
+    assert kept.asked[0] == reading.TASK
+    assert kept.asked[-2] == reading.KEPT_TASK  # The last has what is left.
     assert [each.digest for each in found] == [content_digest(content) for content in contents]
 
 
 def test_where_a_picture_is_missing_few_are_decoded_by_one_thread(own_photos):
-    asked: list[int] = []
+    kept = Kept(lambda _: False)
 
-    def are_kept(keys):
-        asked.append(len(keys))
-        return [False] * len(keys)
+    read(own_photos, kept)
 
-    read(own_photos, are_kept)
-
-    assert max(asked) == reading.TASK
+    assert max(kept.asked) == reading.TASK
 
 
 def enter(turns: Turns, inside: threading.Event) -> threading.Thread:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import os
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.errors import OptionError, PictureError, SetError, ShardError, StoreError
 from permafrost.listing import SPLITS, FilePicture, Listing, LoadedPicture, path_of, read_listing
+from permafrost.pictures import MAX_PIXELS
 from permafrost.set_file import SetContent, ViewRows, located, parts, read_set, with_part
 from permafrost.store import Store
 from permafrost.trunk_spec import TrunkSpec, canonical_json, first_difference
@@ -215,16 +215,16 @@ class FeatureSet:
         """
         name = self._content.names[row]
         picture = self._listing.picture(self._listing.names.index(name)) if self._listing else None
+        max_pixels = self.about.get("max_pixels", MAX_PIXELS)  # What the extraction took is taken again.
         try:
-            loaded = (picture or FilePicture(path_of(self.root, name))).load()
+            loaded = (picture or FilePicture(path_of(self.root, name))).load(max_pixels)
         except PictureError as error:
             raise PictureError(f"cannot read {path_of(self.root, name)}: {error}") from error
         if loaded.digest != self._content.digests[row].tobytes():
             raise PictureError(
                 f"{path_of(self.root, name)} has changed since its features were kept", do="extract again"
             )
-        # What the extraction took is taken again.
-        return dataclasses.replace(loaded, max_pixels=self.about.get("max_pixels", loaded.max_pixels))
+        return loaded
 
     @functools.cached_property
     def _listing(self) -> Listing | None:

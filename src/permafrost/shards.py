@@ -82,7 +82,7 @@ def shard_image(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
         write_text(file, "format", FORMAT)
         write_text(file, "trunk", spec.digest)
         write_text(file, "engine", engine)
-        write_text(file, "index_checksum", _index_checksum(arrays, arrays, spec.digest, engine))
+        write_text(file, "index_checksum", _index_checksum(arrays, spec.digest, engine))
 
     return hdf5_bytes(fill)
 
@@ -102,16 +102,14 @@ def row_checksums(tensor: np.ndarray) -> np.ndarray:
     return np.fromiter(map(xxhash.xxh3_64_intdigest, rows), np.uint64, len(tensor))
 
 
-def _index_checksum(
-    datasets: Mapping[str, np.ndarray | h5py.Dataset], index: Mapping[str, np.ndarray], trunk: str, engine: str
-) -> str:
+def _index_checksum(data: Mapping[str, np.ndarray | h5py.Dataset], trunk: str, engine: str) -> str:
     """XXH3 (128 bits) of all that says what the rows are: shapes, dtypes, trunk, digests, views, row checksums."""
     import xxhash
 
-    layout: list[Any] = [[name, list(data.shape), data.dtype.str] for name, data in sorted(datasets.items())]
+    layout: list[Any] = [[name, list(data[name].shape), data[name].dtype.str] for name in sorted(data)]
     hasher = xxhash.xxh3_128(canonical_json([layout, [FORMAT, str(VERSION), trunk, engine]]))
     for name in INDEX:
-        hasher.update(index[name].tobytes())
+        hasher.update(data[name][...].tobytes())
     return hasher.hexdigest()
 
 
@@ -205,19 +203,21 @@ class Shard:
         return values
 
     def _check(self, spec: TrunkSpec) -> None:
+        import numpy as np
+
         file, names = self._file, tensor_names(len(spec.shapes))
         try:
             datasets = {name: self._dataset(name) for name in (*INDEX, *names)}
             if set(file) != set(datasets):
                 raise self._damaged(f"holds {sorted(file)} in place of {sorted(datasets)}")
-            self._require_shapes(datasets, spec)
+            self._require_shapes(datasets, dict(zip(names, spec.shapes, strict=True)), np.dtype(spec.dtype))
             index = {name: datasets[name][...] for name in INDEX}
             trunk, self.engine = read_text(file, "trunk"), read_text(file, "engine")
             if trunk != spec.digest:
                 raise ShardError(f"foreign shard {self.path}: trunk", expected=spec.digest, found=trunk)
             if read_text(file, "format") != FORMAT or read_version(file) != VERSION:
                 raise self._damaged("it is of another format or version")
-            if read_text(file, "index_checksum") != _index_checksum(datasets, index, trunk, self.engine):
+            if read_text(file, "index_checksum") != _index_checksum(datasets | index, trunk, self.engine):
                 raise self._damaged("the checksum of its index does not hold")
         except ShardError:
             raise
@@ -232,20 +232,16 @@ class Shard:
         except ValueError as error:
             raise self._damaged(str(error)) from error
 
-    def _require_shapes(self, datasets: Mapping[str, h5py.Dataset], spec: TrunkSpec) -> None:
-        import numpy as np
-
+    def _require_shapes(
+        self, datasets: Mapping[str, h5py.Dataset], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype
+    ) -> None:
         count = datasets["digests"].len()
         wanted: dict[str, tuple[tuple[int, ...], str]] = {
             "digests": ((count, DIGEST_BYTES), "|u1"),
             "view": ((count,), "<i4"),
-            "checksums": ((count, len(spec.shapes)), "<u8"),
+            "checksums": ((count, len(shapes)), "<u8"),
         }
-        dtype = np.dtype(spec.dtype).newbyteorder("<").str
-        wanted |= {
-            name: ((count, *shape), dtype)
-            for name, shape in zip(tensor_names(len(spec.shapes)), spec.shapes, strict=True)
-        }
+        wanted |= {name: ((count, *shape), dtype.newbyteorder("<").str) for name, shape in shapes.items()}
         for name, (shape, kind) in wanted.items():
             dataset = datasets[name]
             if dataset.shape != shape or dataset.dtype.str != kind:

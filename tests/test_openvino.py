@@ -100,6 +100,51 @@ def test_threads_that_call_it_at_once_each_get_their_own_features(engine, expect
         assert largest_difference(part, expected[i : i + 2]) <= 1e-5
 
 
+FIRST_BATCHES = """
+import sys, threading
+
+import numpy as np
+
+from permafrost.engines.conversion import load_openvino
+
+openvino = load_openvino()
+from openvino import opset13
+
+pixels = opset13.parameter([2, 3], np.uint8)
+model = openvino.Model([opset13.convert(pixels, "f32")], [pixels])
+compiled = openvino.Core().compile_model(model, "CPU")
+together, sums = threading.Barrier(4), []
+
+
+def compute(request):
+    together.wait()
+    request.infer({0: np.ones((2, 3), np.uint8)}, share_inputs=True)
+    sums.append(int(request.get_output_tensor(0).data.sum()))
+
+
+def be_busy():
+    while True:
+        pass
+
+
+sys.setswitchinterval(1e-6)  # Threads interrupt each other wherever they can.
+threading.Thread(target=be_busy, daemon=True).start()
+threads = [threading.Thread(target=compute, args=(compiled.create_infer_request(),)) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(sums)
+"""
+
+
+@pytest.mark.parametrize("process", ["one", "another", "a third"])  # Two in three hung before this was prevented.
+def test_threads_may_compute_the_first_batches_of_a_process_at_once(process):
+    done = subprocess.run([sys.executable, "-c", FIRST_BATCHES], stdout=subprocess.PIPE, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout.strip()) == (0, "[6, 6, 6, 6]")
+
+
 def test_a_precision_that_the_processor_lacks_is_refused_and_not_replaced(model, monkeypatch):
     class Core:
         def get_property(self, device, name):

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ FORMAT: Final = "permafrost openvino 1"
 """Raised when the conversion changes: what was kept before is then converted anew."""
 
 GRAPH, WEIGHTS, ABOUT = "model.xml", "model.bin", "about.json"
+
+_LOADING: Final = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,16 +131,20 @@ def output_names(count: int) -> list[str]:
 
 
 def load_openvino() -> ModuleType:
-    """OpenVINO's module, imported so that it reports to nobody.
+    """OpenVINO's module, imported so that it reports to nobody and threads may use it at once.
 
-    At each import it would otherwise tell its makers so, over the network and without asking.
+    At each import it would otherwise tell its makers so, over the network and without asking. And its binding looks up
+    NumPy at the first use, under a lock of its own for which it gives up the interpreter's: two threads that come to
+    that together wait for each other for ever (pybind11's pull request 4877 explains how).
 
     Raises:
         EngineError: it is not installed.
     """
     try:
-        with _without("openvino_telemetry"):
-            import openvino
+        with _LOADING:
+            with _without("openvino_telemetry"):
+                import openvino
+            openvino.Type.u8.to_dtype()
     except ImportError as error:
         raise EngineError(
             f"OpenVINO cannot be loaded: {error}", do="pip install openvino, or use --engine keras"

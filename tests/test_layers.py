@@ -39,6 +39,7 @@ ORDER = [
     "exporting",
     "upkeep",
     "stopwatch",
+    "interrupts",
     "reading",
     "computing",
     "committing",

@@ -87,6 +87,18 @@ def test_a_kill_loses_no_committed_row_and_the_same_command_ends_as_if_unbroken(
     assert figures.notes["computed again per kill, at most, mean of a run"] <= 5 * 8
 
 
+@pytest.mark.parametrize("moment", range(0, 70, 7))
+def test_ctrl_c_ends_a_run_wherever_it_comes_and_the_same_command_goes_on(nursery, pictures, work, moment):
+    arguments = arguments_for(pictures, work / "set.h5")
+
+    process = nursery.start("tiny_extract.run_with_ctrl_c", arguments, moment, output=work / "log")
+    assert nursery.wait(process) == 130, (work / "log").read_text()
+
+    assert (work / "log").read_text().strip().endswith("interrupted; the same command goes on from here")
+    assert nursery.wait(nursery.start("tiny_extract.run", arguments, output=work / "log")) == 0
+    assert len(open_features(work / "set.h5")) == 60
+
+
 def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_whole(tiny, pictures, work):
     figures = experiments.full_disks(tiny, pictures, work, repetitions=8)
 

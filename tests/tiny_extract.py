@@ -5,9 +5,12 @@ All else is the real thing: the command line, listing, reading, decoding, batche
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
+import signal
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -80,6 +83,22 @@ def run_and_say_memory(arguments: list[str], told: str) -> int:
     status = run(arguments)
     Path(told).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
     return status
+
+
+def run_with_ctrl_c(arguments: list[str], moment: int) -> int:
+    """As `run`; Ctrl-C is pressed when the main thread has just taken a future's lock, for the how-manieth time."""
+    enter, times, main_thread = threading.Condition.__enter__, itertools.count(), threading.get_ident()
+
+    def enter_and_press(condition: threading.Condition) -> bool:
+        entered = enter(condition)
+        if threading.get_ident() == main_thread and next(times) == moment:
+            signal.raise_signal(signal.SIGINT)
+        return entered
+
+    threading.Condition.__enter__ = enter_and_press  # type: ignore[method-assign]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A suite in a shell's background would ignore it.
+    signal.alarm(20)  # One that hangs is ended, and has another status.
+    return run(arguments, delay=0.002)
 
 
 def run_as_nobody(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from permafrost import interrupts
 from permafrost.augmentation import read_views
 from permafrost.errors import ListingError, OptionError
 from permafrost.feature_set import STORE_FOLDER, FeatureSet
@@ -211,17 +213,17 @@ class Extraction:
         """What `run` would do, without doing it; nothing is written."""
         missing: list[set[RowKey]] = [set() for _ in self._targets]
         aside, rows = len(self.listing.set_aside), 0
-        found_pictures = find_pictures(
-            self.listing, self._targets, self._options, decode=False, views_of=self._views_of
-        )
-        for index, found in enumerate(found_pictures):
-            if found.digest is None:
-                aside, rows = aside + 1, rows + 1
-                continue
-            rows += len(self._views_of(index, found.digest))
-            for target, keys in zip(self._targets, missing, strict=True):
-                wanted = [(found.digest, view) for view in found.missing]
-                keys |= {key for key, kept in zip(wanted, target.has(wanted), strict=True) if not kept}
+        pictures = find_pictures(self.listing, self._targets, self._options, decode=False, views_of=self._views_of)
+        with interrupts.deferred() as interrupted, contextlib.closing(pictures):
+            for index, found in enumerate(pictures):
+                interrupted.check()
+                if found.digest is None:
+                    aside, rows = aside + 1, rows + 1
+                    continue
+                rows += len(self._views_of(index, found.digest))
+                for target, keys in zip(self._targets, missing, strict=True):
+                    wanted = [(found.digest, view) for view in found.missing]
+                    keys |= {key for key, kept in zip(wanted, target.has(wanted), strict=True) if not kept}
         compute = len(set().union(*missing))
         seconds = 0.0
         if compute:

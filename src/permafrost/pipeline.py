@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from permafrost import interrupts
 from permafrost.committing import Committer, as_stored
 from permafrost.computing import Batches, Member
 from permafrost.errors import OptionError, PictureError, WriteError
 from permafrost.files import clear_leftovers
+from permafrost.interrupts import Interrupts
 from permafrost.listing import Listing
 from permafrost.pictures import MAX_PIXELS
 from permafrost.reading import Found, Reader, ViewsOf
@@ -133,6 +135,7 @@ def run_pictures(
         converted: the trunks in OpenVINO's form, where they have just been converted and are not kept yet.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; what was finished before is committed.
         PictureError: one cannot be decoded, and that is to be an error.
         FeatureError: features are not finite; the picture is named.
         EngineError: the engine that was asked for cannot be had, or does not agree with Keras.
@@ -147,9 +150,10 @@ def run_pictures(
     aside: list[tuple[int, str]] = []
     pictures = find_pictures(listing, targets, options, augmentation=augmentation, views_of=views_of)
     with (
+        interrupts.deferred() as interrupted,
         contextlib.closing(pictures),
         Committer(targets, stopwatch) as committer,
-        _Computation(listing, targets, options, committer, stopwatch, converted) as computation,
+        _Computation(listing, targets, options, committer, stopwatch, converted, interrupted) as computation,
         _progress(len(listing), stopwatch, shown=options.progress) as picture_done,
     ):
         for index, found in enumerate(stopwatch.each("read", pictures)):
@@ -159,6 +163,7 @@ def run_pictures(
                 kept.append((index, found.digest))
                 computation.add(index, found)
             picture_done(bool(found.digest and not found.missing))
+            interrupted.check()
         computation.finish()
     for shelf in shelves:
         shelf.compact()
@@ -256,8 +261,9 @@ class _Computation:
         committer: Committer,
         stopwatch: Stopwatch,
         converted: Converted | None,
+        interrupted: Interrupts,
     ) -> None:
-        self._converted = converted
+        self._converted, self._interrupted = converted, interrupted
         self._kept: Converted | None = None
         self._listing, self._targets, self._options = listing, targets, options
         self._committer, self._stopwatch = committer, stopwatch
@@ -276,8 +282,9 @@ class _Computation:
         """Have the missing views of a picture computed."""
         if found.missing and self._batches is None:
             started = time.perf_counter()
-            self._kept = kept_conversion(self._targets)
-            self._engine = engine_for(self._targets, self._options, self._kept or self._converted)
+            with self._interrupted.at_once():
+                self._kept = kept_conversion(self._targets)
+                self._engine = engine_for(self._targets, self._options, self._kept or self._converted)
             self._batches = Batches(self._engine, self._commit, self._stopwatch)
             self.engine_seconds = time.perf_counter() - started
         for view, pixels in found.missing.items():

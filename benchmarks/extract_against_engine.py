@@ -3,12 +3,15 @@
 Both run the same trunk on the same engine. The bare engine is given batches of uint8 pixels from as many threads as it
 has streams, and its answers are dropped; `extract` reads, hashes, decodes, resizes, computes and commits. Of `extract`
 the time beyond start-up counts: from the first picture on, without building the base and making the engine ready.
+What its threads take beside the engine is printed with it: those that read, decode and resize (`pictures`), those that
+call the engine, one of which has Keras compute the first four pictures too (`engine`), and that which commits.
 
     python benchmarks/extract_against_engine.py --base inception_v3 --pictures 1000 --rounds 3
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,15 +50,25 @@ def main() -> None:
         def extract() -> float:
             with tempfile.TemporaryDirectory(dir=scratch) as place:
                 out = Path(place, "set.h5")
-                features = pf.extract(folder, **setting.of_extract(), out=out, engine=given.engine, progress=False)
+                with common.ThreadTimes() as times:
+                    features = pf.extract(folder, **setting.of_extract(), out=out, engine=given.engine, progress=False)
             seconds = features.summary["seconds"]
             print(f"  {features.summary['limit']}: {seconds}")
+            for name, seconds_of_a_core in beside.items():
+                seconds_of_a_core.append(times.seconds.get(name, 0.0))
             return seconds["all"] - seconds["engine"]
 
+        beside: dict[str, list[float]] = {"pictures": [], "engine": [], "commits": []}
         seconds = common.take_turns({"bare engine": bare, "extract": extract}, given.rounds)
     for name, values in seconds.items():
         rate = [len(pixels) / value for value in values]
         print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} pictures a second")
+    print("beside the engine, seconds of a core: " + ", ".join(f"{k} {common.spread(v)}" for k, v in beside.items()))
+    cores = os.cpu_count() or 1
+    bound = [
+        bare / (bare + sum(rest) / cores) for bare, *rest in zip(seconds["bare engine"], *beside.values(), strict=True)
+    ]
+    print(f"share if nothing ever waited: {common.spread(bound)}")
     print(f"share of the bare engine: {common.spread(common.ratios(seconds['bare engine'], seconds['extract']))}")
 
 

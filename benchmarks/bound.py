@@ -25,11 +25,11 @@ import keras
 import numpy as np
 from PIL import Image
 
-from permafrost.bases import load_base
-from permafrost.cutting import build_trunks
-from permafrost.engines import make_engine
 from permafrost.engines.engine import Engine
-from permafrost.pictures import decode_resized
+from permafrost.engines.selection import make_engine
+from permafrost.images.decoding import decode_resized
+from permafrost.trunk.bases import load_base
+from permafrost.trunk.cutting import build_trunks
 
 
 def operations(model: Any) -> float:

@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from permafrost.heads import SCALINGS, HeadData, options_from
 from permafrost.heads.calibration import row_losses
-from permafrost.heads.comparing import Compared, choose, compare, make_folds
+from permafrost.heads.cross_validation import Compared, choose, compare, make_folds
 from permafrost.heads.families import FAMILIES, logits_of
+from permafrost.heads.head import HeadData
+from permafrost.heads.options import SCALINGS, options_from
 from permafrost.heads.sklearn_heads import prepare, setup_of
 
 HEADS = ("logistic", "ridge", "svm", "lda")

@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from PIL import Image
 
-from permafrost.trunk_spec import TrunkSpec
+from permafrost.trunk.spec import TrunkSpec
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PHOTOGRAPHS = SHARED / "data" / "cats_dogs"

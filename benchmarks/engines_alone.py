@@ -16,10 +16,10 @@ from pathlib import Path
 import common
 import numpy as np
 
-from permafrost.bases import load_base
-from permafrost.cutting import build_trunks
-from permafrost.engines import make_engine
-from permafrost.pictures import decode_resized
+from permafrost.engines.selection import make_engine
+from permafrost.images.decoding import decode_resized
+from permafrost.trunk.bases import load_base
+from permafrost.trunk.cutting import build_trunks
 
 
 def main() -> None:

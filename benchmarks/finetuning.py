@@ -23,15 +23,15 @@ import keras
 import numpy as np
 
 import permafrost as pf
-from permafrost.assembly import pixels_of
-from permafrost.augmentation import Views
-from permafrost.frontier import cut_below
-from permafrost.gradients import quick_gradients
-from permafrost.pipeline import PipelineOptions
-from permafrost.training import Batches, predict_examples
-from permafrost.training_options import FINE_TUNING
-from permafrost.tuning_data import KeptData, Wanted
-from permafrost.unfreezing import find_unfrozen, set_trainable
+from permafrost.extraction.pipeline import PipelineOptions
+from permafrost.finetuning.data import KeptData, Wanted
+from permafrost.finetuning.frontier import cut_below
+from permafrost.finetuning.layers import find_unfrozen, set_trainable
+from permafrost.images.augmentation import Views
+from permafrost.model.assembly import pixels_of
+from permafrost.training.conv_gradient import quick_gradients
+from permafrost.training.loop import Batches, predict_examples
+from permafrost.training.options import FINE_TUNING
 
 UNFROZEN = {"vgg16": "block5", "inception_v3": 172}
 BATCH = 32

@@ -61,9 +61,10 @@ def one(path: Path, name: str, folder: Path) -> None:
     import keras
 
     import permafrost as pf
-    from permafrost.evaluation import metrics
-    from permafrost.fitting_data import head_data, split_rows
-    from permafrost.heads import find_head, needs_validation, options_from
+    from permafrost.heads.data import head_data, split_rows
+    from permafrost.heads.options import options_from
+    from permafrost.heads.table import find_head, needs_validation
+    from permafrost.training.metrics import metrics
 
     features = pf.open_features(path)
     rows = split_rows(features, hold_out=needs_validation(name))
@@ -91,7 +92,7 @@ def differences(path: Path, folder: Path) -> None:
     import keras
 
     import permafrost as pf
-    from permafrost.engines import make_engine
+    from permafrost.engines.selection import make_engine
 
     features = pf.open_features(path)
     rows = features.rows("test")
@@ -113,7 +114,7 @@ def batches(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def main() -> None:
-    from permafrost.heads import HEADS
+    from permafrost.heads.options import HEADS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path)

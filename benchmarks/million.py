@@ -24,9 +24,9 @@ def make(folder: Path) -> None:
     import common
     import numpy as np
 
-    from permafrost.set_file import SetContent, write_set
-    from permafrost.shards import Rows
-    from permafrost.store import Store
+    from permafrost.store.set_file import SetContent, write_set
+    from permafrost.store.shard import Rows
+    from permafrost.store.store import Store
 
     spec = common.made_up_spec(SHAPE)
     store = Store.create(folder / "store", spec, about={"base_layers": []})

@@ -40,8 +40,8 @@ def make(path: Path, gigabytes: float, features: int) -> None:
     from PIL import Image
 
     import permafrost as pf
-    from permafrost.set_file import write_set
-    from permafrost.shards import Rows
+    from permafrost.store.set_file import write_set
+    from permafrost.store.shard import Rows
 
     with tempfile.TemporaryDirectory() as scratch:
         generator = np.random.default_rng(0)
@@ -102,8 +102,8 @@ def forget(path: Path) -> None:
 def compare(path: Path, limit: int, rounds: int) -> None:
     """Read the training rows and do nothing with them; gather what ridge needs of them: in turn, in one process."""
     import permafrost as pf
-    from permafrost.feature_rows import FeatureRows, bytes_for_rows
     from permafrost.heads.out_of_core import gather_moments
+    from permafrost.store.streaming import FeatureRows, bytes_for_rows
 
     features = pf.open_features(path)
     rows = FeatureRows(features, features.rows("train"), memory_limit=bytes_for_rows(features, limit))
@@ -129,7 +129,7 @@ def compare(path: Path, limit: int, rounds: int) -> None:
 def warm_up(path: Path, **options: Any) -> None:
     """Fit to a few of the rows, on disk too, and give back what that took."""
     import permafrost as pf
-    from permafrost.feature_set import FeatureSet
+    from permafrost.store.feature_set import FeatureSet
 
     features = pf.open_features(path)
     content = features.content
@@ -169,7 +169,7 @@ def fit(path: Path, limit: int, head: str, epochs: int) -> None:
 def order(path: Path, limit: int, batch: int = 256) -> None:
     """How random the shuffled order is: the spread of class shares over batches against that of any order."""
     import permafrost as pf
-    from permafrost.feature_rows import FeatureRows, ShuffledRows, bytes_for_rows
+    from permafrost.store.streaming import FeatureRows, ShuffledRows, bytes_for_rows
 
     features = pf.open_features(path)
     rows = FeatureRows(features, features.rows("train"), memory_limit=bytes_for_rows(features, limit))
@@ -199,7 +199,7 @@ def order(path: Path, limit: int, batch: int = 256) -> None:
 
 
 def main() -> None:
-    from permafrost.files import parse_size
+    from permafrost.units import parse_size
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["make", "compare", "fit", "order"])

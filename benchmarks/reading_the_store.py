@@ -15,8 +15,9 @@ from pathlib import Path
 import common
 import numpy as np
 
-from permafrost.shards import Rows
-from permafrost.store import RowIndex, Store, place_rows
+from permafrost.store.row_index import RowIndex, place_rows
+from permafrost.store.shard import Rows
+from permafrost.store.store import Store
 
 SHAPE = (4, 4, 512)
 SHARD_ROWS = 2000

@@ -23,7 +23,7 @@ import samples
 if TYPE_CHECKING:
     import keras
 
-    from permafrost.bases import Base
+    from permafrost.trunk.bases import Base
 
 # Without deadlines: on a busy machine they fail what is right.
 hypothesis.settings.register_profile("suite", max_examples=25, deadline=None)
@@ -43,8 +43,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def converted_once() -> Iterator[None]:
     """Have OpenVINO convert each model once for all tests: it takes longer than all else that they do with it."""
-    from permafrost.cutting import architecture_digest, weights_digest
     from permafrost.engines import conversion, openvino_engine
+    from permafrost.trunk.graph import architecture_digest, weights_digest
 
     convert, known = conversion.convert, {}
 
@@ -93,7 +93,7 @@ def inception() -> Base:
     """
     import keras
 
-    from permafrost.bases import load_base
+    from permafrost.trunk.bases import load_base
 
     pixels = keras.Input((8, 8, 3))
     keras.layers.Activation("relu")(keras.layers.BatchNormalization()(keras.layers.Conv2D(1, 1)(pixels)))

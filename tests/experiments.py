@@ -22,11 +22,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from permafrost.atomic import leftovers
 from permafrost.errors import PermafrostError, ShardError
-from permafrost.feature_set import FeatureSet, open_features
-from permafrost.files import leftovers
-from permafrost.store import Store
-from permafrost.upkeep import verify
+from permafrost.store.feature_set import FeatureSet, open_features
+from permafrost.store.maintenance import verify
+from permafrost.store.store import Store
 from processes import Nursery
 from samples import PX, encoded
 
@@ -104,7 +104,14 @@ class Real:
         return self.nursery.wait(process)
 
 
-HEAVY = ("tensorflow", "keras", "openvino", "permafrost.cli.extract", "permafrost.extraction", "permafrost.cutting")
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "openvino",
+    "permafrost.cli.extract",
+    "permafrost.extraction.extract",
+    "permafrost.trunk.cutting",
+)
 
 
 def write_pictures(folder: Path, count: int) -> Path:

@@ -11,9 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from permafrost.assembly import export_model
-from permafrost.feature_set import FeatureSet
-from permafrost.runs import RUN_FILE
+from permafrost.model.assembly import export_model
+from permafrost.model.run import RUN_FILE
+from permafrost.store.feature_set import FeatureSet
 
 
 @contextlib.contextmanager

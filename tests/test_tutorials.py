@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from permafrost.bases import parse_base
 from permafrost.cli import run
+from permafrost.trunk.bases import parse_base
 from samples import PX, texture, write_photos
 
 pytest_plugins = ["upper"]

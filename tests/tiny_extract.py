@@ -20,10 +20,14 @@ import numpy as np
 import PIL.Image
 import tqdm  # noqa: F401
 
-from permafrost import cli, committing, cutting, extraction, pipeline
+from permafrost import cli
+from permafrost.atomic import replacing
 from permafrost.cli import extract as _extract_command  # noqa: F401
-from permafrost.cutting import Trunk
-from permafrost.files import replacing
+from permafrost.extraction import extract as extraction
+from permafrost.extraction import pipeline
+from permafrost.extraction import writer as committing
+from permafrost.trunk import cutting
+from permafrost.trunk.cutting import Trunk
 from samples import PX, spec_with
 
 SPEC = spec_with(base="tiny", cut="blocks", shapes=((4, 4, 3),))

@@ -10,10 +10,10 @@ import pytest
 
 import permafrost as pf
 from helpers import compiling
-from permafrost import runs
 from permafrost.engines.keras_engine import KerasEngine
-from permafrost.feature_set import FeatureSet
-from permafrost.runs import Run
+from permafrost.model import run as runs
+from permafrost.model.run import Run
+from permafrost.store.feature_set import FeatureSet
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,8 @@ import h5py
 import keras
 import numpy as np
 
-from permafrost.pictures import decode
-from permafrost.resnet20 import resnet20
+from permafrost.images.decoding import decode
+from permafrost.trunk.resnet20 import resnet20
 
 if TYPE_CHECKING:
     import torch

@@ -16,28 +16,28 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from permafrost.extraction import extract as extract
-    from permafrost.extractor import FeatureExtractor as FeatureExtractor
-    from permafrost.feature_set import FeatureSet as FeatureSet
-    from permafrost.feature_set import open_features as open_features
-    from permafrost.finetuning import finetune as finetune
-    from permafrost.fitting import fit_head as fit_head
-    from permafrost.runs import Run as Run
-    from permafrost.runs import open_run as open_run
-    from permafrost.serving import evaluate as evaluate
-    from permafrost.serving import predict as predict
+    from permafrost.extraction.extract import extract as extract
+    from permafrost.extraction.transformer import FeatureExtractor as FeatureExtractor
+    from permafrost.finetuning.finetune import finetune as finetune
+    from permafrost.heads.fit import fit_head as fit_head
+    from permafrost.model.inference import evaluate as evaluate
+    from permafrost.model.inference import predict as predict
+    from permafrost.model.run import Run as Run
+    from permafrost.model.run import open_run as open_run
+    from permafrost.store.feature_set import FeatureSet as FeatureSet
+    from permafrost.store.feature_set import open_features as open_features
 
 _HOMES: Final = {
-    "FeatureExtractor": "extractor",
-    "FeatureSet": "feature_set",
-    "Run": "runs",
-    "evaluate": "serving",
-    "extract": "extraction",
-    "finetune": "finetuning",
-    "fit_head": "fitting",
-    "open_features": "feature_set",
-    "open_run": "runs",
-    "predict": "serving",
+    "FeatureExtractor": "extraction.transformer",
+    "FeatureSet": "store.feature_set",
+    "Run": "model.run",
+    "evaluate": "model.inference",
+    "extract": "extraction.extract",
+    "finetune": "finetuning.finetune",
+    "fit_head": "heads.fit",
+    "open_features": "store.feature_set",
+    "open_run": "model.run",
+    "predict": "model.inference",
 }
 
 __all__ = list(_HOMES)

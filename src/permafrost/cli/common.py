@@ -20,8 +20,8 @@ from typing import Any
 import click
 
 from permafrost.errors import one_line
-from permafrost.files import size as size
-from permafrost.training_options import MONITORS, OPTIMIZERS, TrainingOptions
+from permafrost.training.options import MONITORS, OPTIMIZERS, TrainingOptions
+from permafrost.units import size as size
 
 
 def command(name: str, summary: str) -> Callable[[Callable[..., Any]], click.Command]:

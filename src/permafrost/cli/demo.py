@@ -16,8 +16,8 @@ from permafrost.cli.common import command, duration, show
 if TYPE_CHECKING:
     import numpy as np
 
-    from permafrost.feature_set import FeatureSet
-    from permafrost.training import Examples
+    from permafrost.store.feature_set import FeatureSet
+    from permafrost.training.loop import Examples
 
 BASE: Final = "resnet20-cifar10"
 DIGITS_SIZE: Final = 32
@@ -198,9 +198,9 @@ def train_from_scratch(features: FeatureSet, seconds: float) -> tuple[float, int
     import keras
     import numpy as np
 
-    from permafrost.bases import load_base
-    from permafrost.preprocessing import preprocess
-    from permafrost.training import Batches, predict_examples
+    from permafrost.training.loop import Batches, predict_examples
+    from permafrost.trunk.bases import load_base
+    from permafrost.trunk.preprocessing import preprocess
 
     keras.utils.set_random_seed(0)
     base = load_base(BASE, weights="none", image_size=features.spec.image_size)
@@ -230,7 +230,7 @@ def _pictures(features: FeatureSet, split: str) -> Examples:
     """Pictures as the base sees them, read from their files whenever they are asked for, as in the tutorials."""
     import numpy as np
 
-    from permafrost.training import Examples
+    from permafrost.training.loop import Examples
 
     rows = features.rows(split)
 

@@ -20,7 +20,7 @@ def evaluate(*, model: str, data: str, as_json: bool, **options: Any) -> None:
 
     Pictures are read from their files at full size; the model itself resizes them.
     """
-    from permafrost.serving import evaluate as run
+    from permafrost.model.inference import evaluate as run
 
     figures = run(model, data, **options)
     lines = [f"set aside: {figures['set_aside']}"] if figures["set_aside"] else []

@@ -18,8 +18,8 @@ from permafrost.cli.common import (
     size,
     split_fractions,
 )
-from permafrost.pictures import MAX_PIXELS
-from permafrost.stopwatch import STAGES
+from permafrost.extraction.stopwatch import STAGES
+from permafrost.images.decoding import MAX_PIXELS
 
 
 @command("extract", COMMANDS["extract"])
@@ -75,7 +75,7 @@ def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) ->
 
     Pictures whose features are kept already are not computed again, whatever they are called and wherever they lie.
     """
-    from permafrost.extraction import Extraction
+    from permafrost.extraction.extract import Extraction
 
     cuts = cut.split(",") if cut else None
     extraction = Extraction(cut=cuts, **options)

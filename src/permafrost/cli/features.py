@@ -27,8 +27,8 @@ def list_sets(*, folder: str, as_json: bool) -> None:
 
     FOLDER is `features` unless another is given.
     """
-    from permafrost.feature_set import open_features
-    from permafrost.set_file import h5_files
+    from permafrost.store.feature_set import open_features
+    from permafrost.store.set_file import h5_files
 
     if not Path(folder).is_dir():
         raise SetError(f"no folder {folder}", do="make a feature set with extract")
@@ -51,7 +51,7 @@ def show_set(*, path: str, as_json: bool) -> None:
 
     Its pictures and classes, the trunk that its features came from, and what was set aside, with the reasons.
     """
-    from permafrost.feature_set import open_features
+    from permafrost.store.feature_set import open_features
 
     opened = open_features(path)
     described, spec = opened.describe(), opened.spec
@@ -84,7 +84,7 @@ def verify_kept(*, path: str, as_json: bool) -> None:
     features are kept twice, which only takes room). Exit status 2 if features cannot be read; the same extract
     computes them again.
     """
-    from permafrost.upkeep import verify
+    from permafrost.store.maintenance import verify
 
     found = verify(path)
     lines = [f"{finding.kind}: {finding.told}" for finding in found.findings]
@@ -107,7 +107,7 @@ def prune_kept(*, folder: str, yes: bool, as_json: bool) -> None:
     room it takes, is shown first. Features for which there never was a set, such as those of a scikit-learn pipeline
     or of fine-tuning, go too; they can be computed again.
     """
-    from permafrost.upkeep import Pruning, prune
+    from permafrost.store.maintenance import Pruning, prune
 
     def confirm(pruning: Pruning) -> bool:
         lines = [f"{removal.path}: {removal.why}, {size(removal.bytes)}" for removal in pruning.removals]
@@ -134,8 +134,8 @@ def export_set(*, path: str, out: str, as_json: bool) -> None:
 
     With X, y, paths, class_names and splits, for programs that know HDF5 or NumPy and nothing of stores.
     """
-    from permafrost.exporting import export_features
-    from permafrost.feature_set import open_features
+    from permafrost.store.export import export_features
+    from permafrost.store.feature_set import open_features
 
     features = open_features(path)
     written = export_features(features, out)

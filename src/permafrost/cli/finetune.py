@@ -11,7 +11,7 @@ import click
 from permafrost.cli import COMMANDS
 from permafrost.cli.common import command, duration, figures_line, progress_option, show, size, training_options
 from permafrost.cli.fit_head import run_lines
-from permafrost.training_options import FINE_TUNING
+from permafrost.training.options import FINE_TUNING
 
 
 @command("finetune", COMMANDS["finetune"])
@@ -63,7 +63,7 @@ def finetune(*, run: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     The result is never worse than the run that it started from on what is monitored: if no epoch improves it, that
     model is kept. Where training is interrupted, the same command goes on from the last whole epoch.
     """
-    from permafrost.finetuning import FineTuning
+    from permafrost.finetuning.finetune import FineTuning
 
     tuning = FineTuning(run, **options)
     plans = tuning.plan()

@@ -19,9 +19,9 @@ from permafrost.cli.common import (
     training_options,
 )
 from permafrost.errors import OptionError
-from permafrost.heads import SEVERAL, HeadOptions
-from permafrost.listing import SPLITS
-from permafrost.training_options import HEAD_TRAINING
+from permafrost.heads.options import SEVERAL, HeadOptions
+from permafrost.images.splits import SPLITS
+from permafrost.training.options import HEAD_TRAINING
 
 _LAYERS: Final = HeadOptions(training=HEAD_TRAINING)
 
@@ -97,7 +97,7 @@ def fit_head(
     settings: dict[str, Any] = {
         name: parse_numbers(name, value) if name in SEVERAL else value for name, value in options.items()
     }
-    from permafrost.fitting import fit_head as fit
+    from permafrost.heads.fit import fit_head as fit
 
     if candidates:
         settings["candidates"] = candidates.split(",")

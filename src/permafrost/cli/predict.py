@@ -20,7 +20,7 @@ def predict(*, model: str, pictures: tuple[str, ...], top: int, as_json: bool) -
     IMAGE is a file, or a folder, whose pictures are taken. Exit status 2 if one of them cannot be decoded; the others
     are answered all the same.
     """
-    from permafrost.serving import predict as run
+    from permafrost.model.inference import predict as run
 
     answers = run(model, pictures, top=top)
     show(answers, [_line(answer) for answer in answers], as_json=as_json)

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from permafrost.atomic import replacing
 from permafrost.errors import EngineError
-from permafrost.files import replacing
 
 if TYPE_CHECKING:
     import keras
@@ -204,6 +204,6 @@ def _without(name: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from permafrost.bases import load_model_file
+    from permafrost.trunk.bases import load_model_file
 
     _convert_here(load_model_file(sys.argv[1]), sys.argv[2])

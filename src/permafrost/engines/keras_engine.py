@@ -7,6 +7,8 @@ import threading
 import keras
 import numpy as np
 
+from permafrost.engines.device import sees_gpu
+
 
 class KerasEngine:
     """Runs a model by Keras' own compiled `predict_on_batch`.
@@ -50,17 +52,6 @@ class KerasEngine:
         if not isinstance(outputs, list | tuple):
             outputs = [outputs]
         return [np.asarray(output, np.float32)[:count] for output in outputs]
-
-
-def sees_gpu() -> bool:
-    """Whether Keras puts tensors on a GPU (or a TPU) by default."""
-    device = getattr(keras.ops.zeros(1), "device", "cpu")
-    return "cpu" not in str(device).lower()
-
-
-def tensorflow_on_processor() -> bool:
-    """Whether Keras computes by TensorFlow without a GPU, where it compiles nothing by XLA unless it is told to."""
-    return keras.backend.backend() == "tensorflow" and not sees_gpu()
 
 
 def compute_once(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from permafrost.heads import SCALINGS, FittedHead, HeadData, HeadOptions
-from permafrost.heads.comparing import Compared, choose, compare, make_folds
+from permafrost.heads.cross_validation import Compared, choose, compare, make_folds
 from permafrost.heads.families import FAMILIES
+from permafrost.heads.head import FittedHead, HeadData
+from permafrost.heads.options import SCALINGS, HeadOptions
 from permafrost.heads.sklearn_heads import Prepared, finish, prepare, setup_of
 
 UNSCALED: Final = frozenset({"nb", "mlp"})

@@ -14,8 +14,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
 from permafrost.heads.calibration import log_probabilities
-from permafrost.heads.folding import Affine, as_logits
-from permafrost.heads.moments import Moments, lda_path, ridge_path
+from permafrost.heads.closed_forms import Moments, lda_path, ridge_path
+from permafrost.heads.to_keras import Affine, as_logits
 
 MAX_ITERATIONS: Final = 1000
 TOLERANCE: Final = 1e-4

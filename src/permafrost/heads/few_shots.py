@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from permafrost.errors import HeadError
-from permafrost.heads import Fit, HeadData, HeadOptions
+from permafrost.heads.head import Fit, HeadData
+from permafrost.heads.options import HeadOptions
 
 SINGLE: Final = {"regularization": 0.01, "neighbours": 1}
 """Settings with a single picture a class, which cannot be cross-validated, where none are given."""

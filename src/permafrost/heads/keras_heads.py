@@ -9,9 +9,10 @@ import keras
 import numpy as np
 
 from permafrost.errors import HeadError, OptionError
-from permafrost.feature_rows import ShuffledRows
-from permafrost.heads import FittedHead, HeadData, HeadOptions
-from permafrost.training import Examples, train
+from permafrost.heads.head import FittedHead, HeadData
+from permafrost.heads.options import HeadOptions
+from permafrost.store.streaming import ShuffledRows
+from permafrost.training.loop import Examples, train
 
 NORM: Final = 3.5
 """Of the centred features of one picture, on average; found to suit Adam's default rate from 64 to 37,632 features."""

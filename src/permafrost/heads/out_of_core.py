@@ -12,14 +12,16 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from permafrost.errors import HeadError
-from permafrost.feature_rows import FeatureRows, Made
-from permafrost.heads import KERAS_HEADS, FittedHead, HeadData, HeadOptions, find_head
 from permafrost.heads.calibration import inverse_temperature, row_losses
-from permafrost.heads.comparing import blas_threads
+from permafrost.heads.closed_forms import Moments, lda_path, ridge_path, scaling_of
+from permafrost.heads.cross_validation import blas_threads
 from permafrost.heads.families import FAMILIES, Setup
-from permafrost.heads.folding import Affine, Step, softmax, to_keras
-from permafrost.heads.moments import Moments, lda_path, ridge_path, scaling_of
+from permafrost.heads.head import FittedHead, HeadData
+from permafrost.heads.options import KERAS_HEADS, HeadOptions
 from permafrost.heads.sklearn_heads import setup_of
+from permafrost.heads.table import find_head
+from permafrost.heads.to_keras import Affine, Step, softmax, to_keras
+from permafrost.store.streaming import FeatureRows, Made
 
 STREAMED: Final = (*KERAS_HEADS, "ridge", "lda", "logistic")
 """Heads that can be fitted to features that stay on disk."""

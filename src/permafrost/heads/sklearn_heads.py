@@ -13,11 +13,12 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from permafrost.errors import HeadError, OptionError
-from permafrost.heads import FittedHead, HeadData, HeadOptions
-from permafrost.heads.comparing import Compared, blas_threads, choose, compare, make_folds, quiet_convergence
+from permafrost.heads.closed_forms import scaling_of
+from permafrost.heads.cross_validation import Compared, blas_threads, choose, compare, make_folds, quiet_convergence
 from permafrost.heads.families import FAMILIES, Family, Setup
-from permafrost.heads.folding import Affine, cool, fold, has_probabilities, require_foldable, softmax, to_keras
-from permafrost.heads.moments import scaling_of
+from permafrost.heads.head import FittedHead, HeadData
+from permafrost.heads.options import HeadOptions
+from permafrost.heads.to_keras import Affine, cool, fold, has_probabilities, require_foldable, softmax, to_keras
 
 SMALL: Final = 10_000_000
 """Numbers in a matrix below which one thread multiplies it faster than several."""

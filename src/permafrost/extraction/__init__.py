@@ -1,0 +1,1 @@
+"""Images through the trunk into the store."""

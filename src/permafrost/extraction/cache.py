@@ -1,0 +1,209 @@
+"""Where the features of a trunk are kept: which rows are there, and new ones to their stores."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from permafrost.errors import ShardError, WriteError
+from permafrost.extraction.reader import RowKey
+from permafrost.store.compaction import compact
+from permafrost.store.row_index import RowAddress, RowIndex, place_rows
+from permafrost.store.shard import Rows, digest_rows
+from permafrost.store.store import DESCRIPTION_FILE, Store
+from permafrost.trunk.spec import TrunkSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from permafrost.trunk.cutting import Trunk
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide how features are computed, for people to read."""
+    names = ("permafrost", "keras", "tensorflow", "numpy", "h5py", "pillow", "opencv-python-headless")
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+class Shelf:
+    """One store, and which rows are there: kept before, or committed through this.
+
+    Attributes:
+        spec: what decides the features.
+        folder: the store's folder; it need not be there yet.
+
+    Args:
+        spec: what decides the features.
+        parent: the folder that holds stores, e.g. `features/store`.
+
+    Raises:
+        StoreError: a store of that name is damaged, or holds another trunk's features.
+    """
+
+    def __init__(self, spec: TrunkSpec, parent: Path) -> None:
+        self.spec, self.folder = spec, parent / spec.folder_name
+        self._store = _open_store(self.folder)
+        if self._store:
+            self._store.require(spec)
+        self._index = RowIndex(self._store) if self._store else None
+        self._new: dict[RowKey, RowAddress] = {}
+        self._damaged: list[ShardError] = []
+
+    @property
+    def damaged(self) -> list[str]:
+        """What is wrong with each shard whose rows cannot be used for that."""
+        return sorted({str(error) for error in (*self._damaged, *(self._index.damaged if self._index else ()))})
+
+    def has(self, keys: Sequence[RowKey]) -> list[bool]:
+        """Of each row whether it was kept before."""
+        return [address is not None for address in self._before(keys)]
+
+    def addresses(self, keys: Sequence[RowKey]) -> list[RowAddress]:
+        """Where the rows lie, which were kept before or committed through this."""
+        addresses = [self._new.get(key) or before for key, before in zip(keys, self._before(keys), strict=True)]
+        assert None not in addresses, "every row that is asked for has been kept or computed"
+        return cast("list[RowAddress]", addresses)
+
+    def _before(self, keys: Sequence[RowKey]) -> Sequence[RowAddress | None]:
+        return self._index.find_all(keys) if self._index else [None] * len(keys)
+
+    def commit(
+        self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str, base_layers: Sequence[str]
+    ) -> None:
+        """Keep rows; the store's folder is made with the first of them, so a run that fails early leaves none."""
+        import numpy as np
+
+        if self._store is None:
+            about = {"libraries": library_versions(), "base_layers": list(base_layers)}
+            self._store = Store.create(self.folder.parent, self.spec, about=about)
+            self._store.hold()
+        rows = Rows(
+            digest_rows(digest for digest, _ in keys),
+            np.array([view for _, view in keys], np.int32),
+            tensors,
+        )
+        shard = self._store.append(rows, engine=engine)
+        self._new |= {key: RowAddress(shard, row) for row, key in enumerate(keys)}
+
+    def compact(self) -> None:
+        """Join the store's small shards where there are many, if rows have been committed through this."""
+        if self._store is None or not self._new:
+            return
+        with contextlib.suppress(WriteError):  # All rows are kept; a later run may find more room.
+            if compact(self._store):
+                self._damaged += self._index.damaged if self._index else []
+                self._index, self._new = RowIndex(self._store), {}
+
+    def gather(self, keys: Sequence[RowKey]) -> tuple[np.ndarray, ...]:
+        """For each tensor of the trunk the features of these rows: (n, *shape) float32.
+
+        Raises:
+            ShardError: a shard is missing or damaged.
+        """
+        assert self._store is not None, "every row that is asked for has been kept or computed"
+        shards, places = place_rows(self.addresses(keys))
+        known = digest_rows(digest for digest, _ in keys)
+        return self._store.gather(shards, places, digests=known)
+
+
+class Target:
+    """A trunk, and the stores that keep its features: one for pictures, and one for their augmented views.
+
+    Pictures and views have a store each, since only the key of views covers the augmentation: so pictures that are kept
+    already are found again with any augmentation.
+
+    Attributes:
+        trunk: the trunk.
+        spec: what decides the features of pictures.
+        folder: of the store of pictures; it need not be there yet.
+        computed: how many rows have been committed through this.
+
+    Args:
+        trunk: the trunk.
+        parent: the folder that holds stores, e.g. `features/store`.
+        augmentation: how views are made: `augmentation.Views.rule`; empty where there are none.
+
+    Raises:
+        StoreError: a store of that name is damaged, or holds another trunk's features.
+    """
+
+    def __init__(self, trunk: Trunk, parent: Path, augmentation: str = "") -> None:
+        self.trunk, self.spec = trunk, trunk.spec
+        self.pictures = Shelf(trunk.spec, parent)
+        self.folder = self.pictures.folder
+        self.views = Shelf(dataclasses.replace(trunk.spec, augmentation=augmentation), parent) if augmentation else None
+        self.computed = 0
+
+    @property
+    def shelves(self) -> list[Shelf]:
+        """The stores: that of pictures, and that of views where there are any."""
+        return [self.pictures] + ([self.views] if self.views else [])
+
+    @property
+    def damaged(self) -> list[str]:
+        """What is wrong with each shard whose rows cannot be used for that."""
+        return [told for shelf in self.shelves for told in shelf.damaged]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one row takes, uncompressed, with its index."""
+        import numpy as np
+
+        values = sum(int(np.prod(shape)) for shape in self.spec.shapes)
+        return values * np.dtype(self.spec.dtype).itemsize + 44
+
+    def has(self, keys: Sequence[RowKey]) -> list[bool]:
+        """Of each picture or view whether its features were kept before."""
+        pictures = [key for key in keys if key[1] == 0]
+        if len(pictures) == len(keys):
+            return self.pictures.has(keys)
+        views = [key for key in keys if key[1]]
+        kept = dict(zip(pictures, self.pictures.has(pictures), strict=True))
+        kept |= zip(views, self._shelf(1).has(views), strict=True)
+        return [kept[key] for key in keys]
+
+    def addresses(self, keys: Sequence[RowKey]) -> list[RowAddress]:
+        """Where the features lie: of pictures, or of views, which have another store."""
+        return self._shelf(max((view for _, view in keys), default=0)).addresses(keys)
+
+    def commit(self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str) -> None:
+        """Keep the features of pictures and views: for each tensor of the trunk (n, *shape)."""
+        for shelf, augmented in ((self.pictures, False), (self.views, True)):
+            rows = [row for row, (_, view) in enumerate(keys) if (view > 0) == augmented]
+            if rows:
+                assert shelf is not None, "views are computed only where there is an augmentation"
+                chosen = [keys[row] for row in rows]
+                shelf.commit(chosen, tuple(tensor[rows] for tensor in tensors), engine, self.trunk.base_layers)
+        self.computed += len(keys)
+
+    def gather(self, digests: Sequence[bytes], view: int = 0) -> tuple[np.ndarray, ...]:
+        """For each tensor of the trunk the features of one view of these pictures: (n, *shape) float32.
+
+        Raises:
+            ShardError: a shard is missing or damaged.
+        """
+        return self._shelf(view).gather([(digest, view) for digest in digests])
+
+    def _shelf(self, view: int) -> Shelf:
+        if view == 0:
+            return self.pictures
+        assert self.views is not None, "views are asked for only where there is an augmentation"
+        return self.views
+
+
+def _open_store(folder: Path) -> Store | None:
+    """The store in `folder`, kept from being pruned; None where there is none."""
+    if not (folder / DESCRIPTION_FILE).exists():
+        return None
+    store = Store(folder)
+    store.hold()
+    # While this waited for the lock it may have been removed.
+    return store if (folder / DESCRIPTION_FILE).exists() else None

@@ -1,0 +1,424 @@
+"""Pictures to a feature set: the work behind `extract`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from permafrost.atomic import clear_leftovers
+from permafrost.errors import ListingError, OptionError
+from permafrost.extraction import interrupts
+from permafrost.extraction.cache import Target, library_versions
+from permafrost.extraction.pipeline import (
+    Outcome,
+    PipelineOptions,
+    engine_for,
+    find_pictures,
+    kept_conversion,
+    run_pictures,
+)
+from permafrost.extraction.reader import RowKey
+from permafrost.images.augmentation import read_views
+from permafrost.images.dataset import Listing, read_listing
+from permafrost.images.decoding import MAX_PIXELS
+from permafrost.images.splits import SPLITS, assign_splits
+from permafrost.store.feature_set import STORE_FOLDER, FeatureSet
+from permafrost.store.row_index import place_rows
+from permafrost.store.set_file import SetContent, ViewRows, write_set
+from permafrost.store.shard import digest_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from permafrost.engines.selection import Engine
+    from permafrost.trunk.cutting import Trunk
+
+DEFAULT_FOLDER: Final = "features"
+ON_BAD: Final = ("skip", "fail")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What an extraction would do.
+
+    Attributes:
+        pictures: how many the data set lists.
+        views: how many views each training picture has, the picture itself among them.
+        compute: how many pictures and views would be run through the trunk.
+        keep: how many are kept already, or are copies of others.
+        bytes: that the new features would take on disk, uncompressed.
+        seconds: that computing them would take, at the speed of one batch tried.
+        shape: of one picture's features.
+        store: where they would be kept.
+    """
+
+    set: str
+    store: str
+    pictures: int
+    views: int
+    compute: int
+    keep: int
+    set_aside: int
+    bytes: int
+    seconds: float
+    shape: tuple[int, ...]
+
+
+def extract(
+    data: str | os.PathLike[str],
+    *,
+    base: str | None = None,
+    weights: str | None = None,
+    cut: str | int | Sequence[str | int] | None = None,
+    pool: str = "none",
+    image_size: int | tuple[int, int] | None = None,
+    preprocessing: str | None = None,
+    views: int | None = None,
+    augment: str | None = None,
+    dtype: str = "float32",
+    precision: str = "float32",
+    engine: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    validation_fraction: float | None = None,
+    test_fraction: float | None = None,
+    out: str | os.PathLike[str] | None = None,
+    on_bad: str = "skip",
+    max_pixels: int = MAX_PIXELS,
+    progress: bool = True,
+) -> Any:
+    """Run the frozen trunk once over the pictures of a data set and keep its features.
+
+    Pictures whose features are kept already are not run again, whatever they are called and wherever they lie.
+
+    Args:
+        data: a folder with one folder a class, or with `train`, `validation` and `test` folders of those; a CSV with
+            the columns `path,label[,split]`; or an `.npz` with `X_train, y_train[, X_validation, y_validation, ...]`.
+        base: a name from `keras.applications` in snake case, with its options behind a colon, `resnet20-cifar10`, a
+            `.keras` file, or a run, whose base is taken as it was fine-tuned.
+        weights: `imagenet`, `none` (random, the same every time), or a file; the base's own if None.
+        cut: the layer whose output is kept, by name or index; a list of them to keep several in one pass; None for
+            the last.
+        pool: `avg` or `max` over height and width, or `none`.
+        image_size: height and width in pixels, or one number for both; the base's default if None.
+        preprocessing: what a `.keras` base wants as input: `none`, `tf`, `caffe` or `torch`.
+        views: how many views of each training picture to keep, the picture itself among them; 1 if None.
+        augment: how views differ from their picture: names of augmentations, separated by commas, each with its range
+            behind an equals sign where that is not to be the usual one: `flip,shift=0.05,rotate`; see
+            `augmentation.Augmentation`. `augmentation.USUAL` if None.
+        dtype: what features are stored in: `float32` or `float16`.
+        precision: what the base computes in: `float32` or `bfloat16`.
+        engine: what runs the trunk: `keras`, `openvino`, or `auto`: Keras where it sees a GPU, OpenVINO elsewhere.
+        batch_size: pictures a batch; what suits the engine if None.
+        workers: threads that read and decode; as many as there are processors if None.
+        validation_fraction, test_fraction: shares of the pictures for which the data set names no split, which is then
+            decided by their content. 0.15 each if None.
+        out: the set's file; `features/<data>.h5` if None. Its store lies beside it, in `store/`.
+        on_bad: `skip` sets pictures that cannot be decoded aside, with the reason; `fail` stops at the first.
+        max_pixels: pictures with more are not decoded; the header says how many a picture has.
+        progress: whether to draw a progress bar where standard error is a terminal.
+
+    Returns:
+        A `FeatureSet`; a list of them where `cut` is a list.
+
+    Raises:
+        PermafrostError: something about the request or its input; see `permafrost.errors`.
+    """
+    extraction = Extraction(
+        data,
+        base=base,
+        weights=weights,
+        cut=cut,
+        pool=pool,
+        image_size=image_size,
+        preprocessing=preprocessing,
+        views=views,
+        augment=augment,
+        dtype=dtype,
+        precision=precision,
+        engine=engine,
+        batch_size=batch_size,
+        workers=workers,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        out=out,
+        on_bad=on_bad,
+        max_pixels=max_pixels,
+        progress=progress,
+    )
+    sets = extraction.run()
+    return sets if isinstance(cut, list | tuple) else sets[0]
+
+
+class Extraction:
+    """One extraction, prepared: the data set is listed, the trunks are built. Takes the arguments of `extract`."""
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str],
+        *,
+        base: str | None,
+        weights: str | None,
+        cut: str | int | Sequence[str | int] | None,
+        pool: str,
+        image_size: int | tuple[int, int] | None,
+        preprocessing: str | None,
+        views: int | None,
+        augment: str | None,
+        dtype: str,
+        precision: str,
+        engine: str,
+        batch_size: int | None,
+        workers: int | None,
+        validation_fraction: float | None,
+        test_fraction: float | None,
+        out: str | os.PathLike[str] | None,
+        on_bad: str,
+        max_pixels: int,
+        progress: bool,
+    ) -> None:
+        # All that can be wrong is looked at before the base is built, which takes seconds.
+        self._started = time.perf_counter()
+        if on_bad not in ON_BAD:
+            raise OptionError("unknown way with bad pictures", expected=" or ".join(ON_BAD), found=on_bad)
+        self._options = PipelineOptions(
+            engine=engine,
+            batch_size=batch_size,
+            workers=workers,
+            fail_on_bad=on_bad == "fail",
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+        self._fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+        assign_splits([], [], **self._fractions)
+        self._views = read_views(views, augment)
+        cuts: list[Any] = list(cut) if isinstance(cut, list | tuple) else [cut]
+        if not cuts:
+            raise OptionError("no layer to cut at", expected="one or more", found="an empty list")
+        self.listing = read_listing(data)
+        path = _set_path(out, self.listing)
+        trunks = build_trunks_of(
+            base,
+            weights,
+            cuts,
+            pool=pool,
+            size=image_size,
+            preprocessing=preprocessing,
+            dtype=dtype,
+            precision=precision,
+        )
+        self._targets = [Target(trunk, path.parent / STORE_FOLDER, self._views.rule) for trunk in trunks]
+        self._paths = [path.with_stem(f"{path.stem}-{trunk.spec.cut}") if len(cuts) > 1 else path for trunk in trunks]
+        self._start_seconds = time.perf_counter() - self._started
+
+    def plan(self) -> list[Plan]:
+        """What `run` would do, without doing it; nothing is written."""
+        missing: list[set[RowKey]] = [set() for _ in self._targets]
+        aside, rows = len(self.listing.set_aside), 0
+        pictures = find_pictures(self.listing, self._targets, self._options, decode=False, views_of=self._views_of)
+        with interrupts.deferred() as interrupted, contextlib.closing(pictures):
+            for index, found in enumerate(pictures):
+                interrupted.check()
+                if found.digest is None:
+                    aside, rows = aside + 1, rows + 1
+                    continue
+                rows += len(self._views_of(index, found.digest))
+                for target, keys in zip(self._targets, missing, strict=True):
+                    wanted = [(found.digest, view) for view in found.missing]
+                    keys |= {key for key, kept in zip(wanted, target.has(wanted), strict=True) if not kept}
+        compute = len(set().union(*missing))
+        seconds = 0.0
+        if compute:
+            engine = engine_for(self._targets, self._options, kept_conversion(self._targets))
+            seconds = compute / try_rate(engine, self._targets[0].spec.image_size)
+        return [
+            Plan(
+                set=str(path),
+                store=str(target.folder),
+                pictures=len(self.listing),
+                views=self._views.count or 1,
+                compute=len(keys),
+                keep=rows - len(keys),
+                set_aside=aside,
+                bytes=len(keys) * target.row_bytes,
+                seconds=seconds,
+                shape=target.spec.shapes[0],
+            )
+            for target, path, keys in zip(self._targets, self._paths, missing, strict=True)
+        ]
+
+    def run(self) -> list[FeatureSet]:
+        """Compute what is missing, and write the sets."""
+        for folder in {path.parent for path in self._paths}:
+            clear_leftovers(folder)
+        outcome = run_pictures(
+            self.listing,
+            self._targets,
+            self._options,
+            augmentation=self._views.augmentation,
+            views_of=self._views_of,
+        )
+        if not outcome.kept:
+            index, reason = outcome.aside[-1]
+            raise ListingError(
+                f"none of the {len(self.listing)} pictures in {self.listing.root} can be decoded",
+                found=f"{self.listing.names[index]}: {reason}",
+            )
+        return [self._write_set(target, path, outcome) for target, path in zip(self._targets, self._paths, strict=True)]
+
+    def _write_set(self, target: Target, path: Path, outcome: Outcome) -> FeatureSet:
+        from permafrost.trunk.cutting import save_trunk
+
+        aside = (*self.listing.set_aside, *((self.listing.names[index], reason) for index, reason in outcome.aside))
+        content = self._content(target, path, outcome, aside)
+        save_trunk(target.trunk, target.folder)
+        write_set(path, content)
+        features = FeatureSet(path, content)
+        features.trunk = target.trunk
+        engine = outcome.engine
+        seconds = outcome.seconds | {
+            "start": self._start_seconds + outcome.seconds["engine"],
+            "total": time.perf_counter() - self._started,
+        }
+        features.summary = {
+            "set": str(path),
+            "store": str(target.folder),
+            "pictures": len(outcome.kept),
+            "computed": target.computed,
+            "views": self._views.count,
+            "kept": sum(len(self._views_of(*picture)) for picture in outcome.kept) - target.computed,
+            "set_aside": len(aside),
+            "set_aside_paths": [{"path": name, "reason": reason} for name, reason in aside],
+            "copies": features.describe_copies(),
+            "damaged": target.damaged,
+            "shape": list(target.spec.shapes[0]),
+            "engine": engine.name if engine else None,
+            "engine_difference": engine.difference if engine else None,
+            "engine_why": engine.why if engine else "",
+            "limit": outcome.limit,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
+        return features
+
+    def _content(self, target: Target, path: Path, outcome: Outcome, aside: tuple[tuple[str, str], ...]) -> SetContent:
+        import numpy as np
+
+        listing = self.listing
+        indices, digests = [index for index, _ in outcome.kept], [digest for _, digest in outcome.kept]
+        splits = assign_splits(digests, (listing.splits[index] for index in indices), **self._fractions)
+        shards, places = place_rows(target.addresses([(digest, 0) for digest in digests]))
+        return SetContent(
+            spec=target.spec,
+            store=os.path.relpath(target.folder, path.parent),
+            root=listing.root,
+            names=tuple(listing.names[index] for index in indices),
+            digests=digest_rows(digests),
+            labels=np.array([listing.labels[index] for index in indices], np.int64),
+            splits=np.array([SPLITS.index(split) for split in splits], np.uint8),
+            class_names=listing.class_names,
+            shards=shards,
+            places=places,
+            set_aside=aside,
+            about=library_versions() | {"max_pixels": self._options.max_pixels},
+            views=self._view_rows(target, path, outcome),
+        )
+
+    def _views_of(self, index: int, digest: bytes) -> Sequence[int]:
+        """The views of a picture that are kept: of training pictures all, of others the picture itself."""
+        if self._views.count == 1 or self._split_of(index, digest) != "train":
+            return (0,)
+        return range(self._views.count or 1)
+
+    def _split_of(self, index: int, digest: bytes) -> str:
+        return assign_splits([digest], [self.listing.splits[index]], **self._fractions)[0]
+
+    def _view_rows(self, target: Target, path: Path, outcome: Outcome) -> ViewRows | None:
+        import numpy as np
+
+        if target.views is None:
+            return None
+        wanted = [
+            (view, picture, digest)
+            for picture, (index, digest) in enumerate(outcome.kept)
+            for view in self._views_of(index, digest)
+            if view
+        ]
+        shards, found = place_rows(target.addresses([(digest, view) for view, _, digest in wanted]))
+        places = np.full(((self._views.count or 1) - 1, len(outcome.kept), 2), -1, np.int64)
+        for place, (view, picture, _) in zip(found, wanted, strict=True):
+            places[view - 1, picture] = place
+        store = os.path.relpath(target.views.folder, path.parent)
+        return ViewRows(spec=target.views.spec, store=store, shards=shards, places=places)
+
+
+def compute_features(listing: Listing, trunk: Trunk, parent: Path, options: PipelineOptions) -> np.ndarray:
+    """The features of pictures, kept ones and new ones, without a set.
+
+    Args:
+        listing: the pictures; labels and splits do not matter.
+        trunk: the trunk.
+        parent: the folder that holds stores, e.g. `features/store`.
+        options: how; a picture that cannot be decoded is an error in any case.
+
+    Returns:
+        (n, *shape) float32, in the order of the listing.
+
+    Raises:
+        PictureError: a picture cannot be decoded; it is named.
+    """
+    from permafrost.trunk.cutting import save_trunk
+
+    target = Target(trunk, parent)
+    outcome = run_pictures(listing, [target], dataclasses.replace(options, fail_on_bad=True))
+    save_trunk(trunk, target.folder)
+    return target.gather([digest for _, digest in outcome.kept])[0]
+
+
+def build_trunks_of(
+    base: str | None,
+    weights: str | None,
+    cuts: Sequence[str | int | None],
+    *,
+    pool: str,
+    size: int | tuple[int, int] | None,
+    preprocessing: str | None,
+    dtype: str,
+    precision: str,
+) -> list[Trunk]:
+    """Load a base and cut it; the arguments are those of `extract`."""
+    from permafrost.trunk.bases import DEFAULT_BASE, load_base
+    from permafrost.trunk.cutting import build_trunks
+    from permafrost.trunk.run_base import load_run_base, run_folder
+
+    pair = (size, size) if isinstance(size, int) else size
+    run = run_folder(base) if base else None
+    if run:
+        loaded = load_run_base(run, weights=weights, image_size=pair, preprocessing=preprocessing)
+    else:
+        loaded = load_base(base or DEFAULT_BASE, weights=weights, image_size=pair, preprocessing=preprocessing)
+    return build_trunks(loaded, cuts, pool=pool, precision=precision, dtype=dtype)
+
+
+def try_rate(engine: Engine, size: tuple[int, int]) -> float:
+    """Pictures a second that `engine` computes: a batch in each stream to warm up, and one to time."""
+    import numpy as np
+
+    pixels = np.zeros((engine.batch_size, *size, 3), np.uint8)
+    with ThreadPoolExecutor(engine.streams) as threads:
+        for _ in range(2):
+            started = time.perf_counter()
+            list(threads.map(engine, [pixels] * engine.streams))
+    return engine.streams * engine.batch_size / (time.perf_counter() - started)
+
+
+def _set_path(out: str | os.PathLike[str] | None, listing: Listing) -> Path:
+    path = Path(DEFAULT_FOLDER) / f"{listing.name}.h5" if out is None else Path(out)
+    if path.suffix != ".h5":
+        raise OptionError("a feature set is an HDF5 file", expected="--out NAME.h5", found=str(path))
+    return path

@@ -1,0 +1,338 @@
+"""Pictures through an engine into stores: read, decode, compute, commit, all at once.
+
+Threads read, hash and decode (`reading`); others compute (`computing`); one more commits (`committing`); the caller's
+thread ties them together and keeps the order. A picture is known by its content: where its features are kept already it
+is neither decoded nor computed. What is finished is committed at least twice a second, so a kill costs no more than
+that, and the same request goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from permafrost.atomic import clear_leftovers
+from permafrost.errors import OptionError, PictureError, WriteError
+from permafrost.extraction import interrupts
+from permafrost.extraction.batcher import Batches, Member
+from permafrost.extraction.cache import Target
+from permafrost.extraction.interrupts import Interrupts
+from permafrost.extraction.reader import Found, Reader, ViewsOf
+from permafrost.extraction.stopwatch import Stopwatch
+from permafrost.extraction.writer import Committer, as_stored
+from permafrost.images.dataset import Listing
+from permafrost.images.decoding import MAX_PIXELS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from permafrost.engines.conversion import Converted, Place
+    from permafrost.engines.selection import Engine
+    from permafrost.images.augmentation import Augmentation
+
+
+CONVERTED_BYTES: Final = 64 * 2**20
+"""An engine's form of a trunk may take so much more than twice its weights; what is larger is none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """How pictures are run.
+
+    Attributes:
+        engine: a name in `engines.ENGINES`.
+        batch_size: pictures computed at once; what suits the engine if None.
+        workers: threads that read and decode; as many as there are processors if None.
+        fail_on_bad: whether the first picture that cannot be decoded is an error, rather than set aside.
+        max_pixels: a picture with more, by its header, is refused before it is decoded.
+        progress: whether to draw a progress bar where standard error is a terminal.
+    """
+
+    engine: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    fail_on_bad: bool = False
+    max_pixels: int = MAX_PIXELS
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for what, value in (
+            ("batch size", self.batch_size),
+            ("number of workers", self.workers),
+            ("limit on pixels", self.max_pixels),
+        ):
+            if value is not None and value < 1:
+                raise OptionError(f"the {what} is too small", expected="1 or more", found=value)
+
+    @property
+    def threads(self) -> int:
+        """Threads that read and decode."""
+        return self.workers or os.cpu_count() or 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineUsed:
+    """The engine that computed.
+
+    Attributes:
+        name: e.g. `openvino` or `keras/tensorflow`.
+        difference: from Keras, as a share of the largest feature; None where it is Keras.
+        why: why it is this one, where that was left to `auto` and it is not the fastest on a processor.
+    """
+
+    name: str
+    difference: float | None
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a listing's pictures.
+
+    Attributes:
+        kept: index in the listing and content digest of each picture whose features are kept now.
+        aside: index and reason of each that could not be decoded.
+        engine: the engine that computed, or None where nothing was to be computed.
+        seconds: in `all`, of which making the `engine` and keeping its form of the trunk; and for which the thread that
+            ties everything together waited for pictures (`read`), for the engine's features (`compute`) and for commits
+            (`write`).
+        limit: which of the three it waited for most: `reading`, `computing` or `writing`.
+    """
+
+    kept: list[tuple[int, bytes]]
+    aside: list[tuple[int, str]]
+    engine: EngineUsed | None
+    seconds: dict[str, float]
+    limit: str
+
+
+def only_pictures(index: int, digest: bytes) -> Sequence[int]:  # noqa: ARG001 - a `ViewsOf`
+    """No views but the pictures themselves."""
+    return (0,)
+
+
+def run_pictures(
+    listing: Listing,
+    targets: list[Target],
+    options: PipelineOptions,
+    *,
+    augmentation: Augmentation | None = None,
+    views_of: ViewsOf = only_pictures,
+    converted: Converted | None = None,
+) -> Outcome:
+    """Compute and commit the features of the pictures of a listing that a target does not have.
+
+    Args:
+        listing: the pictures.
+        targets: trunks of one base, made together; one pass serves all.
+        options: how.
+        augmentation: how views are made, where any are wanted.
+        views_of: which views of each picture are wanted.
+        converted: the trunks in OpenVINO's form, where they have just been converted and are not kept yet.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; what was finished before is committed.
+        PictureError: one cannot be decoded, and that is to be an error.
+        FeatureError: features are not finite; the picture is named.
+        EngineError: the engine that was asked for cannot be had, or does not agree with Keras.
+        WriteError: the disk is full, or the like; what was committed before is whole.
+    """
+    started = time.perf_counter()
+    stopwatch = Stopwatch()
+    shelves = [shelf for target in targets for shelf in target.shelves]
+    for shelf in shelves:
+        clear_leftovers(shelf.folder)
+    kept: list[tuple[int, bytes]] = []
+    aside: list[tuple[int, str]] = []
+    pictures = find_pictures(listing, targets, options, augmentation=augmentation, views_of=views_of)
+    with (
+        interrupts.deferred() as interrupted,
+        contextlib.closing(pictures),
+        Committer(targets, stopwatch) as committer,
+        _Computation(listing, targets, options, committer, stopwatch, converted, interrupted) as computation,
+        _progress(len(listing), stopwatch, shown=options.progress) as picture_done,
+    ):
+        for index, found in enumerate(stopwatch.each("read", pictures)):
+            if found.digest is None:
+                aside.append((index, found.reason))
+            else:
+                kept.append((index, found.digest))
+                computation.add(index, found)
+            picture_done(bool(found.digest and not found.missing))
+            interrupted.check()
+        computation.finish()
+    for shelf in shelves:
+        shelf.compact()
+    seconds = stopwatch.seconds | {"engine": computation.engine_seconds, "all": time.perf_counter() - started}
+    return Outcome(kept=kept, aside=aside, engine=computation.engine_used, seconds=seconds, limit=stopwatch.limit)
+
+
+def engine_for(targets: list[Target], options: PipelineOptions, converted: Converted | None) -> Engine:
+    """The engine that runs the trunks of all targets in one pass.
+
+    Args:
+        targets: the trunks.
+        options: which engine, and how large its batches.
+        converted: the trunks in OpenVINO's form; converted anew if None.
+
+    Raises:
+        OptionError: there is no such engine.
+        EngineError: it was asked for by name and cannot be had here.
+    """
+    from permafrost.engines.selection import make_engine
+    from permafrost.trunk.cutting import merge_trunks
+
+    return make_engine(
+        options.engine,
+        merge_trunks([target.trunk for target in targets]),
+        batch_size=options.batch_size,
+        precision=targets[0].spec.precision,
+        converted=converted,
+    )
+
+
+def kept_conversion(targets: list[Target]) -> Converted | None:
+    """The trunks of all targets in OpenVINO's form, where they are kept."""
+    weights = sum(target.trunk.model.count_params() for target in targets)
+    return conversion_place(targets).load(most=CONVERTED_BYTES + 8 * weights)  # Twice what float32 takes.
+
+
+def conversion_place(targets: list[Target]) -> Place:
+    """Where the conversion of the trunks of all targets is kept: beside the features of the first."""
+    from permafrost.engines.conversion import Place
+
+    return Place(targets[0].folder, tuple(target.spec.digest for target in targets))
+
+
+def find_pictures(
+    listing: Listing,
+    targets: list[Target],
+    options: PipelineOptions,
+    *,
+    decode: bool = True,
+    augmentation: Augmentation | None = None,
+    views_of: ViewsOf = only_pictures,
+) -> Generator[Found]:
+    """What comes of each picture of a listing, in its order, read ahead by threads.
+
+    Args:
+        listing: the pictures.
+        targets: whose features; pictures that all of them have are not decoded.
+        options: how.
+        decode: whether to decode at all, or only to look what is kept.
+        augmentation: how views are made, where any are wanted.
+        views_of: which views of each picture are wanted.
+
+    Raises:
+        PictureError: one cannot be decoded, and that is to be an error.
+    """
+    reader = Reader(
+        listing=listing,
+        size=targets[0].spec.image_size,
+        are_kept=lambda keys: [all(each) for each in zip(*(target.has(keys) for target in targets), strict=True)],
+        views_of=views_of,
+        augmentation=augmentation,
+        decode=decode,
+        max_pixels=options.max_pixels,
+        threads=options.threads,
+    )
+    with contextlib.closing(reader.read()) as pictures:
+        for index, found in enumerate(pictures):
+            if found.digest is None and options.fail_on_bad:
+                raise PictureError(
+                    f"bad picture {listing.names[index]}: {found.reason}",
+                    do="remove it, or set such pictures aside with --on-bad skip",
+                )
+            yield found
+
+
+class _Computation:
+    """Computes what is missing, with an engine that is made when the first picture is: a run may have none."""
+
+    def __init__(
+        self,
+        listing: Listing,
+        targets: list[Target],
+        options: PipelineOptions,
+        committer: Committer,
+        stopwatch: Stopwatch,
+        converted: Converted | None,
+        interrupted: Interrupts,
+    ) -> None:
+        self._converted, self._interrupted = converted, interrupted
+        self._kept: Converted | None = None
+        self._listing, self._targets, self._options = listing, targets, options
+        self._committer, self._stopwatch = committer, stopwatch
+        self._engine: Engine | None = None
+        self._batches: Batches | None = None
+        self.engine_seconds = 0.0
+
+    def __enter__(self) -> _Computation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._batches:
+            self._batches.close()
+
+    def add(self, index: int, found: Found) -> None:
+        """Have the missing views of a picture computed."""
+        if found.missing and self._batches is None:
+            started = time.perf_counter()
+            with self._interrupted.at_once():
+                self._kept = kept_conversion(self._targets)
+                self._engine = engine_for(self._targets, self._options, self._kept or self._converted)
+            self._batches = Batches(self._engine, self._commit, self._stopwatch)
+            self.engine_seconds = time.perf_counter() - started
+        for view, pixels in found.missing.items():
+            assert self._batches is not None and pixels is not None and found.digest is not None
+            self._batches.add(index, (found.digest, view), pixels)
+
+    def finish(self) -> None:
+        """Compute what is left, and keep the engine's form of the trunk beside its features."""
+        if self._batches and self._engine:
+            self._batches.finish()
+            self._committer.finish()
+            started = time.perf_counter()
+            if self._engine.converted and self._engine.converted is not self._kept:
+                with contextlib.suppress(WriteError):  # All rows are kept; the next run converts again.
+                    conversion_place(self._targets).save(self._engine.converted)
+            self.engine_seconds += time.perf_counter() - started
+
+    @property
+    def engine_used(self) -> EngineUsed | None:
+        """The engine; None where none was needed."""
+        if self._engine is None:
+            return None
+        return EngineUsed(name=self._engine.name, difference=self._engine.difference, why=self._engine.why)
+
+    def _commit(self, members: list[Member], outputs: list[np.ndarray]) -> None:
+        assert self._engine is not None
+        remaining = iter(outputs)
+        for target in self._targets:
+            kept = target.has([key for _, key in members])
+            wanted = [row for row, was_kept in enumerate(kept) if not was_kept]
+            names = [self._listing.names[members[row][0]] for row in wanted]
+            chosen = slice(None) if len(wanted) == len(members) else wanted  # A slice copies nothing.
+            tensors = tuple(as_stored(next(remaining)[chosen], target.spec, names) for _ in target.spec.shapes)
+            self._committer.add(target, [members[row][1] for row in wanted], tensors, self._engine.record)
+
+
+@contextlib.contextmanager
+def _progress(count: int, stopwatch: Stopwatch, *, shown: bool) -> Iterator[Callable[[bool], None]]:
+    """A progress bar, where standard error is a terminal; gives what to call with whether a picture was kept."""
+    from tqdm import tqdm
+
+    kept = 0
+    with tqdm(total=count, unit=" pictures", disable=None if shown else True, leave=False, dynamic_ncols=True) as bar:
+
+        def done(was_kept: bool) -> None:
+            nonlocal kept
+            kept += was_kept
+            if bar.update():  # It has just been drawn: what it says next is found out now, and not for each picture.
+                bar.set_postfix_str(f"{kept:,} kept already, limited by {stopwatch.limit_lately}", refresh=False)
+
+        yield done

@@ -1,0 +1,1 @@
+"""Unfreeze, cache what crosses the cut, train on."""

@@ -1,0 +1,122 @@
+"""The cut under fine-tuning: everything below the lowest unfrozen layer, and everything above it.
+
+The tensors that a frozen operation makes and an unfrozen one takes are the frontier. There may be several: cut at layer
+172, InceptionV3 has three, of the branches of one block. Both halves share their layers with the model that was cut, so
+what is trained in the upper half is trained in the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from permafrost.errors import CutError
+from permafrost.trunk.cutting import Trunk
+from permafrost.trunk.graph import architecture_digest, histories, walk, weights_digest
+from permafrost.trunk.spec import TrunkSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """A model cut in two.
+
+    Attributes:
+        trunk: from pixels to the crossing tensors, and what decides them.
+        tail: from the crossing tensors, in the trunk's order, to the model's output.
+        crossing: names of the layers that make them.
+    """
+
+    trunk: Trunk
+    tail: keras.Model
+    crossing: tuple[str, ...]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the trunk has weights: if not, nothing is frozen, and keeping its features saves nothing."""
+        return bool(self.trunk.model.weights)
+
+
+def cut_below(model: keras.Model, pixels: Any, lowest: int, spec: TrunkSpec, base_layers: Sequence[str]) -> Frontier:
+    """Cut a model just below the layer of the base with index `lowest`.
+
+    Args:
+        model: as it was loaded from its file, from pictures to probabilities.
+        pixels: the tensor in it that holds pictures of the trunk's size, (n, h, w, 3) from 0 to 255.
+        lowest: the layer's index in the base. A base's layers are in an order in which each comes after those that it
+            depends on, so all with a lower index lie below.
+        spec: of the features on which the model's head was fitted.
+        base_layers: names of the base's layers, in their order.
+
+    Raises:
+        CutError: a layer at the frontier is used several times.
+    """
+    crossing = crossing_tensors(model, base_layers[:lowest], base_layers[lowest:])
+    operations = {operation.name: operation for operation in model.operations}
+    tensors = [_output(operations[name], node, tensor) for name, node, tensor in crossing]
+    names = tuple(name for name, _, _ in crossing)
+    features = [_as_float32(tensor, name) for tensor, name in zip(tensors, names, strict=True)]
+    trunk = keras.Model(pixels, features, name="trunk")
+    cut_spec = dataclasses.replace(
+        spec,
+        architecture=architecture_digest(trunk),
+        weights=weights_digest(trunk),
+        pooling="none",
+        cut="+".join(names),
+        shapes=tuple(_shape(tensor, name) for tensor, name in zip(tensors, names, strict=True)),
+    )
+    # A tuple, as TensorFlow takes batches of several tensors.
+    tail = keras.Model(tuple(tensors) if len(tensors) > 1 else tensors[0], model.outputs[0], name="tail")
+    return Frontier(Trunk(trunk, cut_spec, tuple(base_layers)), tail, names)
+
+
+def crossing_tensors(model: keras.Model, frozen: Sequence[str], unfrozen: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Tensors made by an operation below the cut and taken by one above it, each as operation, node and number.
+
+    An operation that is no layer of the base lies below where all that it takes does: so do resizing and preprocessing,
+    and not the head.
+
+    Args:
+        model: a functional model.
+        frozen: names of the base's layers below the cut.
+        unfrozen: names of those above it.
+    """
+    config = model.get_config()
+    arguments = {entry["name"]: entry["inbound_nodes"] for entry in config["layers"]}
+    above, below_names = set(unfrozen), set(frozen)
+    below: set[tuple[str, int]] = set()
+    crossing: dict[tuple[str, int, int], None] = {}
+    for name, node in walk(config):
+        needed = histories(arguments[name][node]) if arguments[name] else []
+        from_below = [entry for entry in needed if entry[:2] in below]
+        if name not in above and len(from_below) == len(needed):
+            below.add((name, node))
+        elif name in below_names:
+            raise CutError(f"layer {name} lies below the cut and depends on one above it", do="unfreeze all")
+        else:
+            crossing |= dict.fromkeys(from_below)
+    return list(crossing)
+
+
+def _output(operation: Any, node: int, tensor: int) -> Any:
+    if node != 0:
+        raise CutError(
+            f"layer {operation.name} is used several times, and crosses the cut", do="unfreeze from another layer"
+        )
+    output = operation.output
+    return output[tensor] if isinstance(output, list | tuple) else output
+
+
+def _as_float32(tensor: Any, name: str) -> Any:
+    if keras.backend.standardize_dtype(tensor.dtype) == "float32":
+        return tensor
+    return keras.layers.Identity(dtype="float32", name=f"{name}_float32")(tensor)
+
+
+def _shape(tensor: Any, name: str) -> tuple[int, ...]:
+    shape = tuple(tensor.shape[1:])
+    if None in shape:
+        raise CutError(f"layer {name} gives features of no fixed size", expected="a fixed shape", found=shape)
+    return shape

@@ -1,0 +1,138 @@
+"""What of a base is trained: which layers, and how fast."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import keras
+
+from permafrost.errors import CutError, OptionError, nearest
+from permafrost.trunk.cutting import as_index
+
+UNFROZEN_SHARE: Final = 0.25
+"""Of the base's layers, the share at the top that is unfrozen where nothing is said."""
+
+
+def find_stages(
+    unfreeze: str | int | Sequence[str | int] | None, base_layers: list[str], present: list[str]
+) -> list[int]:
+    """The index in the base of the lowest layer to unfreeze, for each stage of gradual unfreezing.
+
+    Args:
+        unfreeze: a layer as `find_unfrozen` takes it, or several, each lower than the one before; as a list, or as text
+            with commas.
+        base_layers, present: as for `find_unfrozen`.
+
+    Raises:
+        CutError: there is no such layer, or it lies above the cut.
+        OptionError: a stage does not unfreeze more than the one before.
+    """
+    if isinstance(unfreeze, str):
+        cuts: list[Any] = unfreeze.split(",")
+    else:
+        cuts = list(unfreeze) if isinstance(unfreeze, Sequence) else [unfreeze]
+    if not cuts:
+        raise OptionError("nothing to unfreeze", expected="a layer, or several", found="an empty list")
+    stages = [find_unfrozen(cut, base_layers, present) for cut in cuts]
+    for (first, second), cut in zip(itertools.pairwise(stages), cuts[1:], strict=True):
+        if second >= first:
+            raise OptionError(
+                "each stage unfreezes more than the one before",
+                expected=f"a layer below {base_layers[first]}",
+                found=cut,
+            )
+    return stages
+
+
+def find_unfrozen(unfreeze: str | int | None, base_layers: list[str], present: list[str]) -> int:
+    """The index in the base of the lowest layer to unfreeze.
+
+    Args:
+        unfreeze: as in `finetune`.
+        base_layers: names of the base's layers, in their order.
+        present: names of the layers in the model: the base's up to its cut, among others.
+
+    Raises:
+        CutError: there is no such layer, or it lies above the cut.
+    """
+    inside = [index for index, name in enumerate(base_layers) if name in set(present)]
+    if unfreeze is None:
+        return inside[int(len(inside) * (1 - UNFROZEN_SHARE))]
+    if unfreeze == "all":
+        return 0
+    text, number = str(unfreeze), as_index(unfreeze)
+    if number is not None:
+        index = number
+        if not -len(base_layers) <= index < len(base_layers):
+            raise CutError(f"the base has no layer {index}", expected=f"0 to {len(base_layers) - 1}", found=index)
+        index %= len(base_layers)
+    elif text in base_layers:
+        index = base_layers.index(text)
+    else:
+        block = [index for index, name in enumerate(base_layers) if name.startswith((f"{text}_", f"{text}-"))]
+        if not block:
+            raise CutError(f"the base has no layer or block {text}", do=f"try {nearest(text, base_layers)}")
+        index = block[0]
+    if index > inside[-1]:
+        raise CutError(
+            f"layer {base_layers[index]} lies above the cut of the run's features, {base_layers[inside[-1]]}",
+            expected=f"a layer up to {base_layers[inside[-1]]}",
+            found=base_layers[index],
+            do="unfreeze a lower one, or extract at a higher cut",
+        )
+    return index
+
+
+def set_trainable(model: keras.Model, unfrozen: list[str], *, frozen: list[str], train_batchnorm: bool) -> None:
+    """Say which layers of an exported model are trained: the head's and the unfrozen ones of the base.
+
+    BatchNorm layers of the base are frozen by `trainable = False`, the only way that holds within `fit` in a functional
+    Keras 3 model; being called with `training=False` does not.
+
+    Raises:
+        CutError: no unfrozen layer has weights to train.
+    """
+    base = {*unfrozen, *frozen}
+    for layer in model.layers:
+        layer.trainable = layer.name not in frozen
+        if layer.name in base and not train_batchnorm:
+            for member in _members(layer):
+                if isinstance(member, keras.layers.BatchNormalization):
+                    member.trainable = False
+    if not any(layer.trainable_weights for layer in model.layers if layer.name in set(unfrozen)):
+        raise CutError(
+            f"from {unfrozen[0]} up the base has nothing to train",
+            expected="layers with trainable weights",
+            do="unfreeze from a lower layer",
+        )
+
+
+def _members(layer: Any) -> Iterator[Any]:
+    """A layer, and those inside it if it is a model."""
+    yield layer
+    for member in getattr(layer, "layers", []):
+        yield from _members(member)
+
+
+def step_rates(model: keras.Model, base_layers: Sequence[str], lowest_rate: float) -> list[float]:
+    """For each trainable variable of a model what its learning rate is multiplied by.
+
+    Lower layers hold what is more general, and are changed less ("discriminative fine-tuning": Howard and Ruder 2018,
+    "Universal Language Model Fine-tuning"). The head has the whole rate, the lowest unfrozen layer of the base
+    `lowest_rate` of it, and those in between lie on a geometric series.
+
+    Raises:
+        OptionError: a share that is none.
+    """
+    if not 0 < lowest_rate <= 1:
+        raise OptionError(
+            "the lowest layer's rate is a share of the head's", expected="more than 0, up to 1", found=lowest_rate
+        )
+    place = {name: index for index, name in enumerate(base_layers)}
+    trained = [layer for layer in model.layers if layer.trainable_variables]
+    lower = sorted((layer.name for layer in trained if layer.name in place), key=place.__getitem__)
+    rates = {name: lowest_rate ** ((len(lower) - i) / len(lower)) for i, name in enumerate(lower)}
+    of_variable = {id(v): rates.get(layer.name, 1.0) for layer in trained for v in layer.trainable_variables}
+    return [of_variable[id(variable)] for variable in model.trainable_variables]

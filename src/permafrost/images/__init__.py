@@ -1,0 +1,1 @@
+"""Files and arrays to RGB pixels, labels and splits. Imports no Keras and no HDF5."""

@@ -1,0 +1,104 @@
+"""Where a picture's content comes from: a file or an array."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from permafrost.images.decoding import (
+    MAX_PIXELS,
+    DecodingMemory,
+    array_digest,
+    as_pixels,
+    content_digest,
+    decode,
+    decode_resized,
+    read_file,
+)
+from permafrost.images.resizing import resize
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePicture:
+    """A picture in a file.
+
+    Attributes:
+        path: where it is.
+    """
+
+    path: str
+
+    def load(self, max_pixels: int = MAX_PIXELS) -> LoadedPicture:
+        """Read it; one with more than `max_pixels` is refused when it is to be decoded.
+
+        Raises:
+            PictureError: it cannot be read.
+        """
+        data = read_file(self.path)
+        return LoadedPicture(content_digest(data), data, max_pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayPicture:
+    """A picture in memory.
+
+    Attributes:
+        array: what `pictures.as_pixels` takes.
+    """
+
+    array: np.ndarray
+
+    def load(self, max_pixels: int = MAX_PIXELS) -> LoadedPicture:
+        """Bring it into the common form; `max_pixels` is for files.
+
+        Raises:
+            PictureError: it is no picture.
+        """
+        pixels = as_pixels(self.array)
+        return LoadedPicture(array_digest(pixels), pixels, max_pixels)
+
+
+Picture = FilePicture | ArrayPicture
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedPicture:
+    """A picture's content before decoding.
+
+    Attributes:
+        digest: SHA-256 of the content, 32 bytes.
+        content: a file's bytes, or pixels (h, w, 3) uint8.
+        max_pixels: a file with more is refused before it is decoded.
+    """
+
+    digest: bytes
+    content: bytes | np.ndarray
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def size(self) -> int:
+        """Bytes that the content takes."""
+        return self.content.nbytes if hasattr(self.content, "nbytes") else len(self.content)
+
+    def full_size(self) -> np.ndarray:
+        """Decoded: (h, w, 3) uint8.
+
+        Raises:
+            PictureError: it cannot be decoded.
+        """
+        if isinstance(self.content, bytes):
+            return decode(self.content, max_pixels=self.max_pixels)
+        return self.content
+
+    def pixels(self, size: tuple[int, int], *, memory: DecodingMemory | None = None) -> np.ndarray:
+        """Decoded and resized: (size[0], size[1], 3) uint8; `memory` is as for `pictures.decode_resized`.
+
+        Raises:
+            PictureError: it cannot be decoded.
+        """
+        if isinstance(self.content, bytes):
+            return decode_resized(self.content, size, max_pixels=self.max_pixels, memory=memory)
+        return resize(self.content, size)

@@ -1,0 +1,1 @@
+"""One Keras model out: joined, checked, written, used."""

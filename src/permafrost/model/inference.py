@@ -1,0 +1,214 @@
+"""Use a model on pictures: the work behind `evaluate` and `predict`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from permafrost.errors import ListingError, OptionError, PictureError, RunError
+from permafrost.images.dataset import read_listing
+from permafrost.images.decoding import EXTENSIONS, quiet_decoding
+from permafrost.images.sources import ArrayPicture, FilePicture, Picture
+from permafrost.images.splits import SPLITS, assign_splits
+from permafrost.model.assembly import probabilities
+from permafrost.model.run import LABELS_FILE, Run, open_run
+from permafrost.training.metrics import metrics
+from permafrost.trunk.bases import load_model_file
+
+if TYPE_CHECKING:
+    import keras
+
+
+def evaluate(
+    model: Run | keras.Model | str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    validation_fraction: float | None = None,
+    test_fraction: float | None = None,
+) -> dict[str, Any]:
+    """Figures of a model on the pictures of a data set, read from their files at full size.
+
+    Args:
+        model: a run, its folder, a `.keras` file, or a Keras model.
+        data: as for `extract`.
+        split: `train`, `validation` or `test`.
+        validation_fraction, test_fraction: as for `extract`, where the data set names no splits.
+
+    Returns:
+        `evaluation.metrics`, with `split`, `model`, `data`, and `set_aside`, the number of pictures that could not be
+        decoded.
+
+    Raises:
+        PermafrostError: something about the request or its input; see `permafrost.errors`.
+    """
+    if split not in SPLITS:
+        raise OptionError("no such split", expected=", ".join(SPLITS), found=split)
+    listing = read_listing(data)
+    network, class_names = open_model(model)
+    class_names = class_names or listing.class_names
+    unknown = sorted(set(listing.class_names) - set(class_names))
+    if unknown:
+        raise ListingError(
+            f"{listing.root} has a class that the model does not know",
+            expected=", ".join(class_names),
+            found=", ".join(unknown),
+        )
+    _require_outputs(network, class_names)
+    wanted = _wanted(listing.splits, split)
+    kept: list[int] = []
+    digests: list[bytes] = []
+    failed = 0
+
+    def pictures() -> Iterator[np.ndarray]:
+        nonlocal failed
+        found = _load([listing.picture(index) for index in wanted])
+        for index, outcome in zip(wanted, found, strict=True):
+            if isinstance(outcome, PictureError):
+                failed += 1
+                continue
+            digest, pixels = outcome
+            chosen = assign_splits(
+                [digest], [listing.splits[index]], validation_fraction=validation_fraction, test_fraction=test_fraction
+            )
+            if chosen == [split]:
+                kept.append(index)
+                digests.append(digest)
+                yield pixels
+
+    outputs = probabilities(network, pictures())
+    if not kept:
+        raise ListingError(f"no pictures for {split} in {listing.root}", found=_counts(listing.splits))
+    renumber = [class_names.index(name) for name in listing.class_names]
+    labels = np.array([renumber[listing.labels[index]] for index in kept], np.int64)
+    about = {"split": split, "model": str(_path(model)), "data": listing.root, "set_aside": failed}
+    return metrics(labels, outputs, class_names) | about
+
+
+def predict(
+    model: Run | keras.Model | str | os.PathLike[str],
+    pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | np.ndarray],
+    *,
+    top: int = 3,
+) -> list[dict[str, Any]]:
+    """What a model says of pictures.
+
+    Args:
+        model: a run, its folder, a `.keras` file, or a Keras model.
+        pictures: paths of files, or of folders, whose pictures are taken; or arrays (h, w, 3), 0 to 255. One path alone
+            will do.
+        top: how many classes to give for each, the most probable first.
+
+    Returns:
+        For each picture `path` (None for an array), `label`, `probability`, and `top`, a list of `label` and
+        `probability`; or `path` and `error` where it cannot be decoded.
+
+    Raises:
+        PermafrostError: something about the request or its input; see `permafrost.errors`.
+    """
+    if top < 1:
+        raise OptionError("top is too small", expected="1 or more", found=top)
+    wanted = list(_expanded([pictures] if isinstance(pictures, str | os.PathLike) else pictures))
+    if not wanted:
+        raise ListingError("no pictures to predict", expected="paths of pictures, or of folders with some")
+    network, class_names = open_model(model)
+    count = int(network.outputs[0].shape[-1])
+    class_names = class_names or tuple(f"class {number}" for number in range(count))
+    _require_outputs(network, class_names)
+    outcomes: list[PictureError | None] = []
+
+    def decoded() -> Iterator[np.ndarray]:
+        for outcome in _load([picture for _, picture in wanted]):
+            outcomes.append(outcome if isinstance(outcome, PictureError) else None)
+            if not isinstance(outcome, PictureError):
+                yield outcome[1]
+
+    outputs = iter(probabilities(network, decoded()))
+    return [
+        {"path": path, "error": str(error)} if error else {"path": path} | _answer(next(outputs), class_names, top)
+        for (path, _), error in zip(wanted, outcomes, strict=True)
+    ]
+
+
+def open_model(model: Run | keras.Model | str | os.PathLike[str]) -> tuple[keras.Model, tuple[str, ...]]:
+    """A model to be used, and its classes' names; none where nothing says them.
+
+    Raises:
+        RunError: neither a run nor a model's file.
+    """
+    if not isinstance(model, str | os.PathLike | Run):
+        return model, ()
+    path = _path(model)
+    if isinstance(model, Run) or Path(path).is_dir():
+        run = model if isinstance(model, Run) else open_run(path)
+        return run.model, run.class_names
+    if not Path(path).is_file() or Path(path).suffix != ".keras":
+        raise RunError(f"no run and no model at {path}", expected="a run's folder or a .keras file")
+    labels = Path(path).with_name(LABELS_FILE)
+    names = tuple(labels.read_text("utf-8").splitlines()) if labels.is_file() else ()
+    return load_model_file(path), names
+
+
+def _path(model: Any) -> Any:
+    if isinstance(model, Run):
+        return model.folder
+    return os.fspath(model) if isinstance(model, str | os.PathLike) else "a model in memory"
+
+
+def _require_outputs(model: keras.Model, class_names: Sequence[str]) -> None:
+    count = model.outputs[0].shape[-1]
+    if count != len(class_names):
+        raise RunError("the model has another number of classes", expected=len(class_names), found=count)
+
+
+def _wanted(splits: Sequence[str | None], split: str) -> list[int]:
+    """Entries that are in the split, or whose content will say so."""
+    return [index for index, given in enumerate(splits) if given in (split, None)]
+
+
+def _counts(splits: Sequence[str | None]) -> str:
+    return ", ".join(f"{splits.count(split)} for {split}" for split in SPLITS if split in splits) or "none"
+
+
+def _load(pictures: Sequence[Picture]) -> Iterator[tuple[bytes, np.ndarray] | PictureError]:
+    """Digest and pixels at full size of each picture, decoded by threads a little ahead."""
+
+    def load(picture: Picture) -> tuple[bytes, np.ndarray] | PictureError:
+        try:
+            loaded = picture.load()
+            return loaded.digest, loaded.full_size()
+        except PictureError as error:
+            return error
+
+    workers = os.cpu_count() or 1
+    ahead = 4 * workers
+    with quiet_decoding(), ThreadPoolExecutor(workers, "pictures") as threads:
+        for start in range(0, len(pictures), ahead):
+            yield from threads.map(load, pictures[start : start + ahead])
+
+
+def _expanded(pictures: Iterable[str | os.PathLike[str] | np.ndarray]) -> Iterator[tuple[str | None, Picture]]:
+    for picture in pictures:
+        if isinstance(picture, np.ndarray):
+            yield None, ArrayPicture(picture)
+            continue
+        path = os.fspath(picture)
+        if not os.path.isdir(path):
+            yield path, FilePicture(path)
+            continue
+        for folder, folders, names in os.walk(path):
+            folders.sort()
+            for name in sorted(names):
+                if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
+                    yield os.path.join(folder, name), FilePicture(os.path.join(folder, name))
+
+
+def _answer(row: np.ndarray, class_names: Sequence[str], top: int) -> dict[str, Any]:
+    order = np.argsort(-row, kind="stable")[:top]
+    best = [{"label": class_names[i], "probability": float(row[i])} for i in order]
+    return {"label": best[0]["label"], "probability": best[0]["probability"], "top": best}

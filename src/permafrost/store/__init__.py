@@ -1,0 +1,1 @@
+"""Cached features on disk. Never imports Keras."""

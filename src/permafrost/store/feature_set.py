@@ -1,0 +1,364 @@
+"""A feature set: a listing's rows in one store, as arrays and batches."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from permafrost.errors import OptionError, PictureError, SetError, ShardError, StoreError
+from permafrost.images.dataset import Listing, path_of, read_listing
+from permafrost.images.decoding import MAX_PIXELS
+from permafrost.images.sources import FilePicture, LoadedPicture
+from permafrost.images.splits import SPLITS
+from permafrost.store.set_file import SetContent, ViewRows, located, parts, read_set, with_part
+from permafrost.store.store import Store
+from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from permafrost.trunk.cutting import Trunk
+
+STORE_FOLDER: Final = "store"
+"""Below the folder of the sets, so that both can be moved together."""
+
+
+class FeatureSet:
+    """Kept features of one data set. Made by `permafrost.extract`, opened by `permafrost.open_features`.
+
+    Attributes:
+        path: the set's file.
+        spec: what decides the features.
+        class_names: the classes, in the order of the labels.
+        set_aside: what was found and is not in the set, with the reason.
+        summary: of the extraction that made it, where it has just been made: what `extract --json` prints.
+    """
+
+    def __init__(self, path: Path, content: SetContent, *, summary: dict[str, Any] | None = None) -> None:
+        self.path = path
+        self.spec = content.spec
+        self.class_names = list(content.class_names)
+        self.set_aside = content.set_aside
+        self.root = content.root
+        self.about = content.about
+        self.summary = summary
+        self._content = content
+
+    def __len__(self) -> int:
+        return len(self._content.labels)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{split} {len(self.rows(split))}" for split in SPLITS)
+        return f"FeatureSet({str(self.path)!r}, {self.spec.base} {self.spec.cut}, shape {self.shape}, {counts})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the trunk, which is read again where it is needed: other processes want features."""
+        return {key: value for key, value in vars(self).items() if key != "trunk"}
+
+    @property
+    def content(self) -> SetContent:
+        """All that its file says."""
+        return self._content
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one picture's features, e.g. `(7, 7, 768)`; of its first tensor where it has several."""
+        return self.spec.shapes[0]
+
+    @property
+    def store(self) -> Store:
+        """The store that holds the features.
+
+        Raises:
+            SetError: it is gone, or holds another trunk's features now.
+        """
+        return self._open_store(self._content.store, self.spec)
+
+    def _open_store(self, folder: str, spec: TrunkSpec) -> Store:
+        try:
+            store = Store(self.path.parent / folder)
+        except StoreError as error:
+            raise SetError(
+                f"the store of {self.path} cannot be opened: {error.what}",
+                do="move the set and the folder `store` together, or run extract again",
+            ) from error
+        difference = first_difference(spec, store.spec)
+        if difference is None and spec.shapes != store.spec.shapes:
+            difference = "shapes", spec.shapes, store.spec.shapes
+        if difference:
+            field, expected, found = difference
+            raise SetError(f"the store of {self.path} has changed: {field}", expected=expected, found=found)
+        return store
+
+    @functools.cached_property
+    def trunk(self) -> Trunk:
+        """The trunk kept in the store, read once: building its layers takes longer than fitting a head.
+
+        Raises:
+            StoreError: it is missing or damaged, or gives other features than the store says.
+        """
+        from permafrost.trunk.cutting import load_trunk
+
+        return load_trunk(self.store)
+
+    @property
+    def views(self) -> int:
+        """How many views each training picture has, the picture itself, view 0, among them: 1 or more."""
+        return 1 if self._content.views is None else 1 + len(self._content.views.places)
+
+    @property
+    def augmentation(self) -> str:
+        """How views above 0 were made (`augmentation.Augmentation.rule`); empty where there are none."""
+        return "" if self._content.views is None else self._content.views.spec.augmentation
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the trunk, the pictures' contents, the labels and the splits: what a head is fitted to."""
+        hasher = hashlib.sha256(self.spec.digest.encode())
+        hasher.update(canonical_json(self.class_names))
+        for array in (self._content.digests, self._content.labels, self._content.splits):
+            hasher.update(array.tobytes())
+        return hasher.hexdigest()
+
+    def rows(self, split: str | None = None) -> np.ndarray:
+        """Indices of the pictures of `split`, or of all: (n,) int64, ascending.
+
+        Raises:
+            OptionError: there is no such split.
+        """
+        import numpy as np
+
+        if split is None:
+            return np.arange(len(self))
+        if split not in SPLITS:
+            raise OptionError("no such split", expected=", ".join(SPLITS), found=split)
+        return np.flatnonzero(self._content.splits == SPLITS.index(split))
+
+    def labels(self, split: str | None = None) -> np.ndarray:
+        """The labels of the pictures of `split`, or of all: (n,) int64, indices into `class_names`."""
+        labels: np.ndarray = self._content.labels[self.rows(split)]
+        return labels
+
+    def digests(self, split: str | None = None) -> np.ndarray:
+        """The content digests of the pictures of `split`, or of all: (n, 32) uint8."""
+        digests: np.ndarray = self._content.digests[self.rows(split)]
+        return digests
+
+    def names(self, split: str | None = None) -> list[str]:
+        """The pictures' paths relative to the data set."""
+        return [self._content.names[row] for row in self.rows(split)]
+
+    def paths(self, split: str | None = None) -> list[str]:
+        """The pictures' paths, in the order of `arrays`. Bytes that are no UTF-8 are surrogates (PEP 383)."""
+        return [path_of(self.root, name) for name in self.names(split)]
+
+    def copies(self) -> list[np.ndarray]:
+        """Pictures that are the same, byte for byte: for each content listed more than once its rows, (k,) int64."""
+        import numpy as np
+
+        digests = self._content.digests
+        # Of a million pictures the first eight bytes are sorted in a tenth of the time that all of them take.
+        rows = _repeated(digests[:, :8].copy().view(np.uint64).reshape(-1))
+        rows = rows[_repeated(digests[rows].view("V32").reshape(-1))]
+        numbers = np.unique(digests[rows].view("V32").reshape(-1), return_inverse=True)[1]
+        rows = rows[np.argsort(numbers, kind="stable")]
+        edges = np.flatnonzero(np.diff(np.sort(numbers))) + 1
+        return sorted(np.split(rows, edges), key=lambda group: int(group[0])) if len(rows) else []
+
+    def describe_copies(self) -> dict[str, Any]:
+        """What `extract` reports of copies: how many, and those in two splits or under two labels with their paths."""
+        content, groups = self._content, self.copies()
+        splits = [group for group in groups if len(set(content.splits[group].tolist())) > 1]
+        labels = [group for group in groups if len(set(content.labels[group].tolist())) > 1]
+        told = {int(group[0]): group for group in (*splits, *labels)}
+        return {
+            "pictures": sum(len(group) - 1 for group in groups),
+            "across_splits": len(splits),
+            "across_labels": len(labels),
+            "groups": [[self._describe_picture(row) for row in told[first].tolist()] for first in sorted(told)],
+        }
+
+    def _describe_picture(self, row: int) -> dict[str, str]:
+        content = self._content
+        split, label = SPLITS[content.splits[row]], self.class_names[content.labels[row]]
+        return {"path": content.names[row], "split": split, "label": label}
+
+    def listing(self, rows: np.ndarray) -> Listing:
+        """The pictures with these indices as a data set, named by their whole paths.
+
+        Raises:
+            PictureError: pictures are arrays in a file, which lacks one now.
+        """
+        wanted, arrays = [self._content.names[row] for row in rows], None
+        if self._listing is not None and self._listing.arrays is not None:
+            there = dict(zip(self._listing.names, self._listing.arrays, strict=True))
+            gone = next((name for name in wanted if name not in there), None)
+            if gone is not None:
+                raise PictureError(f"{gone} is no longer in {self.root}", do="extract again")
+            arrays = tuple(there[name] for name in wanted)
+        return Listing(
+            root="",
+            names=tuple(path_of(self.root, name) for name in wanted),
+            labels=tuple(self._content.labels[rows].tolist()),
+            splits=(None,) * len(wanted),
+            class_names=tuple(self.class_names),
+            arrays=arrays,
+        )
+
+    def load_picture(self, row: int) -> LoadedPicture:
+        """Read the picture with this index, and make sure that its content is still what its features came from.
+
+        Raises:
+            PictureError: it is gone, cannot be read, or has changed.
+        """
+        name = self._content.names[row]
+        picture = self._listing.picture(self._listing.names.index(name)) if self._listing else None
+        max_pixels = self.about.get("max_pixels", MAX_PIXELS)  # What the extraction took is taken again.
+        try:
+            loaded = (picture or FilePicture(path_of(self.root, name))).load(max_pixels)
+        except PictureError as error:
+            raise PictureError(f"cannot read {path_of(self.root, name)}: {error}") from error
+        if loaded.digest != self._content.digests[row].tobytes():
+            raise PictureError(
+                f"{path_of(self.root, name)} has changed since its features were kept", do="extract again"
+            )
+        return loaded
+
+    @functools.cached_property
+    def _listing(self) -> Listing | None:
+        """Where pictures are arrays in a file: that file, read."""
+        return read_listing(self.root) if self.root.endswith(".npz") else None
+
+    def arrays(self, split: str | None = None, *, view: int = 0) -> tuple[Any, np.ndarray]:
+        """Features and labels of `split`, or of all.
+
+        Args:
+            split: `train`, `validation` or `test`; all pictures if None.
+            view: which view of each picture; only training pictures have views above 0.
+
+        Returns:
+            X, (n, *shape) float32, or a tuple of such arrays where the cut crosses several tensors; and y, (n,) int64.
+
+        Raises:
+            OptionError: the pictures have no such view.
+            ShardError: a shard is missing or damaged.
+        """
+        rows = self.rows(split)
+        return self.features(rows, view=view), self._content.labels[rows]
+
+    def features(self, rows: np.ndarray, *, view: int = 0) -> Any:
+        """Features of one view of the pictures with these indices, in this order: as `arrays` returns them."""
+        while True:
+            store, shards, places = self._places(rows, view)
+            try:
+                tensors = store.gather(shards, places, digests=self._content.digests[rows])
+                return tensors if len(tensors) > 1 else tensors[0]
+            except ShardError:
+                if not self._relocate():
+                    raise
+
+    def _places(self, rows: np.ndarray, view: int) -> tuple[Store, tuple[str, ...], np.ndarray]:
+        if view == 0:
+            return self.store, self._content.shards, self._content.places[rows]
+        views, places = self._view_places(rows, view)
+        return self._open_store(views.store, views.spec), views.shards, places
+
+    def _relocate(self) -> bool:
+        """Look where rows lie now whose shards have been joined with others; whether there are any."""
+        found = False
+        for part in parts(self._content):
+            moved = located(part, self._open_store(part.store, part.spec))
+            if moved is not None:
+                self._content, found = with_part(self._content, moved), True
+        return found
+
+    def _view_places(self, rows: np.ndarray, view: int) -> tuple[ViewRows, np.ndarray]:
+        views = self._content.views
+        if views is None or not 0 < view < self.views:
+            raise OptionError(
+                f"{self.path} has no view {view}",
+                expected=f"0 to {self.views - 1}" if views else "0 only",
+                found=view,
+                do="extract with more --views",
+            )
+        places: np.ndarray = views.places[view - 1, rows]
+        if (places < 0).any():
+            raise OptionError("only training pictures have views", expected="training pictures, or view 0", found=view)
+        return views, places
+
+    def batches(
+        self, split: str | None = None, *, view: int = 0, batch_size: int = 32, shuffle: bool = False, seed: int = 0
+    ) -> Iterator[tuple[Any, np.ndarray]]:
+        """Features and labels in batches, once through; never more than one batch in memory.
+
+        Args:
+            split: `train`, `validation` or `test`; all pictures if None.
+            view: which view of each picture, as for `arrays`.
+            batch_size: pictures a batch; the last one may be smaller.
+            shuffle: whether in an order drawn from `seed` rather than that of `paths`.
+            seed: of the order.
+
+        Yields:
+            X and y, as `arrays` returns them.
+        """
+        import numpy as np
+
+        if batch_size < 1:
+            raise OptionError("a batch has at least one picture", expected="1 or more", found=batch_size)
+        rows = self.rows(split)
+        if shuffle:
+            rows = np.random.default_rng(seed).permutation(rows)
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            yield self.features(batch, view=view), self._content.labels[batch]
+
+    def describe(self) -> dict[str, Any]:
+        """What the set is, as `features show --json` prints it."""
+        content = self._content
+        counts = {
+            split: {name: int((self.labels(split) == i).sum()) for i, name in enumerate(self.class_names)}
+            for split in SPLITS
+        }
+        return {
+            "set": str(self.path),
+            "store": str(self.path.parent / content.store),
+            "data": self.root,
+            "pictures": len(self),
+            "classes": self.class_names,
+            "splits": {split: {"n": sum(classes.values()), "classes": classes} for split, classes in counts.items()},
+            "shape": list(self.shape),
+            "views": self.views,
+            "augmentation": self.augmentation,
+            "trunk": self.spec.to_json(),
+            "key": self.spec.key,
+            "shards": len(content.shards),
+            "set_aside": [{"path": name, "reason": reason} for name, reason in content.set_aside],
+            "copies": self.describe_copies(),
+        }
+
+
+def open_features(path: str | os.PathLike[str]) -> FeatureSet:
+    """Open a kept feature set.
+
+    Args:
+        path: the set's file, e.g. `features/photos.h5`. Its store lies beside it, in `store/`.
+
+    Raises:
+        SetError: the file is no feature set, is damaged, or its store is gone or holds another trunk's features.
+    """
+    path = Path(path)
+    features = FeatureSet(path, read_set(path))
+    _ = features.store  # A set without its store is refused at once, not at the first row.
+    return features
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """Where the values lie that come more than once: (k,) int64, ascending."""
+    import numpy as np
+
+    _, numbers, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[numbers] > 1)

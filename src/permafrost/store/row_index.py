@@ -1,0 +1,162 @@
+"""Which rows a store holds, and where each lies."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from permafrost.errors import ShardError
+from permafrost.store.shard import (
+    DIGEST_BYTES,
+    digest_rows,
+)
+from permafrost.store.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowAddress:
+    """Where a row lies: the shard's file name and the row's index in it."""
+
+    shard: str
+    row: int
+
+
+class RowIndex:
+    """Finds rows by content digest and view: sorted arrays, about 45 bytes a row. Threads may share one.
+
+    Shards that are damaged or another trunk's are left out: their rows are missing rows, to be computed again. Indices
+    are checked at once; the rows of a shard, all of them, when one of them is first found. A shard that has gone since,
+    because another process joined it with others, has its rows looked for anew.
+
+    Attributes:
+        damaged: the shards that were left out, each with what is wrong.
+
+    Args:
+        store: whose rows.
+        without: names of shards to leave out.
+    """
+
+    def __init__(self, store: Store, *, without: Iterable[str] = ()) -> None:
+        self.damaged: list[ShardError] = []
+        self._store = store
+        self._without = frozenset(without)
+        self._lock = threading.Lock()
+        self._whole: dict[tuple[str, bool], bool] = {}
+        self._load()
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def find(self, digest: bytes, view: int = 0) -> RowAddress | None:
+        """Where the row of a picture's view lies, or None where it is not kept."""
+        return self.find_all([(digest, view)])[0]
+
+    def find_all(self, keys: Sequence[tuple[bytes, int]]) -> list[RowAddress | None]:
+        """The same of many rows, each given by a picture's digest and the view: it takes little longer than of one."""
+        with self._lock:
+            while True:
+                copies = self._addresses(keys)
+                found = [self._first_whole(addresses) for addresses in copies]
+                lost = [addresses for address, addresses in zip(found, copies, strict=True) if address is None]
+                if all(self._store.has_shard(address.shard) for addresses in lost for address in addresses):
+                    return found
+                self._load()
+
+    def shards_with_copies(self) -> dict[str, int]:
+        """For each shard how many of its rows another shard, before it in the order of their names, holds too."""
+        import numpy as np
+
+        keys = np.column_stack([self._digests, self._views.astype("<i4").view(np.uint8).reshape(-1, 4)])
+        _, first = np.unique(np.ascontiguousarray(keys).view(f"V{keys.shape[1]}").reshape(-1), return_index=True)
+        again = np.ones(len(keys), bool)
+        again[first] = False
+        counts = np.bincount(self._places[again, 0], minlength=len(self._shards))
+        return {name: int(count) for name, count in zip(self._shards, counts, strict=True) if count}
+
+    def _load(self) -> None:
+        """Read the indices of all shards; again where one has gone meanwhile, since its rows may be in a new one."""
+        import numpy as np
+
+        gone = True
+        while gone:
+            gone, shards, self.damaged = False, list[str](), []
+            digests, views = [np.empty((0, DIGEST_BYTES), np.uint8)], [np.empty(0, np.int32)]
+            places = [np.empty((0, 2), np.int64)]
+            for name in filter(lambda name: name not in self._without, self._store.shard_names()):
+                try:
+                    shard_digests, shard_views = self._store.read_index(name)
+                except ShardError as error:
+                    gone = gone or not self._store.has_shard(name)
+                    self.damaged.append(error)
+                    continue
+                place = np.empty((len(shard_digests), 2), np.int64)
+                place[:, 0], place[:, 1] = len(shards), np.arange(len(place))
+                shards.append(name)
+                digests.append(shard_digests)
+                views.append(shard_views)
+                places.append(place)
+        self._shards = shards
+        self._digests, self._views = np.concatenate(digests), np.concatenate(views)
+        self._places = np.concatenate(places)
+        prefixes = _prefixes(self._digests)
+        self._order = np.argsort(prefixes, kind="stable")
+        self._prefixes = prefixes[self._order]
+
+    def _addresses(self, keys: Sequence[tuple[bytes, int]]) -> list[list[RowAddress]]:
+        """For each key where all copies of its row lie."""
+        import numpy as np
+
+        digests = digest_rows(digest for digest, _ in keys)
+        views = np.array([view for _, view in keys], np.int64)
+        prefixes = _prefixes(digests)
+        starts = self._prefixes.searchsorted(prefixes)
+        counts = self._prefixes.searchsorted(prefixes, "right") - starts
+        # The rows with the prefix of each key, one key after another: `asked` says whose each is.
+        asked = np.repeat(np.arange(len(keys)), counts)
+        rows = self._order[np.arange(len(asked)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)]
+        same = (self._views[rows] == views[asked]) & (self._digests[rows] == digests[asked]).all(axis=1)
+        addresses: list[list[RowAddress]] = [[] for _ in keys]
+        for key, (shard, row) in zip(asked[same].tolist(), self._places[rows[same]].tolist(), strict=True):
+            addresses[key].append(RowAddress(self._shards[shard], row))
+        return addresses
+
+    def _first_whole(self, addresses: list[RowAddress]) -> RowAddress | None:
+        alone = len(addresses) == 1
+        return next((address for address in addresses if self._is_whole(address.shard, alone=alone)), None)
+
+    def _is_whole(self, shard: str, *, alone: bool) -> bool:
+        """Whether a shard can be relied on; one whose rows others have too may be a copy under another's name."""
+        if (shard, alone) not in self._whole:
+            try:
+                (self._store.check if alone else self._store.verify)(shard)
+                self._whole[shard, alone] = True
+            except ShardError as error:
+                self.damaged.append(error)
+                self._whole[shard, alone] = False
+        return self._whole[shard, alone]
+
+
+def place_rows(addresses: Sequence[RowAddress]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Addresses as a set keeps them.
+
+    Returns:
+        Names of the shards, and (n, 2) int64: for each address the index of its shard and its row there.
+    """
+    import numpy as np
+
+    numbers: dict[str, int] = {}
+    places = np.empty((len(addresses), 2), np.int64)
+    for i, address in enumerate(addresses):
+        places[i] = numbers.setdefault(address.shard, len(numbers)), address.row
+    return tuple(numbers), places
+
+
+def _prefixes(digests: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.ascontiguousarray(digests[:, :8]).view(">u8").reshape(-1).astype(np.uint64)

@@ -1,0 +1,287 @@
+"""Shards: the one place that lays out features in HDF5. The format is written down in `features/README.md`.
+
+A shard holds rows, each the features of one picture, found by the SHA-256 of the picture's content and the view. Its
+index and each of its rows have checksums, so that damage is noticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from permafrost.errors import ShardError
+from permafrost.store.hdf5 import hdf5_bytes, plain_dataset, read_text, read_version, write_text
+from permafrost.trunk.spec import TrunkSpec, canonical_json
+
+if TYPE_CHECKING:
+    import h5py
+    import numpy as np
+
+FORMAT: Final = "permafrost shard"
+VERSION: Final = 1
+DIGEST_BYTES: Final = 32
+INDEX: Final = ("digests", "view", "checksums")
+"""The data sets that say what the rows are."""
+
+_HEAL: Final = "run the same extract again: it computes what is missing"
+_SPAN_BYTES: Final = 4 * 2**20
+"""So much of a shard is read at once."""
+_GAP_BYTES: Final = 32 * 2**10
+"""Between two rows that are read at once at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Features of some pictures, in memory.
+
+    Attributes:
+        digests: (n, 32) uint8, the SHA-256 of each picture's content.
+        views: (n,) int32, 0 for the picture itself.
+        features: one array a tensor of the trunk, each (n, *shape) in the trunk's stored dtype.
+    """
+
+    digests: np.ndarray
+    views: np.ndarray
+    features: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+
+def digest_rows(digests: Iterable[bytes]) -> np.ndarray:
+    """Digests as shards and sets keep them: (n, 32) uint8."""
+    import numpy as np
+
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def is_shard_name(name: object) -> bool:
+    """Whether `name` is one that a shard can have: 32 hex digits and `.h5`."""
+    return isinstance(name, str) and re.fullmatch(r"[0-9a-f]{32}\.h5", name) is not None
+
+
+def shard_image(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
+    """The bytes of a shard file."""
+    import numpy as np
+
+    arrays: dict[str, np.ndarray] = {
+        "digests": np.ascontiguousarray(rows.digests, np.uint8),
+        "view": np.asarray(rows.views, np.int32),
+        "checksums": np.stack([row_checksums(tensor) for tensor in rows.features], axis=1),
+    }
+    arrays |= zip(tensor_names(len(rows.features)), map(np.ascontiguousarray, rows.features), strict=True)
+
+    def fill(file: h5py.File) -> None:
+        for name, array in arrays.items():
+            file[name] = array
+        file.attrs["version"] = VERSION
+        write_text(file, "format", FORMAT)
+        write_text(file, "trunk", spec.digest)
+        write_text(file, "engine", engine)
+        write_text(file, "index_checksum", _index_checksum(arrays, spec.digest, engine))
+
+    return hdf5_bytes(fill)
+
+
+def tensor_names(count: int) -> list[str]:
+    """Names of the data sets that hold `count` tensors: `features`, `features_1`, ..."""
+    return ["features" if i == 0 else f"features_{i}" for i in range(count)]
+
+
+def row_checksums(tensor: np.ndarray) -> np.ndarray:
+    """XXH3 (64 bits) of each row's bytes, little-endian, in C order: (n,) uint64."""
+    import numpy as np
+    import xxhash
+
+    little = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
+    rows: Iterable[Any] = np.ascontiguousarray(little).reshape(len(tensor), -1).view(np.uint8)
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, rows), np.uint64, len(tensor))
+
+
+def _index_checksum(data: Mapping[str, np.ndarray | h5py.Dataset], trunk: str, engine: str) -> str:
+    """XXH3 (128 bits) of all that says what the rows are: shapes, dtypes, trunk, digests, views, row checksums."""
+    import xxhash
+
+    layout: list[Any] = [[name, list(data[name].shape), data[name].dtype.str] for name in sorted(data)]
+    hasher = xxhash.xxh3_128(canonical_json([layout, [FORMAT, str(VERSION), trunk, engine]]))
+    for name in INDEX:
+        hasher.update(data[name][...].tobytes())
+    return hasher.hexdigest()
+
+
+class Shard:
+    """An open shard whose index has been checked.
+
+    Attributes:
+        path: the file.
+        tensors: the open data sets, one a tensor of the trunk, each (n, *shape).
+        digests: (n, 32) uint8.
+        views: (n,) int32.
+        checksums: (n, tensors) uint64.
+        engine: the name of the engine that computed the rows.
+
+    Args:
+        path: the file.
+        spec: of the trunk whose rows these have to be.
+
+    Raises:
+        ShardError: the shard is missing, damaged, or another trunk's.
+    """
+
+    def __init__(self, path: Path, spec: TrunkSpec) -> None:
+        import h5py
+
+        self.path = path
+        try:
+            self._file = h5py.File(path, "r", locking=False)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        try:
+            self._check(spec)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def read(self, rows: np.ndarray, out: Sequence[np.ndarray], at: np.ndarray, digests: np.ndarray | None) -> None:
+        """As `Store.read`."""
+        import numpy as np
+
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
+            raise self._damaged(f"it has no rows {rows[0]} to {rows[-1]}, only {len(self)}")
+        if digests is not None and not np.array_equal(self.digests[rows], digests):
+            raise self._damaged("it holds other pictures' rows")
+        for number, tensor in enumerate(self.tensors):
+            row_bytes = tensor.nbytes // max(1, len(self))
+            for start, stop in _spans(rows, row_bytes):
+                where = _together(at[start:stop])
+                # Straight to where they belong, if that is one piece.
+                straight = isinstance(where, slice) and out[number].dtype == tensor.dtype
+                if straight:
+                    self._values(number, rows[start:stop], out=out[number][where])
+                else:
+                    out[number][where] = self._values(number, rows[start:stop])
+
+    def check(self) -> None:
+        """As `Store.check`."""
+        import numpy as np
+
+        rows = np.arange(len(self))
+        for number, tensor in enumerate(self.tensors):
+            for start, stop in _spans(rows, tensor.nbytes // max(1, len(self))):
+                self._values(number, rows[start:stop])
+
+    def _values(self, number: int, rows: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+        """Rows of a tensor, read in one go from the first to the last of them, their checksums checked.
+
+        Copied into `out` (k, *shape), where it is given, of the tensor's dtype.
+        """
+        import numpy as np
+
+        tensor, first, last = self.tensors[number], int(rows[0]), int(rows[-1])
+        try:
+            block: np.ndarray = tensor[first : last + 1]
+        except (OSError, RuntimeError) as error:
+            raise self._damaged(f"rows {first} to {last} cannot be read: {error}") from error
+        # Without "clip", `take` first copies into an array of its own.
+        values = block[_together(rows - first)] if out is None else np.take(block, rows - first, 0, out, "clip")
+        wrong = np.flatnonzero(row_checksums(values) != self.checksums[rows, number])
+        if len(wrong):
+            raise self._damaged(f"the checksum of row {rows[wrong[0]]} of {tensor.name[1:]} does not hold")
+        return values
+
+    def _check(self, spec: TrunkSpec) -> None:
+        import numpy as np
+
+        file, names = self._file, tensor_names(len(spec.shapes))
+        try:
+            datasets = {name: self._dataset(name) for name in (*INDEX, *names)}
+            if set(file) != set(datasets):
+                raise self._damaged(f"holds {sorted(file)} in place of {sorted(datasets)}")
+            self._require_shapes(datasets, dict(zip(names, spec.shapes, strict=True)), np.dtype(spec.dtype))
+            index = {name: datasets[name][...] for name in INDEX}
+            trunk, self.engine = read_text(file, "trunk"), read_text(file, "engine")
+            if trunk != spec.digest:
+                raise ShardError(f"foreign shard {self.path}: trunk", expected=spec.digest, found=trunk)
+            if read_text(file, "format") != FORMAT or read_version(file) != VERSION:
+                raise self._damaged("it is of another format or version")
+            if read_text(file, "index_checksum") != _index_checksum(datasets | index, trunk, self.engine):
+                raise self._damaged("the checksum of its index does not hold")
+        except ShardError:
+            raise
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
+            raise self._damaged(str(error)) from error
+        self.digests, self.views, self.checksums = (index[name] for name in INDEX)
+        self.tensors = [datasets[name] for name in names]
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        try:
+            return plain_dataset(self._file, name)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+
+    def _require_shapes(
+        self, datasets: Mapping[str, h5py.Dataset], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype
+    ) -> None:
+        count = datasets["digests"].len()
+        wanted: dict[str, tuple[tuple[int, ...], str]] = {
+            "digests": ((count, DIGEST_BYTES), "|u1"),
+            "view": ((count,), "<i4"),
+            "checksums": ((count, len(shapes)), "<u8"),
+        }
+        wanted |= {name: ((count, *shape), dtype.newbyteorder("<").str) for name, shape in shapes.items()}
+        for name, (shape, kind) in wanted.items():
+            dataset = datasets[name]
+            if dataset.shape != shape or dataset.dtype.str != kind:
+                raise self._damaged(f"{name} is {dataset.dtype.str} {dataset.shape} in place of {kind} {shape}")
+
+    def _damaged(self, how: str) -> ShardError:
+        return damaged(self.path, how)
+
+
+def damaged(path: Path, how: object) -> ShardError:
+    """The error for a shard that cannot be trusted."""
+    return ShardError(f"damaged shard {path}: {how}", do=_HEAL)
+
+
+def unreadable(path: Path, error: OSError) -> ShardError:
+    """The error for a shard that cannot be read, or is not there."""
+    if not path.exists():
+        return ShardError(f"missing shard {path}", do=_HEAL)
+    return damaged(path, error)
+
+
+def _together(indices: np.ndarray) -> np.ndarray | slice:
+    """Indices, as a slice where they follow each other: then nothing is copied, or three times as fast."""
+    import numpy as np
+
+    return slice(int(indices[0]), int(indices[-1]) + 1) if (np.diff(indices) == 1).all() else indices
+
+
+def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Start and stop in `rows`, which ascend, of pieces that are best read in one go, gaps and all.
+
+    A call costs as much as reading some tens of kilobytes, so rows that are close together are read with what lies
+    between them; and no piece is large.
+    """
+    import numpy as np
+
+    breaks = np.flatnonzero(np.diff(rows) * row_bytes > row_bytes + _GAP_BYTES) + 1
+    most = max(1, _SPAN_BYTES // max(1, row_bytes))
+    for start, stop in itertools.pairwise([0, *breaks.tolist(), len(rows)]):
+        while start < stop:
+            end = min(stop, start + int(np.searchsorted(rows[start:stop], rows[start] + most)))
+            yield start, end
+            start = end

@@ -1,0 +1,1 @@
+"""The Keras training loop that heads and fine-tuning share."""

@@ -1,0 +1,1 @@
+"""A pretrained base, cut: built, digested, saved."""

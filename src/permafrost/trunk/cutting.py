@@ -1,0 +1,230 @@
+"""A model and a cut give a trunk: the frozen part, from pixels to features, and what decides its features."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from permafrost.atomic import replacing
+from permafrost.errors import CutError, OptionError, StoreError, nearest
+from permafrost.trunk.bases import Base, load_model_file
+from permafrost.trunk.graph import architecture_digest, as_precision, require_finite, weights_digest
+from permafrost.trunk.preprocessing import preprocess
+from permafrost.trunk.spec import TrunkSpec
+
+if TYPE_CHECKING:
+    import keras
+
+    from permafrost.store.store import Store
+
+
+POOLINGS: Final = ("none", "avg", "max")
+
+
+PRECISIONS: Final = ("float32", "bfloat16")
+
+
+DTYPES: Final = ("float32", "float16")
+
+
+TRUNK_FILE: Final = "trunk.keras"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trunk:
+    """A frozen trunk and the record of what decides its features.
+
+    Attributes:
+        model: from (n, h, w, 3) float32, 0 to 255, to the features (n, *shape) float32.
+        spec: what decides them.
+        base_layers: names of all layers of the base, in their order; indices given by users count in it.
+    """
+
+    model: keras.Model
+    spec: TrunkSpec
+    base_layers: tuple[str, ...]
+
+
+def build_trunks(
+    base: Base,
+    cuts: Sequence[str | int | None] = (None,),
+    *,
+    pool: str = "none",
+    precision: str = "float32",
+    dtype: str = "float32",
+) -> list[Trunk]:
+    """Cut a base at one layer or several; the trunks share their layers.
+
+    Args:
+        base: from `bases.load_base`.
+        cuts: for each trunk a layer's name or index; None for the last layer.
+        pool: `avg` or `max` over height and width, or `none`.
+        precision: what the base computes in: `float32` or `bfloat16`.
+        dtype: what features will be stored in: `float32` or `float16`.
+
+    Raises:
+        CutError: a layer that is not in the base, or gives no features.
+        WeightsError: weights below a cut that are not finite.
+        OptionError: an unknown pooling, precision or dtype.
+    """
+    import keras
+
+    for option, value, known in (
+        ("pool", pool, POOLINGS),
+        ("precision", precision, PRECISIONS),
+        ("dtype", dtype, DTYPES),
+    ):
+        if value not in known:
+            raise OptionError(f"unknown {option}", expected=" or ".join(known), found=value)
+    layers = [find_layer(base.model, cut) for cut in cuts]
+    if len(set(layers)) < len(layers):
+        raise CutError("the same layer is cut at twice", found=", ".join(layers))
+    model = as_precision(base.model, precision)
+    parts = [_part(base, model, layer) for layer in layers]
+    pixels = keras.Input((*base.image_size, 3), name="pixels", dtype="float32")
+    prepared = preprocess(pixels, base.preprocessing)
+    inputs, tensors = parts[0].inputs[0], [part.outputs[0] for part in parts]
+    try:
+        # Called once for all cuts, so that the trunks share each tensor and not only the layers.
+        features = keras.Model(inputs, tensors).call(prepared)
+    except Exception as error:
+        raise CutError(f"{base.name} takes no pictures of {base.image_size}: {error}") from error
+    trunks = []
+    for layer, tensor in zip(layers, features if isinstance(features, list) else [features], strict=True):
+        trunk = keras.Model(pixels, _pooled(tensor, layer, pool, precision), name="trunk")
+        trunk.trainable = False
+        spec = _spec(base, trunk, layer, pool=pool, precision=precision, dtype=dtype)
+        trunks.append(Trunk(trunk, spec, tuple(member.name for member in base.model.layers)))
+    return trunks
+
+
+def find_layer(model: keras.Model, cut: str | int | None) -> str:
+    """The name of the layer that `cut` means: its name, its index (from the end if negative), or None for the last.
+
+    Raises:
+        CutError: there is none.
+    """
+    names = [layer.name for layer in model.layers]
+    if cut is None:
+        return str(names[-1])
+    index = as_index(cut)
+    if index is not None:
+        if not -len(names) <= index < len(names):
+            raise CutError(
+                f"{model.name} has no layer {index}", expected=f"{-len(names)} to {len(names) - 1}", found=index
+            )
+        return str(names[index])
+    if cut not in names:
+        raise CutError(f"{model.name} has no layer {cut}", do=f"try {nearest(str(cut), names)}")
+    return str(cut)
+
+
+def as_index(layer: str | int) -> int | None:
+    """The index that a user means by `layer`, negative from the end; None where it is a name."""
+    return int(layer) if isinstance(layer, int) or re.fullmatch(r"-?[0-9]+", layer) else None
+
+
+def merge_trunks(trunks: Sequence[Trunk]) -> keras.Model:
+    """One model with the features of all `trunks`, which `build_trunks` made together: one pass computes all."""
+    import keras
+
+    if len(trunks) == 1:
+        return trunks[0].model
+    return keras.Model(trunks[0].model.inputs[0], [output for trunk in trunks for output in trunk.model.outputs])
+
+
+def save_trunk(trunk: Trunk, folder: str | os.PathLike[str]) -> None:
+    """Keep the trunk beside its features, so that heads on them can be exported without the base's weights at hand.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    path = Path(folder) / TRUNK_FILE
+    if not path.exists():
+        with replacing(path) as temporary:
+            trunk.model.save(temporary)
+
+
+def load_trunk(store: Store) -> Trunk:
+    """The trunk that `save_trunk` kept in a store, checked against what decides its features.
+
+    Raises:
+        StoreError: it is missing or damaged, or gives other features than the store says.
+    """
+    path, spec = store.folder / TRUNK_FILE, store.spec
+    if not path.is_file():
+        raise StoreError(f"no trunk at {path}", do="run the same extract again: it is written anew")
+    model = load_model_file(path)
+    for field, found in (("architecture", architecture_digest(model)), ("weights", weights_digest(model))):
+        if found != getattr(spec, field):
+            raise StoreError(
+                f"{path} is not the trunk of these features: {field}",
+                expected=getattr(spec, field),
+                found=found,
+                do="remove it and run the same extract again",
+            )
+    return Trunk(model, spec, tuple(store.about["base_layers"]))
+
+
+def _part(base: Base, model: keras.Model, layer: str) -> keras.Model:
+    """The part of a base up to `layer`, its weights checked."""
+    import keras
+
+    member = model.get_layer(layer)
+    if isinstance(member, keras.Model):
+        raise CutError(
+            f"layer {layer} is a model of its own",
+            expected="a layer",
+            do="cut at the layer after it, or save it to a file of its own and give that as the base",
+        )
+    output = member.output
+    if not isinstance(output, keras.KerasTensor):
+        raise CutError(f"layer {layer} gives {len(output)} tensors", expected="one")
+    part = keras.Model(model.inputs[0], output)
+    require_finite(part, base.weights_source)
+    return part
+
+
+def _spec(base: Base, trunk: keras.Model, layer: str, *, pool: str, precision: str, dtype: str) -> TrunkSpec:
+    return TrunkSpec(
+        architecture=architecture_digest(trunk),
+        weights=weights_digest(trunk),
+        preprocessing=base.preprocessing,
+        image_size=base.image_size,
+        pooling=pool,
+        precision=precision,
+        dtype=dtype,
+        base=base.name,
+        weights_source=base.weights_source,
+        cut=layer,
+        shapes=(_shape(trunk, layer),),
+    )
+
+
+def _pooled(features: Any, layer: str, pool: str, precision: str) -> Any:
+    import keras
+
+    if precision != "float32":
+        features = keras.layers.Identity(dtype="float32", name=f"{layer}_float32")(features)
+    if pool == "none":
+        return features
+    if len(features.shape) != 4:
+        raise CutError(
+            f"layer {layer} has no height and width to pool over",
+            expected="shape (h, w, channels)",
+            found=f"shape {tuple(features.shape[1:])}",
+            do="leave --pool out",
+        )
+    pooling = keras.layers.GlobalAveragePooling2D if pool == "avg" else keras.layers.GlobalMaxPooling2D
+    return pooling(dtype="float32", name=f"{layer}_pooling")(features)
+
+
+def _shape(trunk: keras.Model, layer: str) -> tuple[int, ...]:
+    shape = tuple(trunk.outputs[0].shape[1:])
+    if None in shape or 0 in shape:
+        raise CutError(f"layer {layer} gives features of no fixed size", expected="a fixed shape", found=shape)
+    return shape

@@ -1,0 +1,236 @@
+"""A model's graph: its digests, the order of its layers, copies in another precision."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from permafrost.errors import WeightsError
+from permafrost.trunk.spec import canonical_json
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+
+_SETTINGS_WITHOUT_EFFECT: Final = frozenset(
+    ["name", "trainable", "dtype", "batch_shape", "seed", "momentum", "synchronized", "build_config"]
+)
+"""Settings of layers that change no feature of a frozen trunk, or that are held elsewhere: a dtype by its policy."""
+
+
+def architecture_digest(model: keras.Model) -> str:
+    """SHA-256, 64 hex digits, of a model's graph from its outputs down: layers, settings, connections, no names."""
+    return hashlib.sha256(canonical_json(_signature(model))).hexdigest()
+
+
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256, 64 hex digits, of a model's weights, in an order that follows from its graph alone."""
+    import numpy as np
+
+    hasher = hashlib.sha256()
+    for layer in _graph_order(model):
+        for variable in layer.weights:
+            array = np.ascontiguousarray(as_array(variable))
+            hasher.update(f"{array.dtype.str} {array.shape}\n".encode("ascii"))
+            hasher.update(array.data)
+    return hasher.hexdigest()
+
+
+def as_array(variable: Any) -> np.ndarray:
+    """A Keras variable's value, (*shape) in its own dtype."""
+    import keras
+
+    value: np.ndarray = keras.ops.convert_to_numpy(variable)
+    return value
+
+
+def require_finite(model: keras.Model, source: str) -> None:
+    """Refuse a model with NaN or infinity among its weights.
+
+    Raises:
+        WeightsError: it has; the first layer that does is named.
+    """
+    import numpy as np
+
+    for layer in _graph_order(model):
+        for variable in layer.weights:
+            wrong = int(np.count_nonzero(~np.isfinite(as_array(variable))))
+            if wrong:
+                raise WeightsError(
+                    f"weights of layer {layer.name} from {source} are not finite",
+                    expected="numbers",
+                    found=f"{wrong} NaN or infinite of {int(np.prod(variable.shape))} in {variable.name}",
+                    do="cut below this layer, or give other weights",
+                )
+
+
+def as_precision(model: keras.Model, precision: str, *, but: Sequence[str] = ()) -> keras.Model:
+    """A copy of a model that computes in `precision`, all but the layers named; its weights stay float32."""
+    import keras
+
+    if precision == "float32":
+        return model
+
+    def convert(layer: Any) -> Any:
+        if not isinstance(layer, keras.layers.Layer) or layer.name in but:
+            return layer if not isinstance(layer, keras.layers.Layer) else type(layer).from_config(layer.get_config())
+        config = layer.get_config()
+        return type(layer).from_config({**config, "dtype": f"mixed_{precision}"})
+
+    converted = keras.models.clone_model(model, clone_function=convert, recursive=True)
+    converted.set_weights(model.get_weights())
+    return converted
+
+
+def _signature(model: keras.Model) -> list[Any]:
+    """A model's graph as JSON: operations in the order in which a walk down from the outputs first meets them."""
+    import keras
+
+    if isinstance(model, keras.Sequential):
+        return ["Sequential", *(_operation_signature(layer) for layer in model.layers)]
+    config = model.get_config()
+    nodes = {entry["name"]: entry["inbound_nodes"] for entry in config["layers"]}
+    operations = {operation.name: operation for operation in model.operations}
+    numbers: dict[tuple[str, int], int] = {}
+    signature: list[Any] = []
+    for name, node in walk(config):
+        inbound = nodes[name][node] if nodes[name] else {}
+        if type(operations[name]).__name__ == "ConvertToTensor":
+            # Keras adds these where a model is called on a tensor of another; they change nothing.
+            ((below, number, tensor),) = histories(inbound)
+            if tensor == 0:
+                numbers[name, node] = numbers[below, number]
+                continue
+        arguments = _arguments(inbound, numbers)
+        numbers[name, node] = len(signature)
+        signature.append([_operation_signature(operations[name]), arguments])
+    outputs = [numbers[name, node] for name, node, _ in tensors_of(config["output_layers"])]
+    return ["Functional", signature, outputs]
+
+
+def _graph_order(model: keras.Model) -> list[Any]:
+    """The layers below a model's outputs, in an order that follows from the graph, nested models taken apart."""
+    import keras
+
+    if isinstance(model, keras.Sequential):
+        members = list(model.layers)
+    else:
+        operations = {operation.name: operation for operation in model.operations}
+        members = [operations[name] for name in dict.fromkeys(name for name, _ in walk(model.get_config()))]
+    order: list[Any] = []
+    for member in members:
+        if isinstance(member, keras.Model) and hasattr(member, "operations"):
+            order += _graph_order(member)
+        elif isinstance(member, keras.layers.Layer):
+            order.append(member)
+    return order
+
+
+def walk(config: dict[str, Any]) -> list[tuple[str, int]]:
+    """The nodes of a functional model's config below its outputs, each after those that it depends on."""
+    nodes = {entry["name"]: entry["inbound_nodes"] for entry in config["layers"]}
+    done: dict[tuple[str, int], None] = {}
+    stack = [(name, node) for name, node, _ in reversed(tensors_of(config["output_layers"]))]
+    while stack:
+        current = stack[-1]
+        if current in done:
+            stack.pop()
+            continue
+        name, node = current
+        needed = histories(nodes[name][node]) if nodes[name] else []
+        missing = [(below, number) for below, number, _ in needed if (below, number) not in done]
+        if missing:
+            stack += reversed(missing)
+        else:
+            done[current] = None
+            stack.pop()
+    return list(done)
+
+
+def tensors_of(entries: Any) -> list[tuple[str, int, int]]:
+    """Output tensors of a config, which Keras writes as one `[layer, node, tensor]` or as a list of them."""
+    if entries and isinstance(entries[0], str):
+        entries = [entries]
+    return [(str(name), int(node), int(tensor)) for name, node, tensor in entries]
+
+
+def histories(value: Any) -> list[tuple[str, int, int]]:
+    """All `[layer, node, tensor]` to which the arguments of a node refer, in order."""
+    if isinstance(value, dict):
+        if value.get("class_name") == "__keras_tensor__":
+            return tensors_of(value["config"]["keras_history"])
+        return [found for key in sorted(value) for found in histories(value[key])]
+    if isinstance(value, list | tuple):
+        return [found for item in value for found in histories(item)]
+    return []
+
+
+def _arguments(value: Any, numbers: dict[tuple[str, int], int]) -> Any:
+    """The arguments of a node as JSON, with references to tensors by the numbers of the nodes that made them."""
+    if isinstance(value, dict):
+        if value.get("class_name") == "__keras_tensor__":
+            ((name, node, tensor),) = tensors_of(value["config"]["keras_history"])
+            return ["tensor", numbers[name, node], tensor]
+        return {key: _arguments(value[key], numbers) for key in value if key != "training"}
+    if isinstance(value, list | tuple):
+        return [_arguments(item, numbers) for item in value]
+    return _plain(value)
+
+
+def _operation_signature(operation: Any) -> Any:
+    import keras
+
+    if isinstance(operation, keras.Sequential) or (
+        isinstance(operation, keras.Model) and hasattr(operation, "operations")
+    ):
+        return _signature(operation)
+    return [type(operation).__name__, _settings(operation)]
+
+
+def _settings(operation: Any) -> dict[str, Any]:
+    """The settings of a layer that change its output, without those at their default.
+
+    A setting that a later Keras adds, at its default, changes no digest.
+    """
+    parameters = inspect.signature(type(operation).__init__).parameters
+    settings = {}
+    for key, value in operation.get_config().items():
+        if key in _SETTINGS_WITHOUT_EFFECT or key.endswith(("_initializer", "_regularizer", "_constraint")):
+            continue
+        plain = _plain(value)
+        default = parameters[key].default if key in parameters else inspect.Parameter.empty
+        if default is inspect.Parameter.empty or plain != _plain_or_none(default):
+            settings[key] = plain
+    policy = getattr(operation, "dtype_policy", None)
+    if policy is not None and policy.name != "float32":
+        settings["dtype"] = policy.name
+    return settings
+
+
+def _plain_or_none(value: Any) -> Any:
+    try:
+        return _plain(value)
+    except TypeError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON.
+
+    Raises:
+        TypeError: it has no JSON form; what cannot be hashed is not guessed at.
+    """
+    import numpy as np
+
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items() if key != "registered_name"}
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    raise TypeError(f"no JSON form for {type(value).__name__}")

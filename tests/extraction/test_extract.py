@@ -1,0 +1,731 @@
+"""Pictures through a trunk into a store: only what is missing is computed, and nothing is dropped without a word."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import samples
+from permafrost import extract, open_features
+from permafrost.engines.keras_engine import KerasEngine
+from permafrost.errors import (
+    BaseError,
+    CutError,
+    FeatureError,
+    ListingError,
+    OptionError,
+    PermafrostError,
+    PictureError,
+    ShardError,
+    StoreError,
+    WeightsError,
+)
+from permafrost.extraction import reader as reading
+from permafrost.extraction import writer as committing
+from permafrost.extraction.extract import Extraction, compute_features
+from permafrost.extraction.pipeline import PipelineOptions
+from permafrost.images.dataset import read_listing
+from permafrost.images.decoding import decode_resized
+from permafrost.images.splits import assign_splits
+from permafrost.store.feature_set import FeatureSet
+from permafrost.trunk.bases import load_base
+from permafrost.trunk.cutting import build_trunks
+from samples import CLASSES, PX, encoded, randomize, texture, tiny_model, write_legacy, write_photos
+
+pytest_plugins = ["upper"]
+
+
+@pytest.fixture(scope="module")
+def reference(photos, tiny_base, tmp_path_factory) -> FeatureSet:
+    """Features of `photos`, extracted once. Not to be changed."""
+    out = tmp_path_factory.mktemp("reference") / "photos.h5"
+    return extract(photos, base=str(tiny_base), pool="avg", out=out, engine="keras", progress=False)
+
+
+def close(left, right, tolerance: float) -> bool:
+    """Whether features agree to a share of the largest."""
+    return np.abs(left - right).max() <= tolerance * np.abs(right).max()
+
+
+# What is extracted
+
+
+def test_features_are_what_keras_predicts_on_the_same_pixels(reference):
+    pixels = np.stack([decode_resized(Path(path).read_bytes(), (PX, PX)) for path in reference.paths()])
+
+    expected = tiny_model().predict(pixels.astype(np.float32), verbose=0).mean(axis=(1, 2))
+
+    x, _ = reference.arrays()
+    assert x.shape == (18, 16)
+    assert close(x, expected, 1e-4)
+
+
+def test_the_set_says_what_the_listing_says(reference, photos):
+    listing = read_listing(photos)
+
+    assert reference.names() == list(listing.names)
+    assert reference.labels().tolist() == list(listing.labels)
+    assert tuple(reference.class_names) == CLASSES
+    assert reference.root == str(photos)
+    digests = [row.tobytes() for row in reference.digests()]
+    assert [reference.spec.image_size, reference.spec.cut, reference.spec.pooling] == [(PX, PX), "top", "avg"]
+    splits = assign_splits(digests, [None] * 18)
+    for split in ("train", "validation", "test"):
+        assert reference.rows(split).tolist() == [row for row, name in enumerate(splits) if name == split]
+
+
+def test_the_summary_counts_and_the_file_opens_to_the_same(reference):
+    again = open_features(reference.path)
+
+    assert {
+        key: reference.summary[key] for key in ("pictures", "computed", "kept", "set_aside", "shape", "engine")
+    } == {
+        "pictures": 18,
+        "computed": 18,
+        "kept": 0,
+        "set_aside": 0,
+        "shape": [16],
+        "engine": f"keras/{keras.backend.backend()}",
+    }
+    assert reference.summary["seconds"]["total"] > 0
+    assert json.dumps(reference.summary)
+    assert np.array_equal(again.arrays()[0], reference.arrays()[0])
+    assert again.spec == reference.spec and again.digest == reference.digest
+
+
+def test_given_splits_are_kept(take, split_photos):
+    features = take(split_photos)
+
+    assert [len(features.rows(split)) for split in ("train", "validation", "test")] == [18, 9, 9]
+    for split in ("train", "validation", "test"):
+        assert all(name.startswith(f"{split}/") for name in features.names(split))
+
+
+def test_shares_decide_the_splits_where_none_are_given(take, photos, reference):
+    features = take(photos, validation_fraction=0, test_fraction=0.5)
+
+    assert len(features.rows("validation")) == 0
+    digests = [row.tobytes() for row in reference.digests()]
+    splits = assign_splits(digests, [None] * 18, validation_fraction=0, test_fraction=0.5)
+    assert len(features.rows("test")) == splits.count("test") > 0
+
+
+def test_a_csv_and_an_npz_are_data_sets_too(take, photos, reference, tmp_path):
+    listing = read_listing(photos)
+    lines = [f"{photos}/{name},{label}" for name, label in zip(listing.names, listing.labels, strict=True)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *lines]))
+    arrays = np.stack([decode_resized(Path(path).read_bytes(), (PX, PX)) for path in reference.paths()])
+    np.savez(tmp_path / "arrays.npz", X=arrays, y=reference.labels())
+
+    from_table, from_arrays = take(tmp_path / "table.csv"), take(tmp_path / "arrays.npz")
+
+    assert np.array_equal(from_table.arrays()[0], reference.arrays()[0])
+    assert close(from_arrays.arrays()[0], reference.arrays()[0], 1e-5)
+    assert from_arrays.summary["computed"] == 18  # An array is known by its pixels, a file by its bytes.
+    assert from_arrays.names()[3] == "X[3]"
+
+
+@pytest.mark.parametrize(
+    "options", [{"workers": 1, "batch_size": 1}, {"workers": 3, "batch_size": 5}, {"batch_size": 64}]
+)
+def test_workers_and_batch_size_change_no_feature_and_no_order(take, photos, reference, options):
+    features = take(photos, **options)
+
+    assert features.names() == reference.names()
+    assert close(features.arrays()[0], reference.arrays()[0], 1e-5)
+    assert features.spec == reference.spec
+
+
+def test_memory_for_one_picture_at_a_time_changes_no_feature_and_no_order(take, photos, reference, monkeypatch):
+    monkeypatch.setattr(reading, "DECODING_BYTES", 1)
+
+    features = take(photos, workers=4)
+
+    assert features.names() == reference.names()
+    assert np.array_equal(features.arrays()[0], reference.arrays()[0])
+
+
+def test_several_cuts_in_one_pass_give_the_same_as_one_by_one(take, photos, computed, tmp_path):
+    several = take(photos, cut=["stem", "joined"], out=tmp_path / "a" / "set.h5")
+    assert sum(computed) == 18
+
+    alone = [take(photos, cut=cut, out=tmp_path / "b" / f"{cut}.h5") for cut in ("stem", "joined")]
+
+    assert [features.path.name for features in several] == ["set-stem.h5", "set-joined.h5"]
+    for features, other in zip(several, alone, strict=True):
+        assert close(features.arrays()[0], other.arrays()[0], 1e-6)
+        assert features.spec == other.spec
+
+
+def test_beside_a_cut_that_is_kept_already_another_is_computed(take, photos, tmp_path):
+    take(photos, cut="stem", out=tmp_path / "features" / "set.h5")
+
+    several = take(photos, cut=["stem", "joined"], out=tmp_path / "features" / "several.h5")
+
+    assert [features.summary["computed"] for features in several] == [0, 18]
+
+
+def test_a_list_of_one_cut_gives_a_list_of_one_set(take, photos):
+    (features,) = take(photos, cut=["stem"])
+
+    assert features.path.name == "set.h5"
+    assert features.spec.cut == "stem"
+
+
+def test_features_of_a_cut_with_height_and_width_are_kept_so(take, photos):
+    features = take(photos, cut="right", pool="none")
+
+    assert features.arrays()[0].shape == (18, 16, 16, 8)
+
+
+def test_float16_is_stored_as_such_and_read_as_float32(take, photos, reference):
+    features = take(photos, dtype="float16")
+
+    x, _ = features.arrays()
+    assert x.dtype == np.float32
+    assert np.array_equal(x, x.astype(np.float16))
+    assert close(x, reference.arrays()[0], 1e-3)
+    assert features.spec.digest != reference.spec.digest
+
+
+def test_the_default_place_is_the_folder_features(photos, tiny_base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    features = extract(photos, base=str(tiny_base), pool="avg", progress=False)
+
+    assert features.path == Path("features/photos.h5")
+    assert features.store.folder == Path("features/store") / features.spec.folder_name
+    assert sorted(os.listdir(features.store.folder)) == sorted(
+        [*features.store.shard_names(), "trunk.json", "trunk.keras", "trunk.openvino"]
+    )
+
+
+def test_nothing_is_printed_where_standard_error_is_no_terminal(tiny_base, photos, tmp_path, capfd):
+    extract(photos, base=str(tiny_base), pool="avg", out=tmp_path / "set.h5", progress=True)
+
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "pictures" not in printed.err
+
+
+# What is computed again
+
+
+def test_the_second_run_computes_nothing(take, photos, computed):
+    first = take(photos)
+    shards = {path: path.stat().st_mtime_ns for path in first.store.folder.iterdir()}
+    computed.clear()
+
+    second = take(photos)
+
+    assert computed == []
+    assert (second.summary["computed"], second.summary["kept"]) == (0, 18)
+    assert np.array_equal(second.arrays()[0], first.arrays()[0])
+    assert {path: path.stat().st_mtime_ns for path in second.store.folder.iterdir()} == shards
+
+
+def test_in_a_folder_that_grew_only_the_new_pictures_are_computed(take, own_photos, computed):
+    first = take(own_photos)
+    write_photos(own_photos, per_class=2, first=50)
+    computed.clear()
+
+    features = take(own_photos)
+
+    assert computed == [6]
+    assert (features.summary["pictures"], features.summary["computed"]) == (24, 6)
+    known = dict(zip(first.names(), first.arrays()[0], strict=True))
+    now = dict(zip(features.names(), features.arrays()[0], strict=True))
+    assert all(np.array_equal(now[name], row) for name, row in known.items())
+
+
+def test_removing_pictures_computes_nothing_and_leaves_the_others_where_they_were(take, own_photos, computed):
+    first = take(own_photos)
+    removed = first.names()[::3]
+    for name in removed:
+        (own_photos / name).unlink()
+    computed.clear()
+
+    features = take(own_photos)
+
+    assert computed == []
+    stay = [name for name in first.names() if name not in removed]
+    assert features.names() == stay
+    for split in ("train", "validation", "test"):
+        assert features.names(split) == [name for name in first.names(split) if name in stay]
+
+
+def test_renaming_every_file_relabelling_it_and_moving_the_folder_computes_nothing(
+    take, own_photos, tmp_path, computed
+):
+    first = take(own_photos)
+    for number, path in enumerate(sorted(own_photos.rglob("*.*"))):
+        path.rename(path.parent / os.fsdecode(b"new-\xff-%d%s" % (number, path.suffix.encode())))
+    (own_photos / "dots").rename(own_photos / "another class")
+    moved = own_photos.rename(tmp_path / "moved")
+    computed.clear()
+
+    features = take(moved)
+
+    assert computed == []
+    assert features.class_names == ["another class", "checks", "stripes"]
+    assert {row.tobytes() for row in features.digests()} == {row.tobytes() for row in first.digests()}
+
+
+def test_one_picture_edited_with_its_size_and_time_kept_is_computed_again_alone(take, own_photos, computed):
+    first = take(own_photos)
+    path = Path(first.paths()[0])
+    before, data = path.stat(), bytearray(path.read_bytes())
+    # In a PNG's last chunk, the checksum; Pillow does not look at it.
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns
+    computed.clear()
+
+    features = take(own_photos)
+
+    assert computed == [1]
+    assert not np.array_equal(features.digests()[0], first.digests()[0])
+    assert np.array_equal(features.digests()[1:], first.digests()[1:])
+
+
+def test_copies_are_computed_once_and_all_are_listed(take, own_photos, computed):
+    for number in range(5):
+        shutil.copy(own_photos / "dots" / "dots-000.png", own_photos / "checks" / f"copy-{number}.png")
+
+    features = take(own_photos, batch_size=3)
+
+    assert sum(computed) == 18
+    assert (features.summary["pictures"], features.summary["computed"], features.summary["kept"]) == (23, 18, 5)
+    x, _ = features.arrays()
+    rows = [row for row, name in enumerate(features.names()) if "copy-" in name or name == "dots/dots-000.png"]
+    assert len(rows) == 6
+    assert all(np.array_equal(x[row], x[rows[0]]) for row in rows)
+
+
+def test_copies_in_two_splits_or_under_two_labels_are_told_with_their_paths_here_and_in_the_set(take, tmp_path):
+    data = samples.write_split_photos(tmp_path / "data")
+    one, two, three = (f"train/dots/dots-00{number}.{end}" for number, end in ((0, "png"), (1, "jpg"), (2, "png")))
+    shutil.copy(data / one, data / "test" / "dots" / "again.png")
+    shutil.copy(data / two, data / "train" / "checks" / "other.jpg")
+    shutil.copy(data / three, data / "train" / "dots" / "harmless.png")
+
+    features = take(data)
+
+    told = features.summary["copies"]
+    assert (told["pictures"], told["across_splits"], told["across_labels"]) == (3, 1, 1)
+    assert [[tuple(each.values()) for each in group] for group in told["groups"]] == [
+        [("test/dots/again.png", "test", "dots"), (one, "train", "dots")],
+        [("train/checks/other.jpg", "train", "checks"), (two, "train", "dots")],
+    ]
+    assert open_features(features.path).describe()["copies"] == told
+    assert [len(group) for group in features.copies()] == [2, 2, 2]
+
+
+def test_a_data_set_without_copies_has_none(reference):
+    assert reference.copies() == []
+    assert reference.summary["copies"] == {"pictures": 0, "across_splits": 0, "across_labels": 0, "groups": []}
+
+
+@pytest.mark.parametrize("change", [{"cut": "joined"}, {"image_size": 40}, {"dtype": "float16"}])
+def test_whatever_changes_a_feature_computes_all_again_into_another_store(take, photos, computed, change):
+    first = take(photos)
+    computed.clear()
+
+    other = take(photos, **change)
+
+    assert sum(computed) == 18
+    assert other.store.folder != first.store.folder
+    assert other.store.folder.parent == first.store.folder.parent
+
+
+def test_another_data_set_uses_what_is_kept_of_the_same_pictures(take, photos, tmp_path, computed):
+    take(photos)
+    computed.clear()
+    some = write_photos(tmp_path / "some", per_class=2, classes=CLASSES[:2])
+    write_photos(some, per_class=1, classes=CLASSES[1:], first=70)
+
+    features = take(some, out=tmp_path / "features" / "some.h5")
+
+    assert sum(computed) == 2
+    assert features.summary["kept"] == 4
+
+
+def test_results_are_the_same_when_the_features_folder_is_moved_as_a_whole(take, photos, tmp_path, computed):
+    first = take(photos)
+    shutil.move(tmp_path / "features", tmp_path / "elsewhere")
+    computed.clear()
+
+    opened = open_features(tmp_path / "elsewhere" / "set.h5")
+    again = take(photos, out=tmp_path / "elsewhere" / "set.h5")
+
+    assert computed == []
+    assert np.array_equal(opened.arrays()[0], again.arrays()[0])
+    assert opened.digest == again.digest == first.digest
+
+
+# The pictures of a set
+
+
+def test_a_sets_picture_is_read_again_as_it_was(take, own_photos, tmp_path):
+    np.savez(tmp_path / "arrays.npz", X=np.stack([texture(kind, 0) for kind in CLASSES]), y=list(CLASSES))
+    from_files, from_arrays = take(own_photos), take(tmp_path / "arrays.npz")
+
+    assert np.array_equal(from_files.load_picture(0).full_size(), texture("checks", 0, (40, 48)))
+    assert np.array_equal(from_arrays.load_picture(2).full_size(), texture(CLASSES[2], 0))
+
+
+def test_a_sets_picture_that_changed_or_is_gone_is_refused(take, own_photos):
+    features = take(own_photos)
+    changed, gone = (Path(path) for path in features.paths()[:2])
+    changed.write_bytes(encoded(texture("dots", 99)))
+    gone.unlink()
+
+    with pytest.raises(PictureError, match=rf"{changed} has changed since its features were kept\. Extract again"):
+        features.load_picture(0)
+    with pytest.raises(PictureError, match=rf"cannot read {gone}: No such file"):
+        features.load_picture(1)
+
+
+def test_features_without_a_set_come_in_the_listings_order_and_are_kept_all_the_same(
+    photos, tiny_base, reference, tmp_path, computed
+):
+    trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
+    listing, options = read_listing(photos), PipelineOptions(engine="keras", progress=False)
+
+    first, second = (compute_features(listing, trunk, tmp_path, options) for _ in range(2))
+
+    assert close(first, reference.arrays()[0], 1e-6)
+    assert np.array_equal(second, first)
+    assert sum(computed) == 18
+
+
+def test_without_a_set_a_picture_that_cannot_be_decoded_is_an_error(own_photos, tiny_base, tmp_path):
+    (own_photos / "dots" / "empty.png").write_bytes(b"")
+    trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
+
+    with pytest.raises(PictureError, match=r"bad picture dots/empty\.png: the file is empty"):
+        compute_features(read_listing(own_photos), trunk, tmp_path, PipelineOptions(progress=False))
+
+
+# Damage and interruption
+
+
+@pytest.fixture
+def many_shards(monkeypatch):
+    """From now on each batch is committed at once, as a shard of its own."""
+    monkeypatch.setattr(committing, "COMMIT_SECONDS", 0)
+
+
+@pytest.mark.parametrize("damage", ["gone", "a bit in a row", "another's bytes"])
+def test_a_damaged_shard_is_noticed_by_the_reader_and_mended_by_the_next_run(
+    take, photos, many_shards, computed, damage
+):
+    first = take(photos, batch_size=6)
+    x, _ = first.arrays()
+    path, other = (first.store.folder / name for name in first.store.shard_names()[:2])
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    with_rows = whole.index(x[[name.tobytes() in whole for name in first.digests()]][0].tobytes())
+    flipped[with_rows] ^= 1
+    contents = {"a bit in a row": flipped, "another's bytes": other.read_bytes()}
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(contents[damage])
+    with pytest.raises(ShardError, match=path.name):
+        first.arrays()
+    computed.clear()
+
+    mended = take(photos, batch_size=6)
+
+    assert computed == [6]
+    assert damage == "gone" or any(path.name in told for told in mended.summary["damaged"])
+    assert close(mended.arrays()[0], x, 1e-6)
+    assert mended.names() == first.names()
+
+
+def test_what_was_computed_before_an_interruption_is_not_computed_again(
+    take, photos, many_shards, computed, monkeypatch
+):
+    counted = KerasEngine.__call__
+
+    def interrupted(self, pixels):
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+        return counted(self, pixels)
+
+    monkeypatch.setattr(KerasEngine, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        take(photos, batch_size=4)
+    monkeypatch.setattr(KerasEngine, "__call__", counted)
+    computed.clear()
+
+    features = take(photos, batch_size=4)
+
+    assert sum(computed) == 18 - 2 * 4
+    assert features.summary["kept"] == 8
+
+
+def test_a_trunk_file_that_is_gone_is_written_anew(take, photos):
+    features = take(photos)
+    (features.store.folder / "trunk.keras").unlink()
+
+    take(photos)
+
+    assert (features.store.folder / "trunk.keras").is_file()
+
+
+def test_a_description_that_is_damaged_is_told(take, photos):
+    features = take(photos)
+    (features.store.folder / "trunk.json").write_bytes(b"{")
+
+    with pytest.raises(StoreError, match=r"damaged description .*trunk\.json.* Remove it and run extract again"):
+        take(photos)
+
+
+# Bad pictures
+
+
+def test_bad_pictures_are_set_aside_with_path_and_reason_here_and_in_the_sets_file(take, own_photos):
+    (own_photos / "dots" / "cut.jpg").write_bytes(encoded(texture("dots", 0, (90, 90)), "JPEG")[:900])
+    (own_photos / "dots" / "empty.png").write_bytes(b"")
+    (own_photos / "dots" / "page.jpg").write_bytes(b"<html>")
+    (own_photos / "dots" / "notes.txt").write_bytes(b"mine")
+    (own_photos / "dots" / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(own_photos / "dots" / "fifo.jpg")
+
+    features = take(own_photos)
+
+    assert features.summary["pictures"] == len(features) == 18
+    assert features.summary["set_aside"] == 6
+    assert open_features(features.path).set_aside == features.set_aside
+    reasons = dict(features.set_aside)
+    assert reasons.pop("dots/cut.jpg").startswith("cannot be decoded: OSError: ")
+    assert reasons == {
+        "dots/empty.png": "the file is empty",
+        "dots/page.jpg": "not a picture in any format that Pillow reads",
+        "dots/notes.txt": "not a picture by its name",
+        "dots/gone.jpg": "No such file or directory",
+        "dots/fifo.jpg": "not a regular file",
+    }
+
+
+def test_a_bad_picture_is_read_again_in_the_next_run(take, own_photos, computed):
+    path = own_photos / "dots" / "later.png"
+    path.write_bytes(b"")
+    take(own_photos)
+    path.write_bytes(encoded(texture("dots", 77)))
+    computed.clear()
+
+    features = take(own_photos)
+
+    assert computed == [1]
+    assert features.set_aside == ()
+
+
+def test_a_bad_picture_ends_the_run_where_that_was_asked_for_and_is_named(take, own_photos):
+    (own_photos / "dots" / "empty.png").write_bytes(b"")
+
+    line = r"bad picture dots/empty\.png: the file is empty\. Remove it, or set such pictures aside with --on-bad skip"
+    with pytest.raises(PictureError, match=line):
+        take(own_photos, on_bad="fail")
+
+
+def test_where_no_picture_can_be_decoded_that_is_the_fault_and_nothing_is_written(take, tmp_path):
+    for kind in CLASSES:
+        (tmp_path / "broken" / kind).mkdir(parents=True)
+        (tmp_path / "broken" / kind / "1.jpg").write_bytes(b"<html>")
+
+    with pytest.raises(ListingError, match=r"none of the 3 pictures in .* can be decoded; found stripes/1\.jpg: not a"):
+        take(tmp_path / "broken")
+
+    assert not (tmp_path / "features").exists()
+
+
+def test_every_broken_or_odd_file_has_one_verdict(take, own_photos, shared):
+    odd = own_photos / "odd"
+    shutil.copytree(shared / "data" / "corrupt", odd)
+
+    features = take(own_photos)
+
+    files = {os.path.relpath(path, own_photos) for path in odd.rglob("*") if path.is_file()}
+    told = [name for name in (*features.names(), *(name for name, _ in features.set_aside)) if name.startswith("odd/")]
+    assert sorted(told) == sorted(files)
+    assert sum("undecodable" in name for name, _ in features.set_aside) == 6
+    assert sum("odd_but_decodable" in name for name in features.names()) == 7
+    assert all(reason for _, reason in features.set_aside)
+
+
+# Plans
+
+
+def plan(data, **options):
+    parameters = inspect.signature(extract).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+    return Extraction(data, **{**defaults, "progress": False, **options}).plan()
+
+
+def test_a_plan_counts_right_and_writes_nothing(take, own_photos, tiny_base, tmp_path):
+    out = tmp_path / "features" / "set.h5"
+    options = {"base": str(tiny_base), "pool": "avg", "out": out}
+    shutil.copy(own_photos / "dots" / "dots-000.png", own_photos / "dots" / "copy.png")
+    (own_photos / "dots" / "notes.txt").write_bytes(b"mine")
+
+    (before,) = plan(own_photos, **options)
+
+    assert not (tmp_path / "features").exists()
+    assert (before.pictures, before.compute, before.keep, before.set_aside) == (19, 18, 1, 1)
+    assert before.bytes == 18 * (16 * 4 + 44)
+    assert before.seconds > 0
+    assert before.shape == (16,)
+    features = take(own_photos)
+    assert (before.set, before.store) == (str(out), str(features.store.folder))
+
+
+def test_a_plan_for_a_folder_that_grew_counts_only_what_is_new(take, own_photos, tiny_base, tmp_path):
+    features = take(own_photos)
+    write_photos(own_photos, per_class=1, first=60)
+    files = {path: path.stat().st_mtime_ns for path in features.path.parent.rglob("*")}
+
+    (told,) = plan(own_photos, base=str(tiny_base), pool="avg", out=features.path)
+
+    assert (told.pictures, told.compute, told.keep, told.set_aside) == (21, 3, 18, 0)
+    assert {path: path.stat().st_mtime_ns for path in features.path.parent.rglob("*")} == files
+
+
+def test_a_plan_of_several_cuts_has_one_each(photos, tiny_base, tmp_path):
+    plans = plan(photos, base=str(tiny_base), cut=["stem", "top"], out=tmp_path / "set.h5")
+
+    assert [(each.compute, each.shape) for each in plans] == [(18, (16, 16, 8)), (18, (8, 8, 16))]
+    assert [os.path.basename(each.set) for each in plans] == ["set-stem.h5", "set-top.h5"]
+    assert os.listdir(tmp_path) == []
+
+
+# Wrong requests
+
+
+def nan_base(folder: Path) -> str:
+    model = tiny_model()
+    model.get_layer("right").kernel.assign(np.full(model.get_layer("right").kernel.shape, np.nan))
+    model.save(folder / "nan.keras")
+    return str(folder / "nan.keras")
+
+
+def misfit(folder: Path) -> str:
+    pixels = keras.Input((PX, PX, 3))
+    other = keras.Model(pixels, keras.layers.Conv2D(4, 3, name="odd")(pixels))
+    return str(write_legacy(other, folder / "misfit.h5"))
+
+
+WRONG = {
+    "no data": ({"data": "gone"}, ListingError, "no such folder or file"),
+    "one class": ({"data": "one"}, ListingError, "only one class"),
+    "unknown base": ({"base": "vgg_61"}, BaseError, "unknown base vgg_61"),
+    "no such file": ({"base": "gone.keras"}, BaseError, "no model file gone.keras"),
+    "unknown option": ({"base": "vgg16:alpha=1"}, BaseError, "vgg16 has no option"),
+    "size too small": ({"base": "mobilenet", "image_size": 16}, BaseError, "expected at least 32 px, found 16x16"),
+    "size of nothing": ({"image_size": 0}, OptionError, "image size too small"),
+    "unknown cut": ({"cut": "mixed7"}, CutError, "tiny has no layer mixed7"),
+    "a cut twice": ({"cut": ["top", -1]}, CutError, "cut at twice"),
+    "no cut": ({"cut": []}, OptionError, "no layer to cut at"),
+    "one of several cuts": ({"cut": ["top", "mixed7"]}, CutError, "tiny has no layer mixed7"),
+    "no weights file": ({"weights": "gone.h5"}, WeightsError, "no weights file gone.h5"),
+    "misfit weights": ({"weights": misfit}, WeightsError, "do not fit"),
+    "NaN weights": ({"base": nan_base}, WeightsError, "weights of layer right from nan.keras are not finite"),
+    "unknown pool": ({"pool": "median"}, OptionError, "unknown pool"),
+    "unknown dtype": ({"dtype": "int8"}, OptionError, "unknown dtype"),
+    "unknown precision": ({"precision": "float64"}, OptionError, "unknown precision"),
+    "unknown engine": ({"engine": "abacus"}, OptionError, "unknown engine"),
+    "unknown rule": ({"preprocessing": "imagenet"}, OptionError, "unknown preprocessing"),
+    "unknown way": ({"on_bad": "cry"}, OptionError, "expected skip or fail, found cry"),
+    "empty batches": ({"batch_size": 0}, OptionError, "the batch size is too small; expected 1 or more, found 0"),
+    "no workers": ({"workers": 0}, OptionError, "the number of workers is too small"),
+    "nothing to train on": ({"validation_fraction": 1.0}, OptionError, "leave nothing to train on"),
+    "another ending": ({"out": "set.txt"}, OptionError, "a feature set is an HDF5 file; expected --out NAME.h5"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_request_is_one_clear_line_and_nothing_is_written_or_computed(take, photos, tmp_path, computed, case):
+    options, kind, line = WRONG[case]
+    inputs = tmp_path / "inputs"
+    write_photos(inputs / "one", classes=CLASSES[:1], per_class=1)
+    options = {name: value(inputs) if callable(value) else value for name, value in options.items()}
+    data = inputs / options.pop("data") if "data" in options else photos
+    options.setdefault("out", "set.h5")
+    options["out"] = tmp_path / "features" / options["out"]
+
+    with pytest.raises(kind) as caught:
+        take(data, **options)
+
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, PermafrostError)
+    assert computed == []
+    assert os.listdir(tmp_path) == ["inputs"]
+
+
+def loud_base(folder: Path, scale: float) -> str:
+    """A base whose features are too large for float16."""
+    model = tiny_model()
+    randomize(model)
+    model.get_layer("top").kernel.assign(model.get_layer("top").kernel * scale)
+    model.save(folder / "loud.keras")
+    return str(folder / "loud.keras")
+
+
+def test_features_too_large_for_float16_are_refused_naming_the_picture(take, photos, tmp_path):
+    line = (
+        r"features of checks/checks-000\.png are not finite; expected numbers within float16, found numbers too large"
+    )
+    with pytest.raises(FeatureError, match=line + r" for it\. Store them with --dtype float32"):
+        take(photos, base=loud_base(tmp_path, 1e6), dtype="float16")
+
+    assert not (tmp_path / "features").exists()
+    assert len(take(photos, base=loud_base(tmp_path, 1e6))) == 18
+
+
+def test_features_that_are_not_finite_are_refused_naming_the_picture(take, photos, tmp_path):
+    line = r"features of checks/checks-000\.png are not finite; .*found NaN or infinity\. Cut at another layer"
+    with pytest.raises(FeatureError, match=line):
+        take(photos, base=loud_base(tmp_path, 1e38))
+
+    assert not (tmp_path / "features").exists()
+
+
+# Real weights and pictures
+
+
+def test_real_features_tell_real_pictures_apart(take, shared, tmp_path):
+    for kind in ("red", "green"):
+        names = sorted(path.name for path in (shared / "data" / "traffic_lights" / "test" / kind).iterdir())[:8]
+        (tmp_path / "lights" / kind).mkdir(parents=True)
+        for name in names:
+            shutil.copy(shared / "data" / "traffic_lights" / "test" / kind / name, tmp_path / "lights" / kind / name)
+    sets = [
+        take(
+            tmp_path / "lights",
+            base="mobilenet:alpha=0.25",
+            weights=str(shared / "weights" / name),
+            image_size=64,
+            out=tmp_path / "features" / f"{name}.h5",
+        )
+        for name in ("mobilenet_2_5_224_tf.h5", "mobilenet_2_5_224_tf_no_top.h5")
+    ]
+
+    x, y = sets[0].arrays()
+
+    # The file with the classifier gives the same trunk, so that the second run found all rows.
+    assert sets[0].spec.digest == sets[1].spec.digest
+    assert sets[1].summary["computed"] == 0
+    means = np.stack([x[y == label].mean(axis=0) for label in (0, 1)])
+    nearest = np.linalg.norm(x[:, None] - means, axis=2).argmin(axis=1)
+    assert (nearest == y).mean() > 0.85

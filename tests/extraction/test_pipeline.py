@@ -1,0 +1,41 @@
+"""What the pipeline shows while it runs."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+
+from permafrost.extraction.pipeline import _progress
+from permafrost.extraction.stopwatch import Stopwatch
+
+
+class Terminal(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_says_how_many_were_kept_and_what_limits_the_speed(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    watch = Stopwatch()
+    watch.seconds["compute"] = 5.0
+
+    with _progress(100, watch, shown=True) as picture_done:
+        for kept in (True, True, False, False):
+            picture_done(kept)
+            time.sleep(0.11)
+
+    drawn = sys.stderr.getvalue()
+    assert "pictures/s" in drawn
+    assert "2 kept already, limited by computing" in drawn
+
+
+def test_no_bar_is_drawn_where_none_is_wanted(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+
+    with _progress(1, Stopwatch(), shown=False) as picture_done:
+        picture_done(False)
+
+    assert sys.stderr.getvalue() == ""

@@ -1,0 +1,365 @@
+"""Fine-tuning: what is unfrozen changes and nothing else, and a run never ends worse than it began."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import permafrost as pf
+from helpers import changed_layers, leftovers, named_weights, one_error_line, point_to
+from permafrost.errors import CutError, OptionError, RunError, SetError
+from permafrost.finetuning.layers import UNFROZEN_SHARE, find_unfrozen, set_trainable
+from permafrost.model.parity import TOLERANCE
+from permafrost.model.run import open_run
+from permafrost.trunk.bases import load_base
+
+pytest_plugins = ["upper"]
+pytestmark = [
+    pytest.mark.usefixtures("light"),
+    # TensorFlow says that its own part of reading data is compiled all the same.
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
+]
+
+TINY = ["pixels_in", "scale", "stem", "stem_norm", "left", "right", "joined", "top"]
+"""The layers of the tiny base, in their order."""
+
+VGG = ["input_layer", "block1_conv1", "block1_pool", "block2_conv1", "block2_pool", "block3_conv1", "block3_pool"]
+HEAD = "head_probabilities"
+
+
+def tune(run, unfreeze=None, *, out: Path | None, **options):
+    """Train fast and hard, so that weights change."""
+    quick = {"epochs": 1, "learning_rate": 0.05, "momentum": 0.0}
+    return pf.finetune(run, unfreeze, out=out, progress=False, **(quick | options))
+
+
+def weights_of(run) -> dict[str, np.ndarray]:
+    """The weights in a run's file."""
+    return named_weights(keras.models.load_model(Path(getattr(run, "folder", run)) / "model.keras"))
+
+
+@pytest.fixture(scope="module")
+def tuned(sloppy_run, tmp_path_factory):
+    """The sloppy run fine-tuned from `joined`, as a user does it. Not to be changed."""
+    return tune(sloppy_run, "joined", epochs=3, momentum=0.9, out=tmp_path_factory.mktemp("tuned") / "tuned")
+
+
+def test_only_the_unfrozen_layers_and_the_head_change(tuned, sloppy_run):
+    assert changed_layers(weights_of(sloppy_run), weights_of(tuned)) == {"top", HEAD}
+    assert tuned.about["unfrozen"] == {"from": "joined", "index": 6, "layers": 2}
+
+
+def test_a_fine_tuned_run_is_better_on_the_validation_pictures_and_says_by_how_much(tuned, sloppy_run):
+    details = tuned.about["details"]
+
+    assert details["improved"] is True
+    assert details["after"] < details["before"]
+    assert details["before"] == pytest.approx(sloppy_run.metrics["validation"]["log_loss"], abs=1e-4)
+    assert details["after"] == pytest.approx(tuned.metrics["validation"]["log_loss"], abs=1e-4)
+    assert tuned.about["before"]["test"]["accuracy"] == sloppy_run.metrics["test"]["accuracy"]
+
+
+def test_a_fine_tuned_run_passes_parity_and_records_where_it_came_from(tuned, sloppy_run, features):
+    assert tuned.about["parity"]["resized_max_difference"] <= TOLERANCE
+    assert tuned.about["parity"]["pictures"] == 9
+    assert tuned.about["started_from"] == str(sloppy_run.folder)
+    assert tuned.about["features_digest"] == features.digest
+    assert (tuned.about["kind"], tuned.about["head"]) == ("finetune", "logistic")
+
+
+def test_batchnorm_of_the_base_stays_bit_for_bit_what_it_was_even_where_it_is_unfrozen(sloppy_run, tmp_path):
+    all_unfrozen = tune(sloppy_run, "all", out=tmp_path / "run")
+
+    assert changed_layers(weights_of(sloppy_run), weights_of(all_unfrozen)) == {"stem", "left", "right", "top", HEAD}
+
+
+def test_batchnorm_is_trained_where_that_is_asked_for_its_statistics_too(sloppy_run, tmp_path):
+    trained = tune(sloppy_run, "stem", train_batchnorm=True, epochs=5, out=tmp_path / "run")
+
+    assert trained.about["details"]["improved"]
+    before, after = weights_of(sloppy_run), weights_of(trained)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert {name for name in changed if name.startswith("stem_norm/")} == {
+        "stem_norm/gamma",
+        "stem_norm/beta",
+        "stem_norm/moving_mean",
+        "stem_norm/moving_variance",
+    }
+
+
+def test_batchnorm_below_the_unfrozen_layers_is_frozen_in_any_case(sloppy_run, tmp_path):
+    trained = tune(sloppy_run, "top", train_batchnorm=True, out=tmp_path / "run")
+
+    assert changed_layers(weights_of(sloppy_run), weights_of(trained)) == {"top", HEAD}
+
+
+def test_a_learning_rate_of_0_leaves_every_weight_as_it_is(sloppy_run, tmp_path):
+    same = tune(sloppy_run, "all", learning_rate=0.0, out=tmp_path / "run")
+
+    assert changed_layers(weights_of(sloppy_run), weights_of(same)) == set()
+    assert changed_layers(weights_of(sloppy_run), named_weights(same.model)) == set()
+    assert same.about["details"]["improved"] is False
+    assert same.metrics["test"]["log_loss"] == pytest.approx(sloppy_run.metrics["test"]["log_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("learning_rate", [50.0, 1e30], ids=["worse", "not a number"])
+def test_where_no_epoch_is_better_the_model_is_the_one_it_started_from(sloppy_run, tmp_path, learning_rate):
+    worse = tune(sloppy_run, "all", learning_rate=learning_rate, epochs=2, out=tmp_path / "run")
+
+    assert changed_layers(weights_of(sloppy_run), weights_of(worse)) == set()
+    assert worse.about["details"]["improved"] is False
+    assert worse.metrics["test"]["accuracy"] == sloppy_run.metrics["test"]["accuracy"]
+    assert open_run(worse.folder).about == worse.about
+
+
+def test_the_run_that_it_starts_from_is_not_changed(own_run, features, tmp_path):
+    before = {path.name: path.read_bytes() for path in own_run.iterdir()}
+    opened = open_run(own_run)
+    weights = named_weights(opened.model)
+
+    tune(opened, "all", out=tmp_path / "tuned")
+
+    assert {path.name: path.read_bytes() for path in own_run.iterdir()} == before
+    assert changed_layers(weights, named_weights(opened.model)) == set()
+
+
+def test_a_fine_tuned_run_can_be_fine_tuned(tuned, tmp_path):
+    again = tune(tuned.folder, "left", out=tmp_path / "again")
+
+    assert again.about["started_from"] == str(tuned.folder)
+    assert changed_layers(weights_of(tuned), weights_of(again)) <= {"left", "right", "top", HEAD}
+    assert again.about["details"]["before"] == pytest.approx(tuned.about["details"]["after"], abs=1e-4)
+
+
+def test_the_same_request_gives_the_same_model(sloppy_run, tmp_path):
+    first, second = (tune(sloppy_run, "top", batch_size=9, seed=3, out=tmp_path / name) for name in "ab")
+
+    assert changed_layers(weights_of(first), weights_of(second)) == set()
+
+
+def test_where_there_are_no_validation_pictures_some_of_training_are_held_out(tiny_base, tmp_path, monkeypatch):
+    from samples import write_photos
+
+    data = write_photos(tmp_path / "many", per_class=16)
+    features = pf.extract(
+        data, base=str(tiny_base), pool="avg", validation_fraction=0, out=tmp_path / "f" / "many.h5", progress=False
+    )
+    run = pf.fit_head(features, "logistic", regularization=1e-3, out=tmp_path / "run", progress=False)
+
+    monkeypatch.chdir(tmp_path)
+    made = tune(run, "top", out=None)
+
+    assert made.folder == Path("runs/run-finetuned")
+    assert made.metrics["validation"]["n"] > 0
+    assert made.metrics["train"]["n"] + made.metrics["validation"]["n"] == run.metrics["train"]["n"]
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "name"),
+    [
+        ("block2_conv1", "block2_conv1"),
+        ("block3", "block3_conv1"),
+        ("block2_pool", "block2_pool"),
+        (4, "block2_pool"),
+        ("4", "block2_pool"),
+        (-1, "block3_pool"),
+        ("-3", "block2_pool"),
+        ("all", "input_layer"),
+    ],
+)
+def test_the_lowest_unfrozen_layer_is_found_by_name_block_and_index(unfreeze, name):
+    assert VGG[find_unfrozen(unfreeze, VGG, VGG)] == name
+
+
+def test_an_index_counts_in_the_bases_own_layers(tiny_base):
+    layers = load_base(str(tiny_base)).model.layers
+
+    found = [TINY[find_unfrozen(index, TINY, TINY)] for index in range(len(layers))]
+
+    assert found == [layer.name for layer in layers]
+
+
+def test_by_default_the_upper_quarter_of_the_layers_below_the_cut_is_unfrozen():
+    names = [f"layer{number}" for number in range(40)]
+
+    assert find_unfrozen(None, names, names) == 40 * (1 - UNFROZEN_SHARE)
+    assert find_unfrozen(None, names, names[:20]) == 20 * (1 - UNFROZEN_SHARE)
+
+
+def test_layers_that_are_not_in_the_model_do_not_count_as_below_the_cut():
+    # The base's own input gives way to the model's, and the head's layers are not the base's.
+    present = ["pictures", "resizing", *TINY[1:7], "joined_pooling", HEAD]
+
+    assert find_unfrozen("joined", TINY, present) == 6
+    with pytest.raises(CutError, match="layer top lies above the cut"):
+        find_unfrozen("top", TINY, present)
+
+
+@pytest.mark.parametrize("unfreeze", ["block3", "block3_pool", 6, -1])
+def test_a_layer_above_the_cut_is_refused_with_the_highest_that_there_is(unfreeze):
+    with pytest.raises(CutError) as caught:
+        find_unfrozen(unfreeze, VGG, VGG[:5])
+
+    line = one_error_line(caught.value)
+    assert "lies above the cut of the run's features, block2_pool; expected a layer up to block2_pool, found " in line
+    assert line.endswith("Unfreeze a lower one, or extract at a higher cut")
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "line"),
+    [
+        ("blok2_conv1", "the base has no layer or block blok2_conv1. Try block2_conv1"),
+        ("block", "the base has no layer or block block. Try "),
+        (7, "the base has no layer 7; expected 0 to 6, found 7"),
+        ("-8", "the base has no layer -8; expected 0 to 6, found -8"),
+    ],
+)
+def test_a_layer_that_is_not_there_is_refused_with_the_nearest(unfreeze, line):
+    with pytest.raises(CutError) as caught:
+        find_unfrozen(unfreeze, VGG, VGG)
+
+    assert one_error_line(caught.value).startswith(line)
+
+
+def test_where_nothing_is_left_to_train_in_the_base_it_is_refused(run):
+    model = keras.models.load_model(run.model_path)
+
+    with pytest.raises(CutError) as caught:
+        set_trainable(model, ["joined"], frozen=TINY[:6], train_batchnorm=False)
+
+    assert one_error_line(caught.value) == (
+        "from joined up the base has nothing to train; expected layers with trainable weights. "
+        "Unfreeze from a lower layer"
+    )
+
+
+def test_batchnorm_alone_is_nothing_to_train_unless_it_is_asked_for(run):
+    model = keras.models.load_model(run.model_path)
+
+    with pytest.raises(CutError, match="from stem_norm up the base has nothing to train"):
+        set_trainable(model, ["stem_norm"], frozen=TINY[:3], train_batchnorm=False)
+    set_trainable(model, ["stem_norm"], frozen=TINY[:3], train_batchnorm=True)
+
+    assert model.get_layer("stem_norm").trainable
+
+
+@pytest.mark.parametrize("unfreeze", ["nothing_like_it", "9", "joind"])
+def test_a_request_that_cannot_be_met_leaves_nothing(run, tmp_path, unfreeze):
+    with pytest.raises(CutError):
+        tune(run, unfreeze, out=tmp_path / "deep" / "tuned")
+
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_run_cannot_replace_the_one_it_starts_from(own_run):
+    for out in (own_run, own_run / ".." / own_run.name):
+        with pytest.raises(OptionError, match=r"a run cannot replace the one it starts from\. Give another --out"):
+            tune(own_run, "top", out=out)
+
+
+def test_what_is_no_run_is_refused(tmp_path, photos):
+    with pytest.raises(RunError, match="is no run; expected a folder that fit-head or finetune made"):
+        tune(photos, "top", out=tmp_path / "tuned")
+
+
+def changed_set(own_features, own_run, write) -> Path:
+    """The copied run, whose set `write` makes anew at the same path."""
+    point_to(own_run, own_features)
+    write(own_features.path)
+    return own_run
+
+
+def refused(own_run: Path, tmp_path: Path) -> str:
+    with pytest.raises(RunError) as caught:
+        tune(own_run, "top", out=tmp_path / "tuned")
+    assert not (tmp_path / "tuned").exists()
+    return one_error_line(caught.value)
+
+
+def test_a_set_with_another_trunk_is_refused_naming_the_field_and_both_values(
+    own_features, own_run, split_photos, tiny_base, tmp_path
+):
+    def write(out: Path) -> None:
+        pf.extract(split_photos, base=str(tiny_base), pool="max", out=out, progress=False)
+
+    line = refused(changed_set(own_features, own_run, write), tmp_path)
+
+    assert f"{own_features.path} is no longer what {own_run} was fitted to: pooling; expected avg, found max" in line
+    assert line.endswith("Fit the head again")
+
+
+def test_a_set_with_other_classes_is_refused_with_both(own_features, own_run, split_photos, tiny_base, tmp_path):
+    renamed = Path(shutil.copytree(split_photos, tmp_path / "renamed"))
+    for split in ("train", "validation", "test"):
+        (renamed / split / "dots").rename(renamed / split / "spots")
+
+    def write(out: Path) -> None:
+        pf.extract(renamed, base=str(tiny_base), pool="avg", out=out, progress=False)
+
+    line = refused(changed_set(own_features, own_run, write), tmp_path)
+
+    assert ": classes; expected checks, dots, stripes, found checks, spots, stripes. Fit the head again" in line
+
+
+@pytest.mark.parametrize("change", ["label", "split", "picture"])
+def test_a_set_with_other_labels_splits_or_pictures_is_refused(
+    own_features, own_run, split_photos, tiny_base, tmp_path, change
+):
+    own = Path(shutil.copytree(split_photos, tmp_path / "own"))
+    picture = next((own / "train" / "dots").iterdir())
+    if change == "picture":
+        picture.unlink()
+    else:
+        shutil.move(picture, own / {"label": "train/stripes", "split": "test/dots"}[change])
+
+    def write(out: Path) -> None:
+        assert pf.extract(own, base=str(tiny_base), pool="avg", out=out, progress=False).summary["computed"] == 0
+
+    line = refused(changed_set(own_features, own_run, write), tmp_path)
+
+    assert line == (
+        f"{own_features.path} is no longer what {own_run} was fitted to: pictures, labels or splits. Fit the head again"
+    )
+
+
+def test_a_set_that_is_gone_is_refused(own_features, own_run, tmp_path):
+    point_to(own_run, own_features)
+    own_features.path.unlink()
+
+    with pytest.raises(SetError, match="no feature set at"):
+        tune(own_run, "top", out=tmp_path / "tuned")
+
+
+@pytest.mark.parametrize("what", ["changed", "gone"])
+def test_a_picture_that_is_not_what_it_was_is_refused_and_named(split_photos, tiny_base, own_run, tmp_path, what):
+    own = Path(shutil.copytree(split_photos, tmp_path / "own"))
+    features = pf.extract(own, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "own.h5", progress=False)
+    point_to(own_run, features)
+    victim = Path(features.paths("train")[4])
+    if what == "changed":
+        shutil.copy(features.paths("test")[0], victim)
+    else:
+        victim.unlink()
+
+    line = refused(own_run, tmp_path)
+
+    assert line.startswith(f"a picture of {features.path} cannot be trained on: ")
+    assert str(victim) in line
+    assert line.endswith("Extract and fit the head again")
+    assert leftovers(tmp_path) == []
+
+
+def test_what_cannot_be_watched_is_refused(sloppy_run, tmp_path):
+    with pytest.raises(OptionError, match=r"unknown monitor; expected val_loss, .*found f1"):
+        tune(sloppy_run, "top", monitor="f1", out=tmp_path / "tuned")
+
+
+def test_a_run_may_watch_the_training_pictures(sloppy_run, tmp_path):
+    made = tune(sloppy_run, "top", monitor="accuracy", out=tmp_path / "tuned")
+
+    assert made.about["details"]["monitor"] == "accuracy"
+    assert made.about["details"]["before"] == sloppy_run.metrics["train"]["accuracy"]

@@ -1,0 +1,286 @@
+"""Features that stay on disk give the heads that they would give in memory; what cannot be done so is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import keras
+import numpy as np
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import permafrost as pf
+from helpers import files_below, one_error_line
+from permafrost.errors import HeadError, OptionError
+from permafrost.heads.closed_forms import Moments
+from permafrost.heads.head import HeadData
+from permafrost.heads.options import options_from
+from permafrost.heads.out_of_core import fit_out_of_core, gather_moments
+from permafrost.store.feature_set import open_features
+from permafrost.store.row_index import RowAddress, place_rows
+from permafrost.store.set_file import write_set
+from permafrost.store.shard import Rows
+from permafrost.store.store import Store
+from permafrost.store.streaming import FeatureRows, ShuffledRows
+from samples import make_content, spec_with
+
+pytest_plugins = ["upper"]
+pytestmark = [
+    pytest.mark.usefixtures("light"),
+    # TensorFlow says that its own part of reading data is compiled all the same.
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
+]
+
+COUNT, FEATURES, CLASSES = 600, 8, 3
+LIMIT = 8000
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A set of 600 rows (8,) of three classes, one class after the other, in shards of 50 rows; and the rows."""
+    folder = tmp_path_factory.mktemp("kept")
+    generator = np.random.default_rng(0)
+    spec = spec_with(shapes=((FEATURES,),))
+    labels = np.sort(np.arange(COUNT) % CLASSES)
+    centres = generator.normal(0, 1, (CLASSES, FEATURES))
+    x = (centres[labels] + generator.normal(0, 1.5, (COUNT, FEATURES)) + 50).astype(np.float32)
+    x[:, 0] = 3.0
+    rows = Rows(generator.integers(0, 256, (COUNT, 32), dtype=np.uint8), np.zeros(COUNT, np.int32), (x,))
+    store = Store.create(folder / "store", spec, about={})
+    addresses = []
+    for start in range(0, COUNT, 50):
+        part = slice(start, start + 50)
+        shard = store.append(Rows(rows.digests[part], rows.views[part], (x[part],)), engine="none")
+        addresses += [RowAddress(shard, row) for row in range(50)]
+    content = make_content(
+        rows,
+        *place_rows(addresses),
+        spec=spec,
+        store=f"store/{spec.folder_name}",
+        labels=labels,
+        splits=(np.arange(COUNT) % 10 == 0).astype(np.uint8),
+        class_names=("a", "b", "c"),
+    )
+    write_set(folder / "set.h5", content)
+    return open_features(folder / "set.h5")
+
+
+def streamed(features, *, limit: int = LIMIT) -> HeadData:
+    """What a head is fitted to with so small a memory limit."""
+    stream = FeatureRows(features, features.rows("train"), memory_limit=limit)
+    sample = stream.sample(LIMIT // 4, seed=0)
+    x, y = features.arrays("validation")
+    return HeadData(
+        x=stream.load(sample),
+        y=stream.labels[sample],
+        validation_x=x,
+        validation_y=y,
+        class_names=tuple(features.class_names),
+        stream=stream,
+    )
+
+
+def outputs(fitted, x: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(fitted.model(x))
+
+
+def test_blocks_are_every_row_once_in_the_order_of_the_disk(kept):
+    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
+
+    blocks = list(rows.blocks())
+
+    assert len(blocks) > 20
+    assert max(block.nbytes for _, block in blocks) <= LIMIT // 16
+    numbers = np.concatenate([part for part, _ in blocks])
+    assert np.array_equal(numbers, rows.disk_order)
+    assert sorted(numbers) == list(range(540))
+    assert np.array_equal(np.concatenate([block for _, block in blocks]), kept.arrays("train")[0][numbers])
+
+
+def test_what_threads_make_of_blocks_comes_in_the_order_of_the_disk_and_so_does_a_failure(kept):
+    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
+
+    def slow_at_first(numbers: np.ndarray, block: np.ndarray) -> tuple[int, float]:
+        if numbers[0] == rows.disk_order[0]:
+            time.sleep(0.05)
+        return int(numbers[0]), float(block.sum())
+
+    found = list(rows.over_blocks(slow_at_first, threads=3))
+
+    assert [first for first, _ in found] == sorted(first for first, _ in found)
+    assert sum(total for _, total in found) == pytest.approx(kept.arrays("train")[0].sum(dtype=np.float64))
+    with pytest.raises(ZeroDivisionError):
+        list(rows.over_blocks(lambda numbers, _: 1 // int(numbers[0] < 300), threads=3))
+
+
+def test_shuffled_rows_are_every_row_once_with_its_own_features_in_a_new_order_each_epoch(kept, monkeypatch):
+    monkeypatch.setattr("permafrost.store.streaming.CHUNK_BYTES", 10 * 32)
+    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
+    shuffled, random = ShuffledRows(rows), np.random.default_rng(0)
+    expected = kept.arrays("train")[0]
+
+    orders = [shuffled.order(random) for _ in range(2)]
+
+    assert all(sorted(order) == list(range(540)) for order in orders)
+    assert not np.array_equal(*orders)
+    for start in range(0, 540, 32):
+        batch = orders[1][start : start + 32]
+        assert np.array_equal(shuffled.load(batch), expected[batch])
+
+
+def test_batches_of_rows_shuffled_by_blocks_have_all_classes(kept, monkeypatch):
+    monkeypatch.setattr("permafrost.store.streaming.CHUNK_BYTES", 5 * 32)
+    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
+
+    order = ShuffledRows(rows).order(np.random.default_rng(0))
+
+    batches = rows.labels[order[:512]].reshape(8, 64)
+    # On the disk one class follows the other: a batch of 64 has one of them, or two.
+    assert all(len(set(batch)) == CLASSES for batch in batches)
+
+
+def test_a_sample_has_each_class_by_its_share(kept):
+    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
+
+    sample = rows.sample(32 * 60, seed=0)
+
+    assert np.bincount(rows.labels[sample]).tolist() == [20, 20, 20]
+    assert len(rows.sample(10**9, seed=0)) == 540
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda"])
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_a_head_from_moments_is_the_one_that_scikit_learn_fits_in_memory(kept, name, class_weight):
+    x, y = kept.arrays("train")
+    value = {"ridge": 20.0, "lda": 0.3}[name]
+    models = {
+        "ridge": RidgeClassifier(alpha=value, class_weight=None if class_weight == "none" else "balanced"),
+        "lda": LinearDiscriminantAnalysis(
+            solver="lsqr", shrinkage=value, priors=None if class_weight == "none" else np.full(3, 1 / 3)
+        ),
+    }
+    twin = make_pipeline(StandardScaler(), models[name]).fit(x.astype(np.float64), y)
+
+    fitted = fit_out_of_core(
+        name, streamed(kept), options_from({"regularization": value, "class_weight": class_weight}, progress=False)
+    )
+
+    logits = np.log(outputs(fitted, x).astype(np.float64)) / fitted.details.get("inverse_temperature", 1.0)
+    expected = twin.decision_function(x.astype(np.float64))
+    found, wanted = (scores - scores.mean(axis=1, keepdims=True) for scores in (logits, expected))
+    assert np.abs(found - wanted).max() <= 2e-4 * np.abs(wanted).max()
+    assert fitted.details["way"].startswith("in one pass over")
+
+
+def test_a_setting_is_chosen_on_the_validation_rows(kept):
+    fitted = fit_out_of_core("ridge", streamed(kept), options_from({}, progress=False))
+
+    best = min(fitted.history, key=lambda row: row["validation_log_loss"])
+    assert (fitted.details["alpha"], fitted.details["chosen_by"]) == (best["alpha"], "validation")
+
+
+@pytest.mark.parametrize("scaling", ["standard", "centred"])
+@pytest.mark.parametrize("weights", [(1.0, 2.0, 0.5), (1.0, 1.0, 1.0), (0.5, 0.5, 0.5)])
+def test_moments_gathered_by_blocks_are_those_of_the_scaled_rows(kept, weights, scaling):
+    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
+    x, y = kept.arrays("train")
+
+    moments, affine = gather_moments(rows, np.array(weights), scaling)
+
+    expected = Moments.of(affine(x.astype(np.float64)), y, np.array(weights))
+    for found, wanted in zip(dataclasses.astuple(moments), dataclasses.astuple(expected), strict=True):
+        assert np.allclose(found, wanted, atol=2e-3)
+    scaled = affine(x.astype(np.float64))
+    assert np.allclose(scaled.mean(axis=0), 0, atol=1e-4)
+    assert np.isclose(scaled.var(axis=0)[1:].mean(), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_logistic_regression_by_passes_is_the_one_that_scikit_learn_fits_in_memory(kept, classes):
+    data = streamed(kept, limit=100 * LIMIT)
+    stream = data.stream
+    if classes == 2:
+        chosen = np.flatnonzero(stream.labels < 2)
+        stream = FeatureRows(kept, kept.rows("train")[chosen], memory_limit=100 * LIMIT)
+        sample = stream.sample(LIMIT // 4, seed=0)
+        data = dataclasses.replace(
+            data, x=stream.load(sample), y=stream.labels[sample], stream=stream, class_names=("a", "b")
+        )
+    x, y = stream.load(np.arange(len(stream))), stream.labels
+    twin = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, tol=1e-8, max_iter=1000))
+    expected = twin.fit(x.astype(np.float64), y).predict_proba(x.astype(np.float64))
+
+    fitted = fit_out_of_core("logistic", data, options_from({"regularization": 0.05}, progress=False))
+
+    assert np.abs(outputs(fitted, x) - expected).max() <= 2e-3
+    assert 1 < fitted.details["passes"] <= 60
+
+
+def test_a_head_that_keras_trains_sees_all_rows_by_batches(kept):
+    options = options_from({"hidden": 8, "epochs": 3, "batch_size": 64, "learning_rate": 0.01}, progress=False)
+
+    fitted = fit_out_of_core("dense", streamed(kept, limit=10 * LIMIT), options)
+
+    x, y = kept.arrays("train")
+    assert (outputs(fitted, x).argmax(axis=1) == y).mean() >= 0.5
+    assert fitted.details["way"].startswith("by batches of 64")
+
+
+def test_heads_that_need_all_in_memory_are_refused_with_those_that_do_not(kept):
+    with pytest.raises(HeadError) as caught:
+        fit_out_of_core("knn", streamed(kept), options_from({}, progress=False))
+
+    line = one_error_line(caught.value)
+    assert line.startswith("knn needs all features in memory; expected 4 times")
+    assert line.endswith("larger --memory-limit, or take --head dense, linear, conv, ridge, lda, logistic")
+
+
+def test_features_whose_products_do_not_fit_are_refused(kept):
+    with pytest.raises(HeadError, match=r"lda needs 6 matrices of 8 by 8 features in memory; .*--pool avg"):
+        fit_out_of_core("lda", streamed(kept, limit=3000), options_from({}, progress=False))
+
+
+def test_a_set_goes_the_whole_way_from_disk_and_says_so(maps, tmp_path):
+    run = pf.fit_head(maps, "linear", memory_limit=100_000, epochs=1, out=tmp_path / "run", progress=False)
+
+    assert run.about["details"]["way"].startswith("by batches of 32 in a shuffled order, read from disk")
+    assert [run.metrics[split]["n"] for split in ("train", "validation", "test")] == [18, 9, 9]
+    assert run.about["parity"]["resized_max_difference"] <= 1e-4
+
+
+@pytest.mark.parametrize("head", ["auto", make_pipeline(StandardScaler(), RidgeClassifier())], ids=["auto", "pipeline"])
+def test_what_is_fitted_in_memory_alone_is_refused_beyond_the_limit(maps, head, tmp_path):
+    with pytest.raises(HeadError, match=r"is fitted in memory; expected 4 times the features.*one head by its name"):
+        pf.fit_head(maps, head, memory_limit=100_000, out=tmp_path / "run", progress=False)
+
+    assert files_below(tmp_path) == []
+
+
+def test_a_limit_that_the_list_of_pictures_takes_alone_is_refused(maps, tmp_path):
+    with pytest.raises(HeadError) as caught:
+        pf.fit_head(maps, "ridge", memory_limit=5000, out=tmp_path / "run", progress=False)
+
+    assert one_error_line(caught.value).startswith("the list of 36 pictures alone takes nearly all of the memory limit")
+    assert files_below(tmp_path) == []
+
+
+def test_while_rows_are_shuffled_no_more_than_two_groups_are_held(kept, monkeypatch):
+    monkeypatch.setattr("permafrost.store.streaming.CHUNK_BYTES", 10 * 32)
+    shuffled = ShuffledRows(FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT))
+    order = shuffled.order(np.random.default_rng(0))
+
+    held = []
+    for start in range(0, 540, 32):
+        shuffled.load(order[start : start + 32])
+        held.append(len(shuffled._buffers))
+
+    assert max(held) == 2
+
+
+def test_a_memory_limit_that_is_no_size_is_refused(features, tmp_path):
+    with pytest.raises(OptionError, match="not a number of bytes"):
+        pf.fit_head(features, "ridge", memory_limit="much", out=tmp_path / "run", progress=False)

@@ -1,0 +1,387 @@
+"""One model from pictures to probabilities: it opens with plain Keras, and agrees with what it was made of."""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import weakref
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras.applications.imagenet_utils import preprocess_input
+
+import permafrost as pf
+from helpers import constant_model, export_for_ever, leftovers, one_error_line
+from permafrost.errors import ParityError, PictureError, RunError, WriteError
+from permafrost.images.resizing import resize
+from permafrost.model.assembly import RESIZING_LAYER, assemble, body_of, export_model, lent, probabilities
+from permafrost.model.parity import REDUCED_TOLERANCE, TOLERANCE, check_parity
+from permafrost.trunk.bases import load_base
+from permafrost.trunk.cutting import Trunk, build_trunks, load_trunk
+from samples import PX, texture, tiny_model
+
+pytest_plugins = ["upper"]
+
+PICTURES = [texture("dots", 1), texture("checks", 2, (70, 33)), texture("stripes", 3, (PX, PX))]
+"""Pictures of three sizes, the last one of the size that the trunk sees."""
+
+
+def make_head(shape: tuple[int, ...] = (16,), *, seed: int = 3) -> keras.Model:
+    features = keras.Input(shape, name="features")
+    initializer = keras.initializers.RandomNormal(stddev=0.5, seed=seed)
+    outputs = keras.layers.Dense(3, "softmax", kernel_initializer=initializer, name="head_probabilities")(features)
+    return keras.Model(features, outputs, name="head")
+
+
+@pytest.fixture(scope="module")
+def trunk(features) -> Trunk:
+    """The trunk of `features`."""
+    return load_trunk(features.store)
+
+
+@pytest.fixture(scope="module")
+def exported(run) -> keras.Model:
+    """The run's model. Not to be changed."""
+    return run.model
+
+
+@pytest.fixture(scope="module")
+def alone(run, exported, tmp_path_factory) -> dict:
+    """What a process that has only Keras finds in a copy of the run's model."""
+    folder = tmp_path_factory.mktemp("alone")
+    shutil.copy(run.model_path, folder / "anything.keras")
+    np.savez(folder / "pictures.npz", *PICTURES)
+    program = """
+        import json, sys
+        import keras, numpy as np
+        model = keras.models.load_model("anything.keras", safe_mode=True)
+        pictures = [np.load("pictures.npz")[f"arr_{i}"] for i in range(3)]
+        def leaves(model):
+            for layer in model.layers:
+                yield layer
+                yield from leaves(layer) if hasattr(layer, "layers") else ()
+        found = {
+            "permafrost": [name for name in sys.modules if name.startswith("permafrost")],
+            "uint8": [np.asarray(model(p[None]))[0].tolist() for p in pictures],
+            "float32": [np.asarray(model(p[None].astype("float32")))[0].tolist() for p in pictures],
+            "predict": model.predict(np.stack([pictures[0]] * 3), verbose=0).tolist(),
+            "layers": [[type(layer).__module__, type(layer).__name__] for layer in leaves(model)],
+            "input": list(model.inputs[0].shape),
+        }
+        print(json.dumps(found))
+    """
+    # Isolated, and elsewhere: neither the tests' folder nor the working folder is on the path.
+    command = [sys.executable, "-I", "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=120)
+    return json.loads(done.stdout)
+
+
+def test_trunk_forgets_heads_that_were_joined_to_it(features):
+    trunk, head = load_trunk(features.store), make_head()
+    kernel = weakref.ref(head.layers[-1].kernel)
+    with lent(trunk.model):
+        joined = assemble(trunk, head)
+        found = joined.predict(np.stack([texture("dots", 1, (PX, PX))]), verbose=0)
+
+    del joined, head
+    keras.backend.clear_session()
+    gc.collect()
+
+    assert kernel() is None
+    with lent(trunk.model):
+        again = assemble(trunk, make_head()).predict(np.stack([texture("dots", 1, (PX, PX))]), verbose=0)
+    np.testing.assert_array_equal(again, found)
+
+
+def test_a_model_opens_in_safe_mode_with_plain_keras_and_without_this_package(alone):
+    assert alone["permafrost"] == []
+    assert alone["input"] == [None, None, None, 3]
+
+
+def test_a_model_takes_pictures_of_any_size_as_bytes_or_numbers(alone, exported):
+    expected = [np.asarray(exported(pixels[None].astype(np.float32)))[0] for pixels in PICTURES]
+
+    assert np.allclose(alone["float32"], expected, atol=1e-6)
+    assert np.allclose(alone["uint8"], expected, atol=1e-6)
+    assert np.allclose(alone["predict"], [expected[0]] * 3, atol=1e-6)
+
+
+def test_a_model_has_only_layers_of_keras_and_no_lambda(alone):
+    assert all(module.startswith("keras.") for module, _ in alone["layers"])
+    assert "Lambda" not in {name for _, name in alone["layers"]}
+    assert "Resizing" in {name for _, name in alone["layers"]}
+
+
+def test_a_picture_of_the_trunks_size_passes_the_resizing_untouched(exported):
+    resizing = exported.get_layer(RESIZING_LAYER)
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, PX, PX, 3)).astype(np.float32)
+
+    assert np.array_equal(np.asarray(resizing(pixels)), pixels)
+
+
+def test_a_model_gives_for_a_picture_of_the_trunks_size_what_the_parts_give(exported, run, features):
+    pixels = np.stack([resize(picture, (PX, PX)) for picture in PICTURES])
+    head = keras.Model(exported.get_layer("top_pooling").output, exported.outputs[0])
+
+    expected = head(load_trunk(features.store).model(pixels.astype(np.float32)))
+
+    assert np.allclose(exported(pixels.astype(np.float32)), expected, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    kind=st.sampled_from(["noise", "edges", "ramp"]),
+    seed=st.integers(0, 100),
+)
+def test_a_models_resizing_differs_from_the_extractions_by_one_level_at_most(exported, size, kind, seed):
+    generator = np.random.default_rng(seed)
+    pixels = {
+        "noise": generator.integers(0, 256, (*size, 3)),
+        "edges": generator.integers(0, 2, (*size, 3)) * 255,
+        "ramp": np.broadcast_to(np.linspace(0, 255, size[1])[None, :, None], (*size, 3)),
+    }[kind].astype(np.uint8)
+
+    served = np.round(np.asarray(exported.get_layer(RESIZING_LAYER)(pixels[None].astype(np.float32))))[0]
+
+    assert np.abs(served - resize(pixels, (PX, PX))).max() <= 1
+
+
+@pytest.mark.parametrize("rule", ["tf", "caffe", "torch"])
+def test_the_preprocessing_inside_is_that_of_keras_applications(rule, tiny_base):
+    base = load_base(str(tiny_base), preprocessing=rule)
+    (trunk,) = build_trunks(base, pool="avg")
+    head = make_head()
+    pixels = np.stack([resize(picture, (PX, PX)) for picture in PICTURES]).astype(np.float32)
+
+    found = assemble(trunk, head)(pixels)
+
+    prepared = preprocess_input(pixels.copy(), data_format="channels_last", mode=rule)
+    expected = head(np.asarray(base.model(prepared)).mean(axis=(1, 2)))
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_every_layer_of_the_base_is_one_of_the_model_by_its_own_name(exported):
+    names = {layer.name for layer in exported.layers}
+
+    assert names >= {"stem", "stem_norm", "left", "right", "joined", "top"}
+
+
+def test_an_exported_model_is_a_base_again_with_its_classifier_and_without(run, split_photos, light, tmp_path):
+    base = str(run.model_path)
+
+    for cut, pool in ((None, "none"), ("top", "avg")):
+        features = pf.extract(split_photos, base=base, cut=cut, pool=pool, out=tmp_path / f"{pool}.h5", progress=False)
+        again = pf.fit_head(features, "logistic", regularization=1.0, out=tmp_path / pool, progress=False)
+
+        assert again.about["parity"]["resized_max_difference"] <= TOLERANCE
+        assert again.model.outputs[0].shape == (None, 3)
+
+
+def test_the_parity_of_an_export_is_recorded_with_its_run(run):
+    parity = run.about["parity"]
+
+    assert parity["pictures"] == 9
+    assert parity["synthetic"] is False
+    assert parity["resized_max_difference"] <= parity["tolerance"] == TOLERANCE
+    assert parity["full_size_equal_labels"] == 1.0
+    assert 0 < parity["full_size_max_difference"] < 0.05
+
+
+def compare(path: Path, features, reference_model: keras.Model, *, pictures=None):
+    """`check_parity` of a file against what a model gives for pictures at the trunk's size."""
+    size = features.spec.image_size
+
+    def reference(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(reference_model(pixels.astype(np.float32)))
+
+    if pictures is None:
+        pictures = [(pixels, reference(resize(pixels, size)[None])[0]) for pixels in PICTURES]
+    return check_parity(path, features.spec, pictures, reference=reference)
+
+
+def tampered(run, path: Path, *, by: float) -> Path:
+    """A copy of the run's model with one weight of its head changed."""
+    model = keras.models.load_model(run.model_path)
+    layer = model.get_layer("head_probabilities")
+    kernel, bias = layer.get_weights()
+    kernel[0, 0] += by
+    layer.set_weights([kernel, bias])
+    model.save(path)
+    return path
+
+
+def test_a_model_that_was_not_changed_passes_parity(run, features, exported):
+    parity = compare(run.model_path, features, exported)
+
+    assert parity.resized_max_difference <= 1e-6
+    assert parity.pictures == 3
+
+
+def test_one_changed_weight_of_the_head_fails_parity(run, features, exported, tmp_path):
+    path = tampered(run, tmp_path / "model.keras", by=0.5)
+
+    with pytest.raises(ParityError) as caught:
+        compare(path, features, exported)
+
+    line = one_error_line(caught.value)
+    assert f"the exported model {path} does not agree with the head on kept features" in line
+    assert "expected probabilities within 0.0001 on 3 pictures, found a difference of 0." in line
+
+
+def test_a_weight_that_is_no_number_fails_parity(run, features, exported, tmp_path):
+    path = tampered(run, tmp_path / "model.keras", by=float("nan"))
+
+    with pytest.raises(ParityError, match="found a difference of nan"):
+        compare(path, features, exported)
+
+
+def test_without_pictures_parity_is_checked_on_made_up_ones(run, features, exported, tmp_path):
+    parity = compare(run.model_path, features, exported, pictures=[])
+
+    assert (parity.synthetic, parity.pictures) == (True, 8)
+    assert parity.full_size_equal_labels is parity.full_size_max_difference is None
+    with pytest.raises(ParityError):
+        compare(tampered(run, tmp_path / "model.keras", by=5.0), features, exported, pictures=[])
+
+
+def test_parity_is_less_strict_only_where_fewer_bits_are_kept(run, features, exported):
+    import dataclasses
+
+    half = dataclasses.replace(features.spec, dtype="float16")
+    expected = np.asarray(exported(resize(PICTURES[0], (PX, PX))[None].astype(np.float32)))[0]
+    off = [(PICTURES[0], expected + np.float32(0.01))]
+
+    with pytest.raises(ParityError):
+        check_parity(run.model_path, features.spec, off, reference=exported)
+
+    assert check_parity(run.model_path, half, off, reference=exported).tolerance == REDUCED_TOLERANCE
+
+
+def test_probabilities_do_not_depend_on_the_batch(exported):
+    pictures = [texture("checks", seed, (20 + seed, 50 - seed)) for seed in range(7)]
+
+    together = probabilities(exported, pictures, batch_size=4)
+
+    assert together.shape == (7, 3)
+    assert together.dtype == np.float32
+    singly = [probabilities(exported, [pixels], batch_size=4)[0] for pixels in pictures]
+    assert np.allclose(together, singly, atol=1e-6)
+    served = [np.asarray(exported(pixels[None].astype(np.float32)))[0] for pixels in pictures]
+    assert np.allclose(together, served, atol=1e-6)
+
+
+def test_no_pictures_have_no_probabilities(exported):
+    assert probabilities(exported, []).shape == (0, 3)
+
+
+def stranger(shape: tuple[int | None, int | None, int], *, resizing: int | None = None) -> keras.Model:
+    """A model from elsewhere: the mean of each colour, as shares."""
+    pixels = keras.Input(shape)
+    x = keras.layers.Resizing(resizing, resizing, antialias=True)(pixels) if resizing else pixels
+    return keras.Model(pixels, keras.layers.Softmax()(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def test_a_strangers_model_of_a_fixed_size_gets_pictures_of_that_size():
+    model = stranger((10, 12, 3))
+
+    found = probabilities(model, PICTURES)
+
+    expected = [np.asarray(model(resize(pixels, (10, 12))[None].astype(np.float32)))[0] for pixels in PICTURES]
+    assert np.allclose(found, expected, atol=1e-6)
+
+
+def test_a_strangers_model_that_resizes_gets_pictures_as_it_would_make_them():
+    model = stranger((None, None, 3), resizing=10)
+
+    found = probabilities(model, PICTURES)
+
+    expected = [np.asarray(model(pixels[None].astype(np.float32)))[0] for pixels in PICTURES]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_a_strangers_model_without_a_size_takes_pictures_of_one_size_and_refuses_others():
+    model = stranger((None, None, 3))
+
+    assert probabilities(model, [PICTURES[0]] * 2).shape == (2, 3)
+    with pytest.raises(PictureError, match="pictures of different sizes; expected a model that resizes them"):
+        probabilities(model, PICTURES)
+
+
+def test_the_body_is_the_model_without_its_resizing(exported):
+    pixels = np.stack([resize(picture, (PX, PX)) for picture in PICTURES]).astype(np.float32)
+
+    body = body_of(exported)
+
+    assert np.allclose(body(pixels), exported(pixels), atol=1e-7)
+    assert body.get_layer("stem") is exported.get_layer("stem")
+
+
+def test_a_model_from_elsewhere_has_no_body():
+    with pytest.raises(RunError, match="was not exported by permafrost; expected a model that resizes its pictures"):
+        body_of(tiny_model())
+
+
+def weights_of(path: Path) -> set[float]:
+    """The different weights of a model that opens."""
+    return {float(value) for array in keras.models.load_model(path).get_weights() for value in np.unique(array)}
+
+
+def test_an_export_that_fails_leaves_the_old_model_and_nothing_else(tmp_path):
+    path = tmp_path / "model.keras"
+    export_model(constant_model(1.0), path)
+
+    class Failing:
+        def save(self, place: Path) -> None:
+            Path(place).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(WriteError, match=r"cannot write .*model\.keras: No space left on device\. Free some space"):
+        export_model(Failing(), path)  # type: ignore[arg-type]
+
+    assert weights_of(path) == {1.0}
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_kill_while_a_model_is_exported_leaves_the_old_model_or_the_new_one(tmp_path, kills):
+    path = tmp_path / "model.keras"
+    export_model(constant_model(3.0), path)
+    # Keras is imported once, by the process that the others are forked from.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["permafrost.model.assembly", "permafrost.store.feature_set", "permafrost.model.run"]
+    )
+    randomness, found, killed_within = random.Random(0), set(), 0
+
+    for _ in range(kills):
+        before = path.stat().st_mtime_ns
+        process = context.Process(target=export_for_ever, args=(str(path),), daemon=True)
+        process.start()
+        while path.stat().st_mtime_ns == before:  # until it has begun
+            assert process.is_alive()
+            time.sleep(0.002)
+        time.sleep(randomness.uniform(0, 0.1))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        (weight,) = weights_of(path)
+        found.add(weight)
+        killed_within += bool(leftovers(tmp_path))
+        for name in leftovers(tmp_path):
+            (tmp_path / name).unlink()
+
+    assert found <= {1.0, 2.0}
+    assert killed_within, "no kill came while a file was being written: the test does not test"

@@ -1,0 +1,297 @@
+"""A run's folder: what is in it, where it goes, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import keras
+import pytest
+from PIL import Image
+
+import permafrost as pf
+from helpers import edit_json, files_below, leftovers, one_error_line
+from permafrost.errors import RunError, WriteError
+from permafrost.model import run as runs
+from permafrost.model.run import (
+    LABELS_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    RUN_FILE,
+    RunContent,
+    file_digest,
+    free_folder,
+    open_run,
+    staging,
+    write_run,
+)
+
+pytest_plugins = ["upper"]
+
+FILES = ["confusion.png", "curves.png", "history.csv", "labels.txt", "metrics.json", "model.keras", "run.json"]
+"""What the design says is in a run's folder."""
+
+FIGURES = {
+    "n": 2,
+    "accuracy": 0.5,
+    "balanced_accuracy": 0.5,
+    "log_loss": 0.7,
+    "classes": {},
+    "confusion": [[1, 0], [1, 0]],
+}
+
+
+def content(title: str = "a run", class_names=("a", "b")) -> RunContent:
+    return RunContent(
+        class_names=class_names,
+        about={"head": "none", "parity": {}, "seconds": {}, "title": title},
+        metrics={"train": FIGURES, "validation": {"n": 0}, "test": {"n": 0}},
+        history=[{"epoch": 1, "loss": 0.5}],
+        title=title,
+    )
+
+
+def write(folder: Path, model: bytes = b"a model", **changes) -> runs.Run:
+    with staging(folder) as stage:
+        (stage / MODEL_FILE).write_bytes(model)
+        return write_run(folder, stage, content(**changes))
+
+
+def test_a_run_is_a_folder_with_the_files_of_the_design(run):
+    assert files_below(run.folder) == FILES
+
+
+def test_every_file_of_a_run_can_be_read_by_what_it_is_for(run):
+    assert (run.folder / "labels.txt").read_text().split("\n") == ["checks", "dots", "stripes", ""]
+    assert set(json.loads((run.folder / "metrics.json").read_text())) == {"train", "validation", "test"}
+    with open(run.folder / "history.csv", newline="") as file:
+        assert next(csv.DictReader(file)).keys() == {"C", "cross_validation_log_loss", "standard_error"}
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(run.folder / name) as image:
+            assert image.format == "PNG"
+    assert keras.models.load_model(run.folder / "model.keras").outputs[0].shape == (None, 3)
+
+
+def test_an_opened_run_is_the_run_that_was_written(run):
+    opened = open_run(run.folder)
+
+    assert opened.class_names == run.class_names == ("checks", "dots", "stripes")
+    assert opened.metrics == run.metrics
+    assert opened.about == run.about
+    assert repr(opened) == f"Run({str(run.folder)!r})"
+    assert opened.describe() == run.describe()
+
+
+def test_a_run_opens_from_python_and_after_it_was_moved(own_run):
+    moved = own_run.rename(own_run.with_name("elsewhere"))
+
+    assert pf.open_run(moved).model.outputs[0].shape == (None, 3)
+
+
+def test_a_run_says_what_it_was_made_of(run, features):
+    assert run.about["features"] == str(features.path)
+    assert run.about["features_digest"] == features.digest
+    assert run.about["key"] == features.spec.key
+    assert run.about["trunk"] == json.loads(json.dumps(features.spec.to_json()))
+    assert run.about["head"] == "logistic"
+    assert run.about["model_sha256"] == file_digest(run.model_path)
+    assert set(run.about["seconds"]) >= {"total"}
+
+
+def test_a_missing_folder_is_no_run(tmp_path):
+    with pytest.raises(RunError) as caught:
+        open_run(tmp_path / "nothing")
+
+    line = one_error_line(caught.value)
+    assert line == f"no run at {tmp_path / 'nothing'}; expected a folder that fit-head or finetune made"
+
+
+def test_a_folder_of_something_else_is_no_run(photos):
+    with pytest.raises(RunError) as caught:
+        open_run(photos)
+
+    line = one_error_line(caught.value)
+    assert line == f"{photos} is no run; expected a folder that fit-head or finetune made, found no run.json in it"
+
+
+@pytest.mark.parametrize("name", [RUN_FILE, LABELS_FILE, METRICS_FILE, MODEL_FILE])
+def test_a_run_without_one_of_its_files_is_refused_and_the_file_named(own_run, name):
+    (own_run / name).unlink()
+
+    with pytest.raises(RunError, match=rf"is no run; .*found no {name} in it"):
+        open_run(own_run)
+
+
+@pytest.mark.parametrize("name", [RUN_FILE, METRICS_FILE])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"\xff\xfe", b"[]", b"null"], ids=["empty", "cut", "bytes", "list", "null"]
+)
+def test_a_run_with_damaged_json_is_refused_in_one_line(own_run, name, damage):
+    (own_run / name).write_bytes(damage)
+
+    with pytest.raises(RunError) as caught:
+        open_run(own_run)
+
+    line = one_error_line(caught.value)
+    assert line.startswith(f"damaged run {own_run}")
+    assert line.endswith("Fit again")
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"format": "something else"}])
+def test_a_run_of_another_version_is_refused_with_both(own_run, change):
+    edit_json(own_run / RUN_FILE, lambda about: about.update(change))
+
+    with pytest.raises(RunError, match=rf"is a run of another version; expected 1, found {change.get('version', 1)}"):
+        open_run(own_run)
+
+
+def test_a_model_that_was_changed_afterwards_is_refused_with_both_digests(own_run):
+    about = json.loads((own_run / RUN_FILE).read_text())
+    model = own_run / MODEL_FILE
+    model.write_bytes(model.read_bytes() + b"x")
+    opened = open_run(own_run)
+
+    with pytest.raises(RunError) as caught:
+        _ = opened.model
+
+    line = one_error_line(caught.value)
+    assert f"{model} is not the model that this run wrote" in line
+    assert f"expected SHA-256 {about['model_sha256'][:12]}, found {file_digest(model)[:12]}" in line
+    assert line.endswith("Fit again, or give the model's file itself")
+
+
+def test_a_run_goes_to_the_first_free_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    taken = []
+    for _ in range(3):
+        taken.append(free_folder(None, "photos-dense"))
+        taken[-1].mkdir(parents=True)
+
+    assert taken == [Path("runs/photos-dense"), Path("runs/photos-dense-2"), Path("runs/photos-dense-3")]
+
+
+def test_a_run_goes_where_it_is_told_to(tmp_path, own_run):
+    (tmp_path / "empty").mkdir()
+
+    assert free_folder(tmp_path / "new", "x") == tmp_path / "new"
+    assert free_folder(str(tmp_path / "empty"), "x") == tmp_path / "empty"
+    assert free_folder(own_run, "x") == own_run
+
+
+@pytest.mark.parametrize("kind", ["a folder with a file", "a file"])
+def test_what_is_no_run_is_not_replaced(tmp_path, kind):
+    place = tmp_path / "thesis"
+    if kind == "a file":
+        place.write_text("years of work")
+    else:
+        place.mkdir()
+        (place / "chapter.txt").write_text("years of work")
+
+    with pytest.raises(RunError) as caught:
+        free_folder(place, "x")
+
+    line = one_error_line(caught.value)
+    assert line == f"{place} is there and is no run. Give another --out, or remove it"
+
+
+@pytest.mark.parametrize("before", ["nothing", "an empty folder"])
+def test_a_new_run_appears_whole(tmp_path, before, monkeypatch):
+    folder = tmp_path / "deep" / "run"
+    if before == "an empty folder":
+        folder.mkdir(parents=True)
+    renamed = []
+    rename = os.rename
+    monkeypatch.setattr(
+        os, "rename", lambda source, target: (renamed.append(files_below(source)), rename(source, target))
+    )
+
+    write(folder)
+
+    assert renamed == [FILES]
+    assert files_below(tmp_path) == ["deep", "deep/run", *(f"deep/run/{name}" for name in FILES)]
+
+
+def test_a_run_that_is_there_is_replaced_file_by_file_the_model_first(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    write(folder, b"old")
+    (folder / "notes.txt").write_text("my own")
+    replaced = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (replaced.append(Path(target)), replace(source, target)))
+
+    write(folder, b"new", title="another")
+
+    into_place = [path.name for path in replaced if path.parent == folder]
+    assert into_place == [MODEL_FILE, *(name for name in FILES if name != MODEL_FILE)]
+    assert (folder / MODEL_FILE).read_bytes() == b"new"
+    assert open_run(folder).about["title"] == "another"
+    assert (folder / "notes.txt").read_text() == "my own"
+    assert leftovers(tmp_path) == []
+
+
+def test_a_replacement_that_was_broken_off_is_noticed_when_the_model_is_opened(own_run, run, monkeypatch):
+    changed = shutil.copy(own_run / MODEL_FILE, own_run.parent / "changed.keras")
+    with open(changed, "ab") as file:
+        file.write(b"x")
+    os.replace(changed, own_run / MODEL_FILE)  # what a kill after the first file leaves
+
+    with pytest.raises(RunError, match="is not the model that this run wrote"):
+        _ = open_run(own_run).model
+
+
+def test_what_fails_while_a_run_is_put_together_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), staging(tmp_path / "deep" / "run") as stage:
+        (stage / MODEL_FILE).write_bytes(b"half")
+        raise ZeroDivisionError
+
+    assert [name for name in files_below(tmp_path) if name != "deep"] == []
+
+
+def test_a_run_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(WriteError) as caught:
+        write(tmp_path / "file" / "run")
+
+    line = one_error_line(caught.value)
+    assert line.startswith(f"cannot write {tmp_path / 'file' / 'run'}: ")
+
+
+def test_classes_whose_names_are_odd_keep_their_lines(tmp_path):
+    run = write(tmp_path / "run", class_names=("a\nb", "c d"))
+
+    assert (run.folder / LABELS_FILE).read_text() == "a\\nb\nc d\n"
+    assert open_run(run.folder).class_names == ("a\nb", "c d")
+
+
+def test_names_with_letters_of_any_script_are_in_labels_as_utf_8(tmp_path):
+    run = write(tmp_path / "run", class_names=("猫", "собака"))
+
+    assert (run.folder / LABELS_FILE).read_bytes().decode("utf-8").split() == ["猫", "собака"]
+
+
+def test_a_run_without_a_history_has_an_empty_one(tmp_path):
+    with staging(tmp_path / "run") as stage:
+        (stage / MODEL_FILE).write_bytes(b"")
+        empty = RunContent(**{**vars(content()), "history": []})
+        write_run(tmp_path / "run", stage, empty)
+
+    assert (tmp_path / "run" / "history.csv").read_bytes() == b""
+    assert files_below(tmp_path / "run") == FILES
+
+
+def test_a_name_that_another_process_has_taken_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "theirs.txt").write_text("kept")
+
+    with staging(folder) as stage:
+        (stage / MODEL_FILE).write_bytes(b"ours")
+        run = write_run(folder, stage, content(), replace=False)
+
+    assert run.folder == tmp_path / "run-2"
+    assert [path.name for path in folder.iterdir()] == ["theirs.txt"]

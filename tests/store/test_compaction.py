@@ -1,0 +1,341 @@
+"""Many small shards become few, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from permafrost.errors import ShardError, WriteError
+from permafrost.store import compaction
+from permafrost.store.compaction import compact
+from permafrost.store.feature_set import open_features
+from permafrost.store.row_index import RowAddress, RowIndex, place_rows
+from permafrost.store.set_file import ViewRows, write_set
+from permafrost.store.shard import Rows
+from permafrost.store.store import Store
+from samples import WHOLE_SPEC, make_content, make_rows, spec_with
+
+ENGINE = "keras/tensorflow"
+COUNT = 8
+TWO = spec_with(shapes=((2, 3), (4,)), dtype="float16")
+
+
+def fill(store: Store, count: int = COUNT, *, engines: tuple[str, ...] = (ENGINE,)) -> dict[bytes, list[bytes]]:
+    """Keep `count` shards of three rows; by digest the bytes of each row's tensors."""
+    kept = {}
+    for seed in range(count):
+        rows = make_rows(store.spec, 3, seed=seed)
+        store.append(rows, engine=engines[seed % len(engines)])
+        for row in range(3):
+            kept[rows.digests[row].tobytes()] = [tensor[row].tobytes() for tensor in rows.features]
+    return kept
+
+
+def found(store: Store, wanted: dict[bytes, list[bytes]]) -> dict[bytes, list[bytes]]:
+    """By digest the bytes of each wanted row's tensors, as the store has them; rows that it has not are left out."""
+    index, back = RowIndex(store), {}
+    for digest in wanted:
+        address = index.find(digest)
+        if address:
+            tensors = [np.empty((1, *shape), store.spec.dtype) for shape in store.spec.shapes]
+            known = np.frombuffer(digest, np.uint8)[None]
+            store.read(address.shard, np.array([address.row]), tensors, at=np.array([0]), digests=known)
+            back[digest] = [tensor.tobytes() for tensor in tensors]
+    return back
+
+
+@pytest.fixture(autouse=True)
+def few_are_many(monkeypatch):
+    """As each commit waits for the disk."""
+    monkeypatch.setattr(compaction, "MANY", 6)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store.create(tmp_path / "store", WHOLE_SPEC, about={})
+
+
+@pytest.mark.parametrize("spec", [WHOLE_SPEC, TWO], ids=["one tensor", "two of float16"])
+def test_many_small_shards_become_one_and_each_row_stays_bit_for_bit(tmp_path, spec):
+    store = Store.create(tmp_path, spec, about={})
+    kept = fill(store)
+
+    assert compact(store)
+
+    (shard,) = store.shard_names()
+    assert store.verify(shard) == 3 * COUNT
+    assert found(store, kept) == kept
+
+
+def test_few_shards_stay_as_they_are(store):
+    fill(store, compaction.MANY)
+    before = store.shard_names()
+
+    assert not compact(store)
+
+    assert store.shard_names() == before
+
+
+def test_large_shards_stay_and_joined_ones_do_not_grow_beyond_the_limit(store, monkeypatch):
+    kept = fill(store)
+    large = store.append(make_rows(WHOLE_SPEC, 200, seed=999), engine=ENGINE)
+    monkeypatch.setattr(compaction, "SMALL_BYTES", (store.folder / large).stat().st_size)
+    monkeypatch.setattr(compaction, "FULL_BYTES", 6 * 24)
+
+    compact(store)
+
+    assert large in store.shard_names()
+    sizes = [len(store.read_index(name)[0]) for name in store.shard_names() if name != large]
+    assert sizes == [6] * 4
+    assert found(store, kept) == kept
+
+
+def test_rows_of_different_engines_are_not_mixed(store):
+    kept = fill(store, engines=("keras/tensorflow", "openvino"))
+
+    compact(store)
+
+    assert sorted(store.load(name)[1] for name in store.shard_names()) == ["keras/tensorflow", "openvino"]
+    assert found(store, kept) == kept
+
+
+def test_views_of_one_picture_stay_apart(store):
+    rows = make_rows(WHOLE_SPEC, COUNT)
+    rows.digests[:] = rows.digests[0]
+    for view in range(COUNT):
+        part = Rows(rows.digests[:1], np.array([view], np.int32), (rows.features[0][view : view + 1],))
+        store.append(part, engine=ENGINE)
+
+    compact(store)
+
+    index = RowIndex(store)
+    assert len(index) == COUNT
+    for view in range(COUNT):
+        address = index.find(rows.digests[0].tobytes(), view)
+        assert np.array_equal(store.gather([address.shard], np.array([[0, address.row]]))[0][0], rows.features[0][view])
+
+
+def test_what_small_shards_keep_twice_is_kept_once_afterwards(store):
+    kept = fill(store)
+    for seed in range(COUNT):
+        rows = make_rows(WHOLE_SPEC, 3, seed=seed)
+        again = Rows(rows.digests[:2], rows.views[:2], (rows.features[0][:2],))
+        store.append(again, engine=ENGINE)
+
+    compact(store)
+
+    (shard,) = store.shard_names()
+    assert store.verify(shard) == 3 * COUNT
+    assert found(store, kept) == kept
+
+
+def row_parts(seed: int):
+    rows = make_rows(WHOLE_SPEC, 3, seed=seed)
+    return rows.digests, rows.views, rows.features[0]
+
+
+def test_rows_of_a_large_shard_are_not_copied_and_their_small_shards_go(store, monkeypatch):
+    # As after a kill between the copy and the removal.
+    kept = fill(store)
+    digests, views, features = (
+        np.concatenate(parts) for parts in zip(*[row_parts(seed) for seed in range(COUNT)], strict=True)
+    )
+    large = store.append(Rows(digests, views, (features,)), engine=ENGINE)
+    monkeypatch.setattr(compaction, "SMALL_BYTES", (store.folder / large).stat().st_size)
+
+    compact(store)
+
+    assert store.shard_names() == [large]
+    assert found(store, kept) == kept
+
+
+def test_a_damaged_large_shard_is_not_relied_on(store, monkeypatch):
+    kept = fill(store)
+    digests, views, features = (
+        np.concatenate(parts) for parts in zip(*[row_parts(seed) for seed in range(COUNT)], strict=True)
+    )
+    path = store.folder / store.append(Rows(digests, views, (features,)), engine="another")
+    monkeypatch.setattr(compaction, "SMALL_BYTES", path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[path.read_bytes().index(features[7].tobytes())] ^= 1
+    path.write_bytes(data)
+
+    compact(store)
+
+    path.unlink()
+    assert found(store, kept) == kept
+
+
+def test_damaged_small_shards_stay_for_who_looks_after_them(store):
+    kept = fill(store)
+    name = store.shard_names()[0]
+    lost = {row.tobytes() for row in store.read_index(name)[0]}
+    (store.folder / name).write_bytes(b"damaged")
+
+    compact(store)
+
+    assert name in store.shard_names() and len(store.shard_names()) == 2
+    assert found(store, kept) == {digest: row for digest, row in kept.items() if digest not in lost}
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
+
+
+@pytest.mark.parametrize("step", range(0, COUNT + 3, 2))
+def test_a_kill_at_any_step_loses_no_row_and_the_next_run_ends_what_it_began(store, monkeypatch, step):
+    kept = fill(store)
+    steps = iter(range(1000))
+
+    def counted(function):
+        def call(*arguments, **options):
+            if next(steps) == step:
+                raise Killed
+            return function(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", counted(os.fsync))
+        patched.setattr("pathlib.Path.unlink", counted(type(store.folder).unlink))
+        try:
+            compact(store)
+        except Killed:
+            pass
+        else:
+            assert step > COUNT
+    assert found(store, kept) == kept
+    fill(store, compaction.MANY + 1)
+    compact(store)
+
+    assert found(store, kept) == kept
+    assert len(store.shard_names()) <= 2
+
+
+def test_two_at_once_lose_nothing_even_where_one_finds_what_the_other_made(store, monkeypatch):
+    kept = fill(store)
+    other = Store(store.folder)
+    append, calls = Store.append, []
+
+    def append_after_the_other(self, rows, *, engine):
+        name = append(self, rows, engine=engine)
+        if not calls:
+            calls.append(name)
+            compact(other)  # which finds the small shards, and the joined one of the same bytes that it makes itself
+        return name
+
+    monkeypatch.setattr(Store, "append", append_after_the_other)
+    compact(store)
+
+    assert found(store, kept) == kept
+
+
+def test_a_full_disk_loses_nothing(store, monkeypatch):
+    kept = fill(store)
+    before = store.shard_names()
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        with pytest.raises(WriteError):
+            compact(store)
+
+    assert store.shard_names() == before
+    assert found(store, kept) == kept
+
+
+# Who had the old names in hand
+
+
+@pytest.fixture
+def features(tmp_path):
+    """A set of all rows of `store`, written before they were joined."""
+    store = Store.create(tmp_path / "store", WHOLE_SPEC, about={})
+    parts = [make_rows(WHOLE_SPEC, 3, seed=seed) for seed in range(COUNT)]
+    addresses = []
+    for part in parts:
+        shard = store.append(part, engine=ENGINE)
+        addresses += [RowAddress(shard, row) for row in range(3)]
+    shards, places = place_rows(addresses)
+    rows = Rows(
+        np.concatenate([part.digests for part in parts]),
+        np.concatenate([part.views for part in parts]),
+        (np.concatenate([part.features[0] for part in parts]),),
+    )
+    write_set(tmp_path / "set.h5", make_content(rows, shards, places, store=f"store/{WHOLE_SPEC.folder_name}"))
+    return open_features(tmp_path / "set.h5")
+
+
+def test_a_set_that_names_joined_shards_reads_as_before_opened_earlier_or_later(features):
+    x, _ = features.arrays()
+
+    compact(features.store)
+
+    assert np.array_equal(features.arrays()[0], x)
+    again = open_features(features.path)
+    assert np.array_equal(again.arrays()[0], x)
+    assert np.array_equal(again.features(np.array([5, 3])), x[[5, 3]])
+
+
+def test_a_row_that_is_nowhere_is_still_an_error_that_names_its_old_shard(features):
+    compact(features.store)
+    (shard,) = features.store.shard_names()
+    (features.store.folder / shard).unlink()
+
+    with pytest.raises(ShardError, match="missing shard"):
+        features.arrays()
+
+
+def test_an_index_made_before_finds_rows_where_they_are_now(features):
+    index = RowIndex(features.store)
+
+    compact(features.store)
+
+    (shard,) = features.store.shard_names()
+    assert {index.find(row.tobytes()).shard for row in features.digests()} == {shard}
+
+
+def test_shards_that_go_while_an_index_is_being_made_are_found_where_their_rows_are(features, monkeypatch):
+    read, other = Store.read_index, Store(features.store.folder)
+    calls = []
+
+    def joined_meanwhile(self, name):
+        if not calls:
+            calls.append(name)
+            compact(other)
+        return read(self, name)
+
+    monkeypatch.setattr(Store, "read_index", joined_meanwhile)
+    index = RowIndex(features.store)
+
+    assert index.damaged == []
+    assert all(index.find(row.tobytes()) for row in features.digests())
+
+
+def test_views_whose_shards_were_joined_read_as_before_and_pictures_too(tmp_path):
+    spec = spec_with(augmentation="flip")
+    store, pictures = (Store.create(tmp_path / "store", each, about={}) for each in (spec, WHOLE_SPEC))
+    rows = make_rows(WHOLE_SPEC, 4)
+    shard = pictures.append(rows, engine=ENGINE)
+    shards, places, expected = [], np.full((2, 4, 2), -1), {}
+    for view, picture in ((1, 0), (2, 0), (1, 1), (2, 1), (1, 3), (2, 3), (1, 2)):
+        features = np.full((1, 2, 3), 10 * view + picture, np.float32)
+        row = Rows(rows.digests[picture : picture + 1], np.array([view], np.int32), (features,))
+        places[view - 1, picture] = len(shards), 0
+        shards.append(store.append(row, engine=ENGINE))
+        expected[view, picture] = features[0]
+    views = ViewRows(spec=spec, store=f"store/{spec.folder_name}", shards=tuple(shards), places=places)
+    addresses = np.array([[0, row] for row in range(4)])
+    content = make_content(rows, [shard], addresses, store=f"store/{WHOLE_SPEC.folder_name}", views=views)
+    write_set(tmp_path / "set.h5", content)
+
+    assert compact(store)
+
+    features = open_features(tmp_path / "set.h5")
+    for (view, picture), value in expected.items():
+        assert np.array_equal(features.features(np.array([picture]), view=view)[0], value)
+    assert np.array_equal(features.arrays()[0], rows.features[0])

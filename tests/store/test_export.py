@@ -1,0 +1,106 @@
+"""A feature set as one plain file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from permafrost.errors import OptionError, ShardError, WriteError
+from permafrost.store import export as exporting
+from permafrost.store.export import export_features
+from permafrost.store.feature_set import FeatureSet, open_features
+from permafrost.store.row_index import RowAddress, place_rows
+from permafrost.store.set_file import write_set
+from permafrost.store.store import Store
+from samples import make_content, make_rows, spec_with
+
+NAMES = ("a/1.jpg", "b/caf\udce9.jpg", "a/two\nlines.jpg", "b/é.jpg", "a/\u2028.jpg")
+TWO = spec_with(shapes=((2, 3), (4,)))
+
+
+@pytest.fixture(params=["one tensor", "two tensors"])
+def features(tmp_path, request) -> FeatureSet:
+    spec = TWO if request.param == "two tensors" else spec_with(dtype="float16")
+    store = Store.create(tmp_path / "store", spec, about={})
+    rows = make_rows(spec, len(NAMES))
+    shard = store.append(rows, engine="keras/tensorflow")
+    shards, places = place_rows([RowAddress(shard, row) for row in range(len(NAMES))])
+    content = make_content(
+        rows, shards, places, spec=spec, store=f"store/{spec.folder_name}", names=NAMES, class_names=("a", "bé")
+    )
+    write_set(tmp_path / "set.h5", content)
+    return open_features(tmp_path / "set.h5")
+
+
+def expected(features: FeatureSet) -> dict[str, np.ndarray]:
+    x, y = features.arrays()
+    tensors = x if isinstance(x, tuple) else (x,)
+    return {"y": y} | {"X" if number == 0 else f"X_{number}": tensor for number, tensor in enumerate(tensors)}
+
+
+@pytest.mark.parametrize("step", [1, 2**24])
+def test_an_npz_has_everything_and_needs_no_pickle(tmp_path, features, monkeypatch, step):
+    monkeypatch.setattr(exporting, "_STEP_BYTES", step)
+
+    export_features(features, tmp_path / "out.npz")
+
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    for name, array in expected(features).items():
+        assert np.array_equal(arrays.pop(name), array)
+    assert arrays.pop("paths").tolist() == list(NAMES)
+    assert arrays.pop("class_names").tolist() == ["a", "bé"]
+    assert arrays.pop("splits").tolist() == ["train", "train", "validation", "train", "train"]
+    assert not arrays
+
+
+@pytest.mark.parametrize("step", [1, 2**24])
+def test_an_hdf5_file_has_everything_and_paths_byte_for_byte(tmp_path, features, monkeypatch, step):
+    monkeypatch.setattr(exporting, "_STEP_BYTES", step)
+
+    export_features(features, tmp_path / "out.h5")
+
+    with h5py.File(tmp_path / "out.h5") as file:
+        for name, array in expected(features).items():
+            assert np.array_equal(file[name][...], array) and file[name].dtype == array.dtype
+        assert file["paths"][...].tolist() == [os.fsencode(name) for name in NAMES]
+        assert file["class_names"].asstr()[...].tolist() == ["a", "bé"]
+        assert file["splits"].asstr()[...].tolist() == ["train", "train", "validation", "train", "train"]
+        assert set(file) == {*expected(features), "paths", "class_names", "splits"}
+
+
+@pytest.mark.parametrize("name", ["out.h5", "out.npz"])
+def test_a_full_disk_leaves_what_was_there(tmp_path, features, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"old")
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(WriteError, match=rf"cannot write .*{name}: No space left on device"):
+        export_features(features, tmp_path / name)
+
+    assert (tmp_path / name).read_bytes() == b"old"
+    assert not [path for path in os.listdir(tmp_path) if path.startswith(".tmp-")]
+
+
+@pytest.mark.parametrize("name", ["out.h5", "out.npz"])
+def test_a_damaged_shard_is_an_error_and_no_file(tmp_path, features, name):
+    (shard,) = features.store.shard_names()
+    (features.store.folder / shard).write_bytes(b"")
+
+    with pytest.raises(ShardError):
+        export_features(features, tmp_path / name)
+
+    assert not (tmp_path / name).exists()
+
+
+def test_another_ending_and_the_set_itself_are_refused(tmp_path, features):
+    with pytest.raises(OptionError, match=r"exported to HDF5 or npz; expected \.h5 or \.npz, found .*out\.csv"):
+        export_features(features, tmp_path / "out.csv")
+    with pytest.raises(OptionError, match="is the set itself"):
+        export_features(features, Path(features.path))

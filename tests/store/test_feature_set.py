@@ -1,0 +1,434 @@
+"""A feature set: a listing's rows in one store, as arrays and batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from permafrost.errors import OptionError, SetError, ShardError
+from permafrost.images.splits import SPLITS
+from permafrost.store.feature_set import FeatureSet, open_features
+from permafrost.store.hdf5 import read_text, write_text
+from permafrost.store.row_index import RowAddress, place_rows
+from permafrost.store.set_file import SetContent, write_set
+from permafrost.store.shard import Rows
+from permafrost.store.store import DESCRIPTION_FILE, Store
+from samples import WHOLE_SPEC, make_content, make_rows, spec_with
+
+COUNT = 12
+PER_EXAMPLE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+
+
+def keep(folder: Path, rows: Rows, spec=WHOLE_SPEC, **changes) -> SetContent:
+    """Keep rows in two shards, and write the set `set.h5` of them."""
+    store = Store.create(folder / "store", spec, about={"base_layers": []})
+    half = len(rows) // 2
+    addresses = []
+    for part in (slice(half, None), slice(half)):
+        piece = Rows(rows.digests[part], rows.views[part], tuple(tensor[part] for tensor in rows.features))
+        shard = store.append(piece, engine="keras/tensorflow")
+        addresses = [RowAddress(shard, row) for row in range(len(piece))] + addresses
+    shards, places = place_rows(addresses)
+    content = make_content(rows, shards, places, spec=spec, store=f"store/{spec.folder_name}", **changes)
+    write_set(folder / "set.h5", content)
+    return content
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return make_rows(WHOLE_SPEC, COUNT)
+
+
+@pytest.fixture
+def content(tmp_path, rows) -> SetContent:
+    return keep(tmp_path, rows)
+
+
+@pytest.fixture
+def features(tmp_path, content) -> FeatureSet:
+    return open_features(tmp_path / "set.h5")
+
+
+# What it gives
+
+
+@pytest.mark.parametrize("split", [None, *SPLITS])
+def test_arrays_labels_paths_names_and_digests_agree_and_keep_their_order(features, rows, content, split):
+    chosen = features.rows(split)
+
+    x, y = features.arrays(split)
+
+    assert np.array_equal(x, rows.features[0][chosen]) and x.dtype == np.float32
+    assert np.array_equal(y, content.labels[chosen]) and y.dtype == np.int64
+    assert np.array_equal(y, features.labels(split))
+    assert features.names(split) == [content.names[row] for row in chosen]
+    assert features.paths(split) == [f"/data/photos/{name}" for name in features.names(split)]
+    assert np.array_equal(features.digests(split), rows.digests[chosen])
+
+
+def test_splits_have_the_rows_that_were_given_to_them(features):
+    assert features.rows("train").tolist() == [0, 1, 3, 4, 5, 7, 8, 9, 11]
+    assert features.rows("validation").tolist() == [2, 6, 10]
+    assert features.rows("test").tolist() == []
+    assert features.rows().tolist() == list(range(COUNT))
+
+
+def test_a_split_without_pictures_gives_empty_arrays_and_no_batches(features):
+    x, y = features.arrays("test")
+
+    assert x.shape == (0, 2, 3) and y.shape == (0,)
+    assert list(features.batches("test")) == []
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(features):
+    for act in (features.arrays, features.labels, features.paths, features.rows):
+        with pytest.raises(OptionError, match="no such split; expected train, validation, test, found dev"):
+            act("dev")
+
+
+@PER_EXAMPLE
+@given(wanted=st.lists(st.integers(0, COUNT - 1), max_size=30))
+def test_features_of_any_rows_come_in_the_order_asked_for(kept_features, wanted):
+    expected = make_rows(WHOLE_SPEC, COUNT).features[0][wanted]
+
+    assert np.array_equal(kept_features.features(np.array(wanted, np.int64)), expected)
+
+
+@pytest.fixture(scope="module")
+def kept_features(tmp_path_factory) -> FeatureSet:
+    """A set that no test changes."""
+    folder = tmp_path_factory.mktemp("features")
+    keep(folder, make_rows(WHOLE_SPEC, COUNT))
+    return open_features(folder / "set.h5")
+
+
+@PER_EXAMPLE
+@given(batch_size=st.integers(1, 20), split=st.sampled_from([None, *SPLITS]), shuffle=st.booleans())
+def test_batches_cover_each_row_once(kept_features, batch_size, split, shuffle):
+    x, y = kept_features.arrays(split)
+
+    batches = list(kept_features.batches(split, batch_size=batch_size, shuffle=shuffle))
+
+    assert [len(labels) for _, labels in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    given_rows = [(row.tobytes(), label) for part, labels in batches for row, label in zip(part, labels, strict=True)]
+    expected = [(row.tobytes(), label) for row, label in zip(x, y, strict=True)]
+    if shuffle:
+        given_rows, expected = sorted(given_rows), sorted(expected)
+    assert given_rows == expected
+
+
+def test_the_order_of_shuffled_batches_follows_from_the_seed(kept_features):
+    first, again, other = (
+        np.concatenate([x for x, _ in kept_features.batches(shuffle=True, batch_size=5, seed=seed)])
+        for seed in (1, 1, 2)
+    )
+
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_no_pictures_is_refused(kept_features, size):
+    with pytest.raises(OptionError, match=rf"a batch has at least one picture; expected 1 or more, found {size}"):
+        next(kept_features.batches(batch_size=size))
+
+
+def test_features_stored_as_float16_are_read_as_float32(tmp_path):
+    spec = spec_with(dtype="float16")
+    half = make_rows(spec, 5)
+    keep(tmp_path, half, spec)
+
+    x, _ = open_features(tmp_path / "set.h5").arrays()
+
+    assert half.features[0].dtype == np.float16
+    assert x.dtype == np.float32
+    assert np.array_equal(x, half.features[0])
+
+
+def test_where_the_cut_crosses_several_tensors_each_is_an_array(tmp_path):
+    spec = spec_with(shapes=((2, 3), (4,)))
+    several = make_rows(spec, 5)
+    keep(tmp_path, several, spec)
+    features = open_features(tmp_path / "set.h5")
+
+    x, y = features.arrays("train")
+    (batch, _), *_ = features.batches("train", batch_size=2)
+
+    assert features.shape == (2, 3)
+    assert len(y) == 4
+    for tensor, some, expected in zip(x, batch, several.features, strict=True):
+        assert np.array_equal(tensor, expected[features.rows("train")])
+        assert np.array_equal(some, tensor[:2])
+
+
+# Its file
+
+
+@PER_EXAMPLE
+@given(
+    names=st.lists(st.binary(max_size=12), min_size=COUNT, max_size=COUNT),
+    classes=st.lists(st.text(max_size=8), min_size=2, max_size=2),
+    aside=st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), max_size=3),
+)
+def test_everything_in_a_set_comes_back_whatever_bytes_are_in_the_names(tmp_path, content, names, classes, aside):
+    changed = dataclasses.replace(
+        content,
+        names=tuple(os.fsdecode(name) for name in names),
+        class_names=tuple(classes),
+        set_aside=tuple(aside),
+        root="/data/caf\udce9",
+    )
+
+    write_set(tmp_path / "set.h5", changed)
+    back = open_features(tmp_path / "set.h5")
+
+    assert [os.fsencode(name) for name in back.names()] == names
+    assert back.class_names == classes
+    assert back.set_aside == tuple(aside)
+    assert back.root == changed.root
+    assert (back.spec, back.about, len(back)) == (content.spec, content.about, COUNT)
+
+
+def test_equal_contents_give_equal_files(tmp_path, content):
+    write_set(tmp_path / "again.h5", content)
+
+    assert (tmp_path / "again.h5").read_bytes() == (tmp_path / "set.h5").read_bytes()
+
+
+def test_a_set_and_its_store_can_be_moved_together(tmp_path, features):
+    x, _ = features.arrays()
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "set.h5", tmp_path / "elsewhere" / "renamed.h5")
+    shutil.move(tmp_path / "store", tmp_path / "elsewhere" / "store")
+
+    moved = open_features(tmp_path / "elsewhere" / "renamed.h5")
+
+    assert np.array_equal(moved.arrays()[0], x)
+
+
+def test_other_processes_get_a_set_without_its_trunk(features):
+    features.trunk = "of hundreds of megabytes"
+
+    thawed = pickle.loads(pickle.dumps(features))
+
+    assert "trunk" not in vars(thawed)
+    np.testing.assert_array_equal(thawed.arrays()[0], features.arrays()[0])
+
+
+def test_the_digest_is_of_trunk_contents_labels_and_splits_and_of_nothing_else(tmp_path, features, content, rows):
+    def digest_of(**changes) -> str:
+        return FeatureSet(tmp_path / "x.h5", dataclasses.replace(content, **changes)).digest
+
+    assert digest_of(names=("x",) * COUNT, root="/else", set_aside=()) == features.digest
+    others = [
+        digest_of(labels=1 - content.labels),
+        digest_of(splits=2 - content.splits),
+        digest_of(digests=make_rows(WHOLE_SPEC, COUNT, seed=1).digests),
+        digest_of(class_names=("b", "a")),
+        digest_of(spec=spec_with(weights="c" * 64)),
+    ]
+    assert len({features.digest, *others}) == 6
+
+
+def test_a_set_describes_itself_in_json_and_in_one_line(tmp_path, features):
+    told = features.describe()
+
+    assert told["pictures"] == COUNT
+    assert told["splits"]["train"] == {"n": 9, "classes": {"a": 3, "b": 6}}
+    assert told["splits"]["test"]["n"] == 0
+    assert told["shape"] == [2, 3]
+    assert told["key"] == WHOLE_SPEC.key
+    assert told["shards"] == 2
+    assert told["set_aside"] == [{"path": "a/notes.txt", "reason": "not a picture by its name"}]
+    assert "train 9, validation 3, test 0" in repr(features)
+
+
+# What is refused
+
+
+def test_a_set_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SetError, match=r"no feature set at .*gone\.h5\. Make one with extract"):
+        open_features(tmp_path / "gone.h5")
+
+
+def test_a_store_that_is_gone_is_named_with_what_to_do(tmp_path, features):
+    shutil.rmtree(tmp_path / "store")
+
+    line = r"the store of .*set\.h5 cannot be opened: no store at .*\. Move the set and the folder `store` together"
+    with pytest.raises(SetError, match=line):
+        open_features(tmp_path / "set.h5")
+    with pytest.raises(SetError, match=line):
+        features.arrays()
+
+
+def test_a_store_that_holds_another_trunks_features_now_is_refused_naming_the_field(tmp_path, features):
+    other = Store.create(tmp_path / "others", spec_with(pooling="avg"), about={})
+    shutil.copy(other.folder / DESCRIPTION_FILE, features.store.folder / DESCRIPTION_FILE)
+
+    with pytest.raises(SetError, match=r"the store of .*set\.h5 has changed: pooling; expected none, found avg"):
+        open_features(tmp_path / "set.h5")
+
+
+def test_a_shard_that_is_gone_is_named_when_its_rows_are_asked_for(features):
+    shard = features.store.shard_names()[0]
+    (features.store.folder / shard).unlink()
+
+    with pytest.raises(ShardError, match=rf"missing shard .*{shard}"):
+        features.arrays()
+
+
+def test_a_shard_that_took_anothers_place_is_noticed(features):
+    first, second = (features.store.folder / name for name in features.store.shard_names())
+    shutil.copy(first, second)
+
+    with pytest.raises(ShardError, match="it holds other pictures' rows"):
+        features.arrays()
+
+
+def test_every_flipped_bit_in_a_sets_file_is_noticed_or_changes_nothing(tmp_path, features, content):
+    path = tmp_path / "set.h5"
+    whole = path.read_bytes()
+    refused = 0
+
+    for bit in np.random.default_rng(0).permutation(len(whole) * 8)[:300].tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            opened = open_features(path)
+        except SetError:
+            refused += 1
+            continue
+        assert opened.digest == features.digest
+        assert opened.names() == features.names()
+        assert opened.describe() == features.describe()
+
+    assert refused > 250
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_sets_file_cut_short_is_refused(tmp_path, content, share):
+    path = tmp_path / "set.h5"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+    with pytest.raises(SetError, match=r"(not a|damaged) feature set:? .*set\.h5"):
+        open_features(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n"])
+def test_another_file_is_no_feature_set(tmp_path, data):
+    (tmp_path / "set.h5").write_bytes(data)
+
+    with pytest.raises(SetError, match=r"not a feature set: .*set\.h5; .*Run extract again"):
+        open_features(tmp_path / "set.h5")
+
+
+def test_another_hdf5_file_is_no_feature_set(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["features"] = np.zeros(3)
+
+    with pytest.raises(SetError, match=r"not a feature set: .*; expected permafrost feature set, found no format"):
+        open_features(tmp_path / "other.h5")
+
+
+def test_a_shard_is_no_feature_set(features):
+    with pytest.raises(SetError, match=r"expected permafrost feature set, found permafrost shard"):
+        open_features(features.store.folder / features.store.shard_names()[0])
+
+
+def test_a_set_of_another_version_is_refused_with_both_numbers(tmp_path, content):
+    with h5py.File(tmp_path / "set.h5", "r+") as file:
+        file.attrs["version"] = 99
+
+    with pytest.raises(SetError, match=r"set\.h5 is of another version; expected 1, found 99"):
+        open_features(tmp_path / "set.h5")
+
+
+NAMES = ["digests", "labels", "splits", "places", "path_bytes", "path_offsets", "description"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "forgery", ["soft link", "external link", "external data", "virtual data", "too much", "nothing"]
+)
+def test_a_set_that_is_not_plain_data_is_refused(tmp_path, content, name, forgery):
+    path, outside = tmp_path / "set.h5", tmp_path / "outside.h5"
+    shutil.copy(path, outside)
+    with h5py.File(path, "r+") as file:
+        shape, dtype = file[name].shape, file[name].dtype
+        del file[name]
+        if forgery == "soft link":
+            file["target"] = np.zeros(shape, dtype)
+            file[name] = h5py.SoftLink("/target")
+        elif forgery == "external link":
+            file[name] = h5py.ExternalLink("outside.h5", f"/{name}")
+        elif forgery == "external data":
+            file.create_dataset(name, shape, dtype, external=[(str(outside), 0, h5py.h5f.UNLIMITED)])
+        elif forgery == "virtual data":
+            layout = h5py.VirtualLayout(shape, dtype)
+            layout[...] = h5py.VirtualSource(outside, name, shape)
+            file.create_virtual_dataset(name, layout)
+        elif forgery == "too much":
+            file.create_dataset(name, (2**40, *shape[1:]), dtype)
+
+    with pytest.raises(SetError, match=rf"damaged feature set .*set\.h5: {name} (is no plain data|claims more than)"):
+        open_features(path)
+
+
+def test_text_of_variable_length_is_not_read(tmp_path, content):
+    with h5py.File(tmp_path / "set.h5", "r+") as file:
+        assert read_text(file, "format")
+        del file.attrs["format"]
+        file.attrs["format"] = "permafrost feature set"
+
+    with pytest.raises(SetError, match="attribute format is no string of fixed length"):
+        open_features(tmp_path / "set.h5")
+
+
+def test_a_description_that_lacks_something_is_refused_even_with_a_right_checksum(tmp_path, content):
+    from permafrost.store import set_file
+
+    with h5py.File(tmp_path / "set.h5", "r+") as file:
+        del file["description"]
+        file["description"] = np.frombuffer(b'{"trunk": {}}', np.uint8)
+        write_text(file, "checksum", set_file._checksum(file))
+
+    with pytest.raises(SetError):
+        open_features(tmp_path / "set.h5")
+
+
+# Addresses
+
+
+@given(st.lists(st.builds(RowAddress, st.sampled_from(["a.h5", "b.h5", "c.h5"]), st.integers(0, 9))))
+def test_addresses_are_told_by_each_shards_name_once(addresses):
+    shards, places = place_rows(addresses)
+
+    assert len(set(shards)) == len(shards)
+    assert [RowAddress(shards[shard], row) for shard, row in places.tolist()] == addresses
+
+
+# Files of earlier versions
+
+
+def test_a_set_of_version_1_is_read_as_it_was_written():
+    # Its files are as that version wrote them; they are not to be made anew.
+    features = open_features(Path(__file__).parents[1] / "kept" / "version-1" / "photos.h5")
+    rows = make_rows(WHOLE_SPEC, 4)
+
+    assert np.array_equal(features.arrays()[0], rows.features[0])
+    assert np.array_equal(features.digests(), rows.digests)
+    assert features.names() == ["a/0.jpg", "b/1.jpg", "a/caf\udce9.jpg", "b/two\nlines.jpg"]
+    assert features.labels().tolist() == [0, 1, 0, 1]
+    assert features.spec == WHOLE_SPEC
+    assert features.digest == "bb317b02eb521ef79c96b30f841e40ce9d1a2b32b40869819f57361cae0a0825"
+    assert features.store.verify(features.content.shards[0]) == 4

@@ -1,0 +1,335 @@
+"""Training a Keras model: what options mean, what is kept, and that it can be repeated."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
+
+from helpers import compiling
+from permafrost.errors import OptionError
+from permafrost.training import loop as training_module
+from permafrost.training.loop import Batches, Examples, class_weights, predict_examples, train
+from permafrost.training.options import OPTIMIZERS, TrainingOptions
+
+pytest_plugins = ["upper"]
+pytestmark = [
+    pytest.mark.usefixtures("light"),
+    # TensorFlow says that its own part of reading data is compiled all the same.
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
+]
+CLASSES = 3
+
+
+def make_model() -> keras.Model:
+    """A small classifier that always starts the same."""
+    x = keras.Input((4,))
+    initializer = keras.initializers.GlorotUniform(seed=1)
+    return keras.Model(x, keras.layers.Dense(CLASSES, "softmax", kernel_initializer=initializer)(x))
+
+
+def make_examples(
+    count: int = 24, *, seed: int = 0, turn: int = 0, shares: tuple[float, ...] | None = None
+) -> Examples:
+    """Points around one centre a class; with `turn` the labels are those of other classes."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES if shares is None else generator.choice(CLASSES, count, p=shares)
+    x = (np.eye(CLASSES, 4)[labels] * 2 + generator.normal(0, 0.3, (count, 4))).astype(np.float32)
+    return Examples((labels + turn) % CLASSES, x.__getitem__)
+
+
+TRAINING = make_examples()
+AGREEING = make_examples(12, seed=1)
+"""Validation pictures that get better as training does."""
+
+CONTRADICTING = make_examples(12, seed=1, turn=1)
+"""Validation pictures with the labels of other classes: training makes them worse from the first epoch on."""
+
+
+def trained(validation: Examples | None = AGREEING, *, training: Examples = TRAINING, **options):
+    """A model trained with these options, and its history."""
+    model = make_model()
+    settings = TrainingOptions(**({"epochs": 2, "batch_size": 24, "learning_rate": 0.05} | options))
+    history = train(model, training, validation, settings, class_count=CLASSES, progress=False)
+    return model, history
+
+
+def equal_weights(left: keras.Model, right: keras.Model) -> bool:
+    pairs = zip(left.get_weights(), right.get_weights(), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_the_same_seed_gives_the_same_weights_and_history():
+    (first, first_history), (second, second_history) = trained(seed=7, batch_size=8), trained(seed=7, batch_size=8)
+
+    assert equal_weights(first, second)
+    assert first_history == second_history
+
+
+def test_another_seed_gives_other_weights():
+    (first, _), (second, _) = trained(seed=7, batch_size=8), trained(seed=8, batch_size=8)
+
+    assert not equal_weights(first, second)
+
+
+def test_the_history_has_a_row_for_each_epoch_from_1_with_loss_and_accuracy():
+    _, history = trained(epochs=2)
+
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert all(set(row) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"} for row in history)
+    assert all(0 <= row["val_accuracy"] <= 1 and row["val_loss"] > 0 for row in history)
+
+
+def test_without_validation_the_history_has_none():
+    _, history = trained(None, monitor="loss", epochs=1)
+
+    assert set(history[0]) == {"epoch", "loss", "accuracy"}
+
+
+def test_training_stops_after_patience_epochs_without_improvement_and_keeps_the_best():
+    one_epoch, _ = trained(CONTRADICTING, epochs=1)
+
+    model, history = trained(CONTRADICTING, epochs=9, patience=2)
+
+    assert len(history) == 3
+    assert min(history, key=lambda row: row["val_loss"])["epoch"] == 1
+    assert equal_weights(model, one_epoch)
+
+
+def test_patience_0_never_stops_early_and_keeps_the_best_all_the_same():
+    one_epoch, _ = trained(CONTRADICTING, epochs=1)
+
+    model, history = trained(CONTRADICTING, epochs=5, patience=0)
+
+    assert len(history) == 5
+    assert equal_weights(model, one_epoch)
+
+
+def test_what_improves_by_less_than_min_delta_is_no_improvement():
+    _, patient = trained(epochs=5, patience=2)
+    _, demanding = trained(epochs=5, patience=2, min_delta=10.0)
+
+    assert [row["val_loss"] for row in patient] == sorted((row["val_loss"] for row in patient), reverse=True)
+    assert (len(patient), len(demanding)) == (5, 3)
+
+
+def test_an_accuracy_that_is_watched_is_better_when_it_is_higher():
+    model, history = trained(epochs=6, patience=0, monitor="val_accuracy")
+
+    accuracies = [row["val_accuracy"] for row in history]
+    right = predict_examples(model, AGREEING).argmax(axis=1) == AGREEING.labels
+    assert accuracies[0] < max(accuracies)
+    assert right.mean() == pytest.approx(max(accuracies))
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
+def test_what_cannot_be_watched_without_validation_pictures_is_refused(monitor):
+    with pytest.raises(
+        OptionError, match=f"nothing to watch {monitor} on.*expected validation pictures, or --monitor loss"
+    ):
+        trained(None, monitor=monitor)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_that_is_named_trains(optimizer):
+    _, history = trained(optimizer=optimizer, momentum=0.5)
+
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_momentum_makes_a_difference_to_sgd():
+    (without, _), (with_it, _) = (trained(optimizer="sgd", momentum=momentum) for momentum in (0.0, 0.9))
+
+    assert not equal_weights(without, with_it)
+
+
+def test_a_learning_rate_of_0_leaves_the_weights_as_they_are():
+    model, _ = trained(learning_rate=0.0, optimizer="sgd", momentum=0.9)
+
+    assert equal_weights(model, make_model())
+
+
+def test_an_epoch_has_as_many_steps_as_asked_for_and_begins_another_pass_where_one_is_not_enough():
+    assert len(Batches(TRAINING, 8, seed=0, steps=2)) == 2
+    batches = Batches(Examples(np.arange(24), lambda rows: rows), 8, seed=0, steps=7)
+
+    epoch = [batches[index][0].tolist() for index in range(len(batches))]
+
+    assert len(epoch) == 7
+    for whole_pass in (epoch[:3], epoch[3:6]):
+        assert sorted(row for batch in whole_pass for row in batch) == list(range(24))
+    assert epoch[0] != epoch[3]
+
+
+def test_steps_per_epoch_takes_other_pictures_in_the_next_epoch():
+    loaded: list[int] = []
+
+    def load(rows: np.ndarray) -> np.ndarray:
+        loaded.extend(rows)
+        return TRAINING.load(rows)
+
+    batches = Batches(Examples(TRAINING.labels, load), 8, seed=0, steps=1)
+    for epoch in range(2):
+        batches.begin(epoch)
+        batches[0]
+
+    assert set(loaded[:8]) != set(loaded[8:])
+
+
+def test_training_takes_as_many_steps_an_epoch_as_asked_for():
+    model, _ = trained(epochs=2, steps_per_epoch=2, batch_size=5)
+
+    assert int(model.optimizer.iterations) == 4
+
+
+@given(count=st.integers(1, 40), size=st.integers(1, 12), seed=st.integers(0, 5))
+def test_each_epoch_gives_every_example_once(count, size, seed):
+    batches = Batches(Examples(np.arange(count), lambda rows: rows), size, seed=seed)
+
+    epoch = [batches[index] for index in range(len(batches))]
+
+    assert sorted(np.concatenate([rows for rows, _ in epoch]).tolist()) == list(range(count))
+    assert all(np.array_equal(rows, labels) for rows, labels in epoch)
+    assert all(len(rows) == size for rows, _ in epoch[:-1])
+
+
+def test_each_epoch_has_an_order_of_its_own_that_follows_from_the_seed():
+    def orders(seed: int) -> list[list[int]]:
+        batches = Batches(Examples(np.arange(50), lambda rows: rows), 50, seed=seed)
+        found = []
+        for epoch in range(3):
+            batches.begin(epoch)
+            found.append(batches[0][0].tolist())
+        return found
+
+    assert orders(1) == orders(1)
+    assert len({tuple(order) for order in orders(1) + orders(2)}) == 6
+
+
+def test_each_epoch_trains_on_what_is_given_out_for_it():
+    # Keras looks at the first batches before the first epoch; they are no part of it.
+    taken: list[tuple[int, int]] = []
+
+    def of_epoch(epoch: int):
+        def load(rows: np.ndarray) -> np.ndarray:
+            taken.append((epoch, len(rows)))
+            return TRAINING.load(rows)
+
+        return load
+
+    trained(training=Examples(TRAINING.labels, TRAINING.load, of_epoch=of_epoch), epochs=3, patience=0)
+
+    assert [epoch for epoch, _ in taken if epoch] == [1, 2]
+    assert taken[0] == (0, 24)
+
+
+def test_without_a_seed_the_order_is_that_of_the_examples():
+    batches = Batches(Examples(np.arange(5), lambda rows: rows), 5, seed=None)
+    batches.begin(3)
+
+    assert batches[0][0].tolist() == [0, 1, 2, 3, 4]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60).map(lambda extra: [0, 1, 2, 3, *extra]))
+def test_balanced_class_weights_are_those_of_scikit_learn(labels):
+    found = class_weights(np.array(labels), 4)
+
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=np.array(labels))
+    assert list(found) == [0, 1, 2, 3]
+    assert np.allclose(list(found.values()), expected, rtol=1e-12)
+
+
+def test_a_class_that_does_not_occur_has_no_weight():
+    assert set(class_weights(np.array([0, 0, 2]), 4)) == {0, 2}
+
+
+def test_balanced_classes_make_a_difference_where_they_are_unbalanced():
+    unbalanced = make_examples(40, shares=(0.8, 0.1, 0.1))
+
+    (plain, _), (balanced, _) = (
+        trained(training=unbalanced, class_weight=class_weight) for class_weight in ("none", "balanced")
+    )
+
+    assert not equal_weights(plain, balanced)
+
+
+def test_a_compiled_model_trains_as_one_that_is_not():
+    eager, _ = trained()
+    with compiling(True):
+        compiled, _ = trained()
+
+    pairs = zip(eager.get_weights(), compiled.get_weights(), strict=True)
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in pairs)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends compile as Keras decides")
+def test_heads_of_many_weights_that_train_for_long_are_compiled_by_xla_and_train_as_others(monkeypatch):
+    with compiling(True):
+        plain, _ = trained(epochs=2)
+        monkeypatch.setattr(training_module, "COMPILED_FROM", 5 * CLASSES * 2)
+        fused, _ = trained(epochs=2)
+        shorter, _ = trained(epochs=1)
+
+    assert (plain.jit_compile, fused.jit_compile, shorter.jit_compile) == (False, True, False)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(plain.get_weights(), fused.get_weights(), strict=True))
+
+
+def test_heads_with_convolutions_are_not_compiled_by_xla(monkeypatch):
+    monkeypatch.setattr(training_module, "COMPILED_FROM", 0)
+    x = keras.Input((4, 4, 1))
+    y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(x))
+    model = keras.Model(x, keras.layers.Dense(CLASSES, "softmax")(y))
+    maps = Examples(TRAINING.labels, np.ones((len(TRAINING), 4, 4, 1), np.float32).__getitem__)
+
+    train(model, maps, None, TrainingOptions(epochs=1, monitor="loss"), class_count=CLASSES, progress=False)
+
+    assert not model.jit_compile
+
+
+def test_no_examples_give_no_outputs():
+    empty = Examples(np.empty(0, np.int64), TRAINING.load)
+
+    assert predict_examples(make_model(), empty).shape == (0, CLASSES)
+
+
+def test_predictions_are_in_the_order_of_the_examples():
+    model = make_model()
+
+    found = predict_examples(model, TRAINING, batch_size=7)
+
+    assert np.allclose(found, model.predict_on_batch(TRAINING.load(np.arange(24))), atol=1e-6)
+
+
+def test_no_progress_bar_is_drawn_where_standard_error_is_no_terminal(capfd):
+    train(make_model(), TRAINING, AGREEING, TrainingOptions(epochs=1, batch_size=8), class_count=CLASSES, progress=True)
+
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"optimizer": "adamm"}, "unknown optimizer; expected adam, adamw, nadam, rmsprop, sgd, found adamm"),
+        ({"monitor": "val_f1"}, "unknown monitor; expected val_loss, val_accuracy, loss, accuracy, found val_f1"),
+        ({"class_weight": "auto"}, "unknown class_weight; expected none, balanced, found auto"),
+        ({"epochs": 0}, "epochs is too small; expected 1 or more, found 0"),
+        ({"batch_size": 0}, "batch_size is too small; expected 1 or more, found 0"),
+        ({"patience": -1}, "patience is too small; expected 0 or more, found -1"),
+        ({"min_delta": -0.1}, "min_delta is too small; expected 0 or more, found -0.1"),
+        ({"seed": -1}, "seed is too small; expected 0 or more, found -1"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch is too small; expected 1 or more, found 0"),
+        ({"learning_rate": -1e-3}, "the learning rate is no rate; expected 0 or more, found -0.001"),
+        ({"learning_rate": float("nan")}, "the learning rate is no rate; expected 0 or more, found nan"),
+        ({"learning_rate": float("inf")}, "the learning rate is no rate; expected 0 or more, found inf"),
+        ({"momentum": 1.0}, "momentum is out of range; expected 0 to less than 1, found 1.0"),
+        ({"momentum": -0.1}, "momentum is out of range; expected 0 to less than 1, found -0.1"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_one_clear_line(options, line):
+    with pytest.raises(OptionError) as caught:
+        TrainingOptions(**options)
+
+    assert str(caught.value) == line

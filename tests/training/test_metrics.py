@@ -1,0 +1,208 @@
+"""Figures are those of scikit-learn; plots are drawn whatever the classes are called and however many there are."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    log_loss,
+    precision_recall_fscore_support,
+)
+
+from permafrost.model.plots import confusion_png, curves_png
+from permafrost.training.metrics import (
+    at_threshold,
+    best_threshold,
+    bootstrap_intervals,
+    calibration_error,
+    confusion,
+    metrics,
+)
+
+EPOCHS = [
+    {"epoch": number, "loss": 1 / number, "accuracy": 1 - 0.5 / number, "val_loss": 1.1 / number, "val_accuracy": 0.8}
+    for number in range(1, 8)
+]
+STRENGTHS = [
+    {"C": 10.0**power, "cross_validation_log_loss": abs(power) / 3 + 0.1, "standard_error": 0.05}
+    for power in range(-4, 1)
+]
+
+
+def predictions(draw, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.array(draw(st.lists(st.integers(0, classes - 1), min_size=count, max_size=count)), np.int64)
+    row = st.lists(st.integers(1, 1000), min_size=classes, max_size=classes, unique=True)
+    scores = draw(st.lists(row, min_size=count, max_size=count))
+    probabilities = np.array(scores, np.float64)
+    return labels, probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+@st.composite
+def cases(draw) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Labels (n,), probabilities (n, classes) without ties, and names; classes need not occur."""
+    classes = draw(st.integers(2, 5))
+    labels, probabilities = predictions(draw, draw(st.integers(1, 25)), classes)
+    return labels, probabilities, tuple("abcde"[:classes])
+
+
+@settings(deadline=None)
+@given(cases())
+def test_figures_are_those_of_scikit_learn(case):
+    labels, probabilities, names = case
+    guesses, numbers = probabilities.argmax(axis=1), range(len(names))
+
+    found = metrics(labels, probabilities, names)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It warns of classes that are guessed and do not occur.
+        assert found["n"] == len(labels)
+        assert found["accuracy"] == pytest.approx(accuracy_score(labels, guesses))
+        assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, guesses))
+        assert found["log_loss"] == pytest.approx(log_loss(labels, probabilities, labels=list(numbers)))
+        assert found["confusion"] == confusion_matrix(labels, guesses, labels=list(numbers)).tolist()
+        shares = precision_recall_fscore_support(labels, guesses, labels=list(numbers), zero_division=np.nan)
+    for name, precision, recall, f1, count in zip(names, *shares, strict=True):
+        expected = {"precision": precision, "recall": recall, "f1": f1}
+        values = found["classes"][name]
+        assert values["n"] == count
+        assert {key: np.nan if values[key] is None else values[key] for key in expected} == pytest.approx(
+            expected, nan_ok=True
+        )
+
+
+def test_what_is_undefined_is_none_and_not_a_number_made_up():
+    found = metrics(np.array([0, 0]), np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]]), ("a", "b", "c"))
+
+    assert found["classes"]["a"] == {"n": 2, "precision": 1.0, "recall": 1.0, "f1": 1.0}
+    assert found["classes"]["b"] == {"n": 0, "precision": None, "recall": None, "f1": None}
+
+
+def test_a_certain_and_wrong_answer_has_a_large_log_loss_and_no_infinite_one():
+    found = metrics(np.array([1]), np.array([[1.0, 0.0]], np.float32), ("a", "b"))
+
+    assert 30 < found["log_loss"] < 40
+
+
+def test_a_split_without_pictures_has_only_its_number():
+    assert metrics(np.empty(0, np.int64), np.empty((0, 3), np.float32), ("a", "b", "c")) == {"n": 0}
+
+
+def test_in_a_confusion_matrix_rows_are_true_classes_and_columns_guesses():
+    assert confusion(np.array([0, 0, 1]), np.array([1, 1, 0]), 2).tolist() == [[0, 2], [1, 0]]
+
+
+def test_bootstrap_intervals_are_those_of_drawn_pictures_and_the_same_every_time():
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 3, 200)
+    guesses = np.where(generator.random(200) < 0.8, labels, (labels + 1) % 3)
+    drawn = generator.integers(0, 200, (4000, 200))
+    expected = np.percentile((labels == guesses)[drawn].mean(axis=1), [2.5, 97.5])
+
+    found = bootstrap_intervals(confusion(labels, guesses, 3))
+
+    assert found["accuracy"] == pytest.approx(expected, abs=0.011)
+    assert found == bootstrap_intervals(confusion(labels, guesses, 3))
+    low, high = found["balanced_accuracy"]
+    assert low < balanced_accuracy_score(labels, guesses) < high
+
+
+def test_the_calibration_error_is_the_mean_gap_between_confidence_and_share_of_right_ones():
+    probabilities = np.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
+    labels = np.array([0] * 8 + [1] * 2 + [1] * 9 + [0])
+
+    assert calibration_error(labels, probabilities) == pytest.approx((10 * 0.1 + 10 * 0.3) / 20)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 20)), min_size=2, max_size=30))
+def test_no_threshold_has_a_better_balanced_accuracy_than_the_best(pairs):
+    labels = np.array([first for first, _ in pairs], np.int64)
+    scores = np.array([second for _, second in pairs]) / 20
+    labels[:2] = 0, 1
+    probabilities = np.stack([1 - scores, scores], axis=1)
+
+    threshold = best_threshold(labels, scores)
+
+    best = at_threshold(labels, probabilities, threshold)["balanced_accuracy"]
+    for other in np.linspace(-0.01, 1.01, 103):
+        assert best >= at_threshold(labels, probabilities, other)["balanced_accuracy"] - 1e-9
+
+
+def opened(png: bytes) -> np.ndarray:
+    """A plot's pixels, made sure to be of a size that fits a screen and a page, and not blank."""
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        assert 300 <= image.width <= 2600
+        assert 300 <= image.height <= 2600
+        pixels = np.asarray(image.convert("L"))
+    assert pixels.std() > 3
+    return pixels
+
+
+@pytest.mark.parametrize(
+    "history",
+    [EPOCHS, EPOCHS[:1], [{"epoch": 1, "loss": 0.3, "accuracy": 0.9}], STRENGTHS, []],
+    ids=["epochs", "one epoch", "no validation", "strengths", "nothing"],
+)
+def test_curves_of_any_history_are_drawn(history):
+    opened(curves_png(history, "logistic head on tiny top"))
+
+
+def test_curves_of_loss_and_accuracy_stand_beside_each_other():
+    both = opened(curves_png(EPOCHS, "both"))
+    one = opened(curves_png(STRENGTHS, "one"))
+
+    assert both.shape[1] > 1.8 * one.shape[1]
+
+
+@pytest.mark.parametrize("count", [2, 300])
+def test_a_confusion_matrix_of_any_number_of_classes_is_drawn(count):
+    matrix = np.diag(np.full(count, 1000))
+
+    opened(confusion_png(matrix, [f"class number {number}" for number in range(count)], "test, 1,000 pictures"))
+
+
+NAMES = {
+    "long": "x" * 300,
+    "a broken formula": "$x_$",
+    "dollars": "cash$$",
+    "a letter that the font lacks": "猫",
+    "a line break": "a\nb",
+    "bytes that are no text": "\udcff",
+    "hidden": "_hidden",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_a_class_may_be_called_anything(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened(confusion_png(np.array([[3, 1], [0, 2]]), [name, "other"], f"{name}: test"))
+
+
+@pytest.mark.parametrize("title", ["$x_$", "猫", "\udcff"])
+def test_curves_may_be_called_anything(title):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened(curves_png(EPOCHS[:2], title))
+
+
+def test_a_class_called_like_a_formula_is_drawn_as_it_is_written():
+    matrix = np.array([[3, 1], [0, 2]])
+
+    assert not np.array_equal(
+        opened(confusion_png(matrix, ["$a$", "b"], "")), opened(confusion_png(matrix, ["a", "b"], ""))
+    )
+
+
+def test_a_class_without_pictures_does_not_spoil_the_plot():
+    opened(confusion_png(np.array([[0, 0], [1, 2]]), ["none", "some"], "test"))

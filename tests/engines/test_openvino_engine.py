@@ -16,8 +16,9 @@ import keras
 import numpy as np
 import pytest
 
+import samples
 from permafrost import extract
-from permafrost.engines import checked, conversion, device, keras_engine
+from permafrost.engines import checked, conversion, device, keras_engine, openvino_engine
 from permafrost.engines import selection as engines
 from permafrost.engines.checked import CheckedEngine, largest_difference
 from permafrost.engines.conversion import Converted, Place
@@ -147,12 +148,43 @@ def test_threads_may_compute_the_first_batches_of_a_process_at_once(process):
     assert (done.returncode, done.stdout.strip()) == (0, "[6, 6, 6, 6]")
 
 
+INTERRUPTED = """
+import gc, signal
+
+import numpy as np
+import samples
+from permafrost.engines.openvino_engine import OpenVINOEngine
+
+engine = OpenVINOEngine(samples.tiny_model(), batch_size=1)
+engine(np.zeros((1, samples.PX, samples.PX, 3), np.uint8))
+del engine
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_after_the_last_engine_is_gone_is_a_keyboard_interrupt():
+    # On processors with AMX it was a segmentation fault.
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        cwd=Path(samples.__file__).parent,
+    )
+
+    assert (done.returncode, done.stdout.strip()) == (0, "interrupted")
+
+
 def test_a_precision_that_the_processor_lacks_is_refused_and_not_replaced(model, monkeypatch):
     class Core:
         def get_property(self, device, name):
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr(conversion.load_openvino(), "Core", Core)
+    monkeypatch.setattr(openvino_engine, "openvino_core", Core)
 
     with pytest.raises(EngineError, match=r"this processor has no bfloat16 .* Use --precision float32"):
         make_engine("openvino", model, precision="bfloat16")

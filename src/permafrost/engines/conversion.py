@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -152,6 +153,20 @@ def load_openvino() -> ModuleType:
     return openvino  # type: ignore[no-any-return]
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """Return the process's one `openvino.Core`, which lives as long as the process.
+
+    Where the processor has AMX, OpenVINO's plugin gives the thread that first uses it an alternate signal stack, and
+    unmaps it with the last core, on whatever thread that is. The next signal, such as Ctrl-C, then ends the process with
+    a segmentation fault. So the core is never destroyed.
+
+    Raises:
+        EngineError: OpenVINO is not installed.
+    """
+    return load_openvino().Core()
+
+
 def _convert_here(model: keras.Model, folder: str) -> None:
     """Trace the model with its weights as constants: OpenVINO reads that four times as fast as a graph of variables."""
     import keras
@@ -173,8 +188,7 @@ def _convert_here(model: keras.Model, folder: str) -> None:
     traced = tensorflow.function(run, autograph=False).get_concrete_function(pixels)
     path = Path(folder, "traced.pb")
     path.write_bytes(traced.graph.as_graph_def().SerializeToString())
-    openvino = load_openvino()
-    openvino.save_model(openvino.Core().read_model(path), os.path.join(folder, GRAPH), compress_to_fp16=False)
+    load_openvino().save_model(openvino_core().read_model(path), os.path.join(folder, GRAPH), compress_to_fp16=False)
 
 
 def _convert_elsewhere(model: keras.Model, folder: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from permafrost.engines.conversion import Converted, convert, load_openvino, output_names
+from permafrost.engines.conversion import Converted, convert, load_openvino, openvino_core, output_names
 from permafrost.errors import EngineError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class OpenVINOEngine:
         converted: Converted | None = None,
     ) -> None:
         openvino = load_openvino()
-        core = openvino.Core()
+        core = openvino_core()
         require_precision(core, precision)
         self.name, self.why, self.difference = "openvino", "", None
         self.record = f"openvino {openvino.__version__.split('-')[0]}"

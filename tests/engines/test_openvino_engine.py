@@ -149,15 +149,17 @@ def test_threads_may_compute_the_first_batches_of_a_process_at_once(process):
 
 
 INTERRUPTED = """
-import gc, signal
+import gc, signal, threading
 
 import numpy as np
 import samples
 from permafrost.engines.openvino_engine import OpenVINOEngine
 
-engine = OpenVINOEngine(samples.tiny_model(), batch_size=1)
-engine(np.zeros((1, samples.PX, samples.PX, 3), np.uint8))
-del engine
+engines = [OpenVINOEngine(samples.tiny_model(), batch_size=1)]
+engines[0](np.zeros((1, samples.PX, samples.PX, 3), np.uint8))
+thread = threading.Thread(target=engines.clear)
+thread.start()
+thread.join()
 gc.collect()
 try:
     signal.raise_signal(signal.SIGINT)

@@ -158,8 +158,8 @@ def openvino_core() -> Any:
     """Return the process's one `openvino.Core`, which lives as long as the process.
 
     Where the processor has AMX, OpenVINO's plugin gives the thread that first uses it an alternate signal stack, and
-    unmaps it with the last core, on whatever thread that is. The next signal, such as Ctrl-C, then ends the process with
-    a segmentation fault. So the core is never destroyed.
+    unmaps it with the last core, on whatever thread that is. The next signal, such as Ctrl-C, then ends the process
+    with a segmentation fault. So the core is never destroyed.
 
     Raises:
         EngineError: OpenVINO is not installed.

@@ -2,10 +2,10 @@
 
 Takes each step by itself. The trunk on OpenVINO and on Keras, in billions of floating-point operations a second, beside
 a large matrix product in NumPy, which is about as near to the processor's limit as anything comes; convolutions and
-dense layers are counted, a multiply-add as two. And on one core the milliseconds that a picture takes to be read and
+dense layers are counted, a multiply-add as two. And on one core the milliseconds that an image takes to be read and
 hashed, decoded, resized, beside what it takes to be computed, on all cores.
 
-    python benchmarks/bound.py --base inception_v3 --pictures 192 --rounds 5
+    python benchmarks/bound.py --base inception_v3 --images 192 --rounds 5
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from permafrost.trunk.cutting import build_trunks
 
 
 def operations(model: Any) -> float:
-    """Floating-point operations a picture, of convolutions and dense layers."""
+    """Floating-point operations an image, of convolutions and dense layers."""
     total = 0.0
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -70,12 +70,12 @@ def decoded(data: bytes) -> Image.Image:
 
 
 def main() -> None:
-    given = common.arguments(__doc__, base=list(common.SETTINGS), pictures=192, rounds=5)
+    given = common.arguments(__doc__, base=list(common.SETTINGS), images=192, rounds=5)
     setting, cores = common.SETTINGS[given.base], os.cpu_count() or 1
     size = (setting.size, setting.size)
     common.show_machine()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = common.photographs(given.pictures, Path(scratch, "photographs"))
+        folder = common.photographs(given.images, Path(scratch, "photographs"))
         paths = sorted(folder.rglob("*.jpg"))
         contents = [path.read_bytes() for path in paths]
         images = [decoded(data) for data in contents]
@@ -93,10 +93,10 @@ def main() -> None:
         sides |= {name: computing(make_engine(name, model), pixels) for name in ("openvino", "keras")}
         seconds = common.take_turns(sides | {"matrix product": multiply}, given.rounds)
     flop = operations(model)
-    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px: {flop / 1e9:.2f} GFLOP a picture")
+    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px: {flop / 1e9:.2f} GFLOP an image")
     for name in on_one_core:
         print(
-            f"{name}: {common.spread([value / len(pixels) * 1e3 for value in seconds[name]])} ms of one core a picture"
+            f"{name}: {common.spread([value / len(pixels) * 1e3 for value in seconds[name]])} ms of one core an image"
         )
     limit = [product / value / 1e9 for value in seconds["matrix product"]]
     for name in ("openvino", "keras"):
@@ -104,7 +104,7 @@ def main() -> None:
         core_ms = [value / len(pixels) * 1e3 * cores for value in seconds[name]]
         share = [left / right for left, right in zip(rate, limit, strict=True)]
         print(f"{name}: {common.spread(rate, '.0f')} GFLOP a second, {common.spread(share)} of the matrix product's")
-        print(f"{name}: {common.spread(core_ms)} ms of one core a picture")
+        print(f"{name}: {common.spread(core_ms)} ms of one core an image")
     before = [sum(parts) for parts in zip(*(seconds[name] for name in on_one_core), strict=True)]
     share = [each / (each + ahead / cores) for each, ahead in zip(seconds["openvino"], before, strict=True)]
     print(f"extract on the same cores can reach {common.spread(share)} of bare openvino, the rest goes into reading")

@@ -1,6 +1,6 @@
-"""(j) How a setting is best chosen: the one-standard-error rule against the least log loss, on held-out pictures.
+"""(j) How a setting is best chosen: the one-standard-error rule against the least log loss, on held-out images.
 
-From each data set random subsets are drawn to train on; all else is tested on. On each subset four heads, each with
+From each dataset random subsets are drawn to train on; all else is tested on. On each subset four heads, each with
 both scalings, are compared by cross-validation as `fit-head` does it; each rule chooses a setting, and the head is
 fitted with it. `auto` takes, of all eight, the one whose chosen setting has the least cross-validated log loss.
 
@@ -9,7 +9,7 @@ fitted with it. `auto` takes, of all eight, the one whose chosen setting has the
     python benchmarks/choosing.py lights --rows 200 800 --shared ../shared
 
 Digits are scikit-learn's, 64 grey levels each. The others are averaged features of MobileNet (alpha 0.25) at 96 px: of
-2,500 of CIFAR-10's test pictures, and of crops of traffic lights, both splits together.
+2,500 of CIFAR-10's test images, and of crops of traffic lights, both splits together.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def load(name: str, shared: Path) -> tuple[np.ndarray, np.ndarray]:
         return digits.data.astype(np.float32), digits.target
     import permafrost as pf
 
-    pictures, labels = (cifar if name == "cifar10" else lights)(shared)
+    images, labels = (cifar if name == "cifar10" else lights)(shared)
     with tempfile.TemporaryDirectory() as scratch:
         extractor = pf.FeatureExtractor(
             base="mobilenet:alpha=0.25",
@@ -63,11 +63,11 @@ def load(name: str, shared: Path) -> tuple[np.ndarray, np.ndarray]:
             image_size=96,
             store=scratch,
         )
-        return np.asarray(extractor.fit_transform(pictures), np.float32), labels
+        return np.asarray(extractor.fit_transform(images), np.float32), labels
 
 
 def cifar(shared: Path, count: int = 2500) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pictures of CIFAR-10's test split."""
+    """Images of CIFAR-10's test split."""
     import h5py
     from PIL import Image
 
@@ -97,7 +97,7 @@ def one_subset(x: np.ndarray, y: np.ndarray, train: np.ndarray, seed: int) -> li
     names = tuple(map(str, np.unique(y)))
     data = HeadData(x=x[train], y=y[train], validation_x=None, validation_y=None, class_names=names)
     options = options_from({"seed": seed}, progress=False)
-    folds = make_folds(data.y, data.class_names, seed, purpose="compare", do="add pictures")
+    folds = make_folds(data.y, data.class_names, seed, purpose="compare", do="add images")
     found: list[dict[str, object]] = []
     for scaling in SCALINGS:
         for head in HEADS:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: pictures, bases, sides that take turns, and the machine's description."""
+"""What the benchmarks share: images, bases, sides that take turns, and the machine's description."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def photographs(count: int, folder: Path, *, first: int = 0, split: str = "*") -
     return folder
 
 
-def small_pictures(count: int, folder: Path, *, pixels: int = 32) -> Path:
-    """A folder of `count` small pictures, each of its own, in two classes: about 1 kB a piece."""
+def small_images(count: int, folder: Path, *, pixels: int = 32) -> Path:
+    """A folder of `count` small images, each of its own, in two classes: about 1 kB a piece."""
     generator = np.random.default_rng(0)
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
@@ -135,7 +135,7 @@ def small_pictures(count: int, folder: Path, *, pixels: int = 32) -> Path:
 
 
 def made_up(generator: np.random.Generator) -> Image.Image:
-    """A picture with as much detail as a photograph, about 25 kB as JPEG."""
+    """An image with as much detail as a photograph, about 25 kB as JPEG."""
     coarse = generator.integers(0, 256, (47, 63, 3), dtype=np.uint8)
     image = np.asarray(Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC), np.int16)
     noisy = image + generator.integers(-6, 7, image.shape, dtype=np.int16)
@@ -164,7 +164,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 class ThreadTimes:
-    """Processor time of the Python threads that run in a block, by their names without a number, e.g. `pictures`.
+    """Processor time of the Python threads that run in a block, by their names without a number, e.g. `images`.
 
     It is looked up 20 times a second in `/proc` (`man 5 proc`), since it goes when a thread does; elsewhere it is 0.
 

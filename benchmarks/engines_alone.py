@@ -1,10 +1,10 @@
-"""(a) On pictures in memory, OpenVINO computes features faster than Keras' `predict`: what `extract` can gain by it.
+"""(a) On images in memory, OpenVINO computes features faster than Keras' `predict`: what `extract` can gain by it.
 
 The same base, cut at the same layer, is given the same decoded pixels by turns: as a tutorial does it, with
 `preprocess_input` and `predict` in batches of 32, and by the engine that `extract` takes, in its own batches, from as
 many threads as it has streams. Nothing is read, decoded or kept.
 
-    python benchmarks/engines_alone.py --base inception_v3 --pictures 400 --rounds 5
+    python benchmarks/engines_alone.py --base inception_v3 --images 400 --rounds 5
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from permafrost.trunk.cutting import build_trunks
 
 
 def main() -> None:
-    given = common.arguments(__doc__, base=list(common.SETTINGS), pictures=400, rounds=5)
+    given = common.arguments(__doc__, base=list(common.SETTINGS), images=400, rounds=5)
     setting = common.SETTINGS[given.base]
     size = (setting.size, setting.size)
     common.show_machine()
-    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px, {given.pictures} pictures in memory")
+    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px, {given.images} images in memory")
     with tempfile.TemporaryDirectory() as scratch:
-        files = sorted(common.photographs(given.pictures, Path(scratch, "photographs")).rglob("*.jpg"))
+        files = sorted(common.photographs(given.images, Path(scratch, "photographs")).rglob("*.jpg"))
         pixels = np.stack([decode_resized(path.read_bytes(), size) for path in files])
     model, preprocess = setting.by_keras()
     base = load_base(setting.base, weights=setting.weights, image_size=size)
@@ -49,7 +49,7 @@ def main() -> None:
     )
     for name, values in seconds.items():
         rate = common.spread([len(pixels) / value for value in values], ".1f")
-        print(f"{name}: {common.spread(values)} s, {rate} pictures a second")
+        print(f"{name}: {common.spread(values)} s, {rate} images a second")
     print(f"ratio: {common.spread(common.ratios(seconds['keras'], seconds['openvino']))}")
 
 

@@ -1,12 +1,12 @@
-"""(b) Extracting features comes near to the bare engine on pictures that are decoded and in memory already.
+"""(b) Extracting features comes near to the bare engine on images that are decoded and in memory already.
 
 Both run the same trunk on the same engine. The bare engine is given batches of uint8 pixels from as many threads as it
 has streams, and its answers are dropped; `extract` reads, hashes, decodes, resizes, computes and commits. Of `extract`
-the time beyond start-up counts: from the first picture on, without building the base and making the engine ready.
-What its threads take beside the engine is printed with it: those that read, decode and resize (`pictures`), those that
-call the engine, one of which has Keras compute the first four pictures too (`engine`), and that which commits.
+the time beyond start-up counts: from the first image on, without building the base and making the engine ready.
+What its threads take beside the engine is printed with it: those that read, decode and resize (`images`), those that
+call the engine, one of which has Keras compute the first four images too (`engine`), and that which commits.
 
-    python benchmarks/extract_against_engine.py --base inception_v3 --pictures 1000 --rounds 3
+    python benchmarks/extract_against_engine.py --base inception_v3 --images 1000 --rounds 3
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from permafrost.trunk.cutting import build_trunks
 
 def main() -> None:
     given = common.arguments(
-        __doc__, base=list(common.SETTINGS), engine=["auto", "openvino", "keras"], pictures=1000, rounds=3
+        __doc__, base=list(common.SETTINGS), engine=["auto", "openvino", "keras"], images=1000, rounds=3
     )
     setting = common.SETTINGS[given.base]
     size = (setting.size, setting.size)
     common.show_machine()
-    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px, {given.pictures} pictures")
+    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px, {given.images} images")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = common.photographs(given.pictures, Path(scratch, "photographs"))
+        folder = common.photographs(given.images, Path(scratch, "photographs"))
         pixels = np.stack([decode_resized(path.read_bytes(), size) for path in sorted(folder.rglob("*.jpg"))])
         base = load_base(setting.base, weights=setting.weights, image_size=size)
         engine = make_engine(given.engine, build_trunks(base, [setting.cut])[0].model)
@@ -58,11 +58,11 @@ def main() -> None:
                 seconds_of_a_core.append(times.seconds.get(name, 0.0))
             return seconds["all"] - seconds["engine"]
 
-        beside: dict[str, list[float]] = {"pictures": [], "engine": [], "commits": []}
+        beside: dict[str, list[float]] = {"images": [], "engine": [], "commits": []}
         seconds = common.take_turns({"bare engine": bare, "extract": extract}, given.rounds)
     for name, values in seconds.items():
         rate = [len(pixels) / value for value in values]
-        print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} pictures a second")
+        print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} images a second")
     print("beside the engine, seconds of a core: " + ", ".join(f"{k} {common.spread(v)}" for k, v in beside.items()))
     cores = os.cpu_count() or 1
     bound = [

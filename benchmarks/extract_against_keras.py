@@ -3,10 +3,10 @@
 The Keras way: `image_dataset_from_directory` with its resizing, `preprocess_input` in a parallel `map`, prefetching,
 `model.predict`. Permafrost: `extract` into an empty store, then the features read from it. Both build the base anew in
 each round, and both in this one process, TensorFlow imported already; the whole time counts, with the conversion to
-OpenVINO and the check against Keras. "Beyond start-up" leaves out what does not grow with the pictures: on one side
+OpenVINO and the check against Keras. "Beyond start-up" leaves out what does not grow with the images: on one side
 building the base, on the other all before the first batch.
 
-    python benchmarks/extract_against_keras.py --base inception_v3 --pictures 1000 --rounds 3
+    python benchmarks/extract_against_keras.py --base inception_v3 --images 1000 --rounds 3
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def keras_way(setting: common.Setting, folder: Path, start: list[float]) -> np.n
     started = time.perf_counter()
     model, preprocess = setting.by_keras()
     start.append(time.perf_counter() - started)
-    pictures = keras.utils.image_dataset_from_directory(
+    images = keras.utils.image_dataset_from_directory(
         folder, image_size=(setting.size, setting.size), batch_size=32, shuffle=False, verbose=False
     )
-    pictures = pictures.map(lambda x, y: (preprocess(x), y), num_parallel_calls=-1).prefetch(-1)
-    return model.predict(pictures, verbose=0)
+    images = images.map(lambda x, y: (preprocess(x), y), num_parallel_calls=-1).prefetch(-1)
+    return model.predict(images, verbose=0)
 
 
 def permafrost_way(setting: common.Setting, folder: Path, out: Path, start: list[float], **options: Any) -> np.ndarray:
@@ -47,17 +47,15 @@ def main() -> None:
         base=list(common.SETTINGS),
         precision=["float32", "bfloat16"],
         engine=["auto", "openvino", "keras"],
-        pictures=1000,
+        images=1000,
         rounds=3,
     )
     setting = common.SETTINGS[given.base]
     common.show_machine()
-    print(
-        f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px, {given.precision}, {given.pictures} pictures"
-    )
+    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px, {given.precision}, {given.images} images")
     starts: dict[str, list[float]] = {"keras": [], "permafrost": []}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = common.photographs(given.pictures, Path(scratch, "photographs"))
+        folder = common.photographs(given.images, Path(scratch, "photographs"))
         shapes = set()
 
         def by_keras() -> float:
@@ -79,8 +77,8 @@ def main() -> None:
         seconds = common.take_turns({"keras": by_keras, "permafrost": by_permafrost}, given.rounds)
     assert len(shapes) == 1, shapes
     for name, values in seconds.items():
-        rate = [given.pictures / value for value in values]
-        print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} pictures a second")
+        rate = [given.images / value for value in values]
+        print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} images a second")
     beyond = {name: [a - b for a, b in zip(values, starts[name], strict=True)] for name, values in seconds.items()}
     print(f"ratio: {common.spread(common.ratios(seconds['keras'], seconds['permafrost']))}")
     print(f"ratio beyond start-up: {common.spread(common.ratios(beyond['keras'], beyond['permafrost']))}")

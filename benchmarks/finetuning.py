@@ -1,14 +1,14 @@
 """(f) Fine-tuning from kept features is faster than training the same layers in one ordinary Keras model.
 
 The ordinary way: the base and a softmax layer in one model, the lower layers frozen by `trainable = False`, compiled
-and fitted; its pictures are decoded, resized and preprocessed beforehand and lie in memory, which nothing here counts.
+and fitted; its images are decoded, resized and preprocessed beforehand and lie in memory, which nothing here counts.
 Permafrost: what crosses the cut is computed once and kept, which is measured by itself; the tail is trained from it.
 Both train the same layers, with the same optimizer, in batches of 32, in this one process, by turns, compiled as Keras
 does it where nothing is said (on a processor without XLA). A step is Keras' own `train_on_batch`, its batch at hand; an
-epoch is all training pictures once and a look at the validation pictures, compiled before.
+epoch is all training images once and a look at the validation images, compiled before.
 
-    python benchmarks/finetuning.py --base vgg16 --pictures 200 --steps 3 --rounds 3
-    python benchmarks/finetuning.py --base inception_v3 --pictures 400 --steps 8 --rounds 3
+    python benchmarks/finetuning.py --base vgg16 --images 200 --steps 3 --rounds 3
+    python benchmarks/finetuning.py --base inception_v3 --images 400 --steps 8 --rounds 3
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def steps_of(model: keras.Model, x: Any, y: np.ndarray, count: int) -> float:
 
 
 def main() -> None:
-    given = common.arguments(__doc__, base=list(UNFROZEN), pictures=400, steps=8, rounds=3)
+    given = common.arguments(__doc__, base=list(UNFROZEN), images=400, steps=8, rounds=3)
     setting = common.SETTINGS[given.base]
     common.show_machine()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = common.photographs(given.pictures, Path(scratch, "photographs"))
+        folder = common.photographs(given.images, Path(scratch, "photographs"))
         out = Path(scratch, "features", "set.h5")
         options = {"pool": "avg", "validation_fraction": 0.2, "test_fraction": 0.0}
         features = pf.extract(folder, **setting.of_extract(), **options, out=out, progress=False)
@@ -82,9 +82,9 @@ def main() -> None:
         plan = data.plan(FINE_TUNING, 10**12)
         extraction, _ = common.timed(data.compute)
         model, preprocess = ordinary(setting, lowest)
-        print(f"{setting.base} from {UNFROZEN[setting.base]}, {setting.size} px, {given.pictures} pictures")
+        print(f"{setting.base} from {UNFROZEN[setting.base]}, {setting.size} px, {given.images} images")
         crossing = list(zip(plan.crossing, plan.shapes, strict=True))
-        print(f"crossing: {crossing}, {plan.bytes / plan.rows / 1e3:.0f} kB a picture")
+        print(f"crossing: {crossing}, {plan.bytes / plan.rows / 1e3:.0f} kB an image")
         print(f"trained: {sum(np.prod(v.shape) for v in tail.trainable_variables):,} numbers in the tail,")
         print(f"  {sum(np.prod(v.shape) for v in model.trainable_variables):,} in the ordinary model")
 
@@ -92,7 +92,7 @@ def main() -> None:
         labels = {split: features.labels(split) for split in rows}
         pixels = {
             split: preprocess(
-                np.stack([features.load_picture(int(row)).pixels((setting.size,) * 2) for row in rows[split]]).astype(
+                np.stack([features.load_image(int(row)).pixels((setting.size,) * 2) for row in rows[split]]).astype(
                     np.float32
                 )
             )

@@ -2,9 +2,9 @@
 
 Each head is fitted to a set's training features as `fit-head` does it, its setting chosen by cross-validation, in a
 process of its own, and its model is saved. `memory` is resident memory at its peak while fitting, beyond that before.
-At last the models are opened in safe mode, the trunk is run by Keras on the test pictures, as an exported model runs
+At last the models are opened in safe mode, the trunk is run by Keras on the test images, as an exported model runs
 it, and the heads' layers on what it gives: `difference` is the largest one from what scikit-learn itself, fitted to the
-kept features with the same setting, says of the same pictures' kept features; `on_kept` where both see the kept ones.
+kept features with the same setting, says of the same images' kept features; `on_kept` where both see the kept ones.
 
     python benchmarks/heads.py features/cats.h5
 """
@@ -57,7 +57,7 @@ def twin(name: str, details: dict[str, Any], data: Any) -> Any:
 
 
 def one(path: Path, name: str, folder: Path) -> None:
-    """One head, as a line of JSON; the head itself, and what scikit-learn says of the test pictures, as files."""
+    """One head, as a line of JSON; the head itself, and what scikit-learn says of the test images, as files."""
     import keras
 
     import permafrost as pf
@@ -88,7 +88,7 @@ def one(path: Path, name: str, folder: Path) -> None:
 
 
 def differences(path: Path, folder: Path) -> None:
-    """How far each head's layers are from scikit-learn on the test pictures, as lines of JSON."""
+    """How far each head's layers are from scikit-learn on the test images, as lines of JSON."""
     import keras
 
     import permafrost as pf
@@ -98,8 +98,8 @@ def differences(path: Path, folder: Path) -> None:
     rows = features.rows("test")
     engine = make_engine("keras", features.trunk.model, batch_size=32)
     size = features.spec.image_size
-    pictures = (np.stack([features.load_picture(int(row)).pixels(size) for row in part]) for part in batches(rows))
-    by_trunk = np.concatenate([engine(pixels)[0] for pixels in pictures])
+    images = (np.stack([features.load_image(int(row)).pixels(size) for row in part]) for part in batches(rows))
+    by_trunk = np.concatenate([engine(pixels)[0] for pixels in images])
     kept = features.features(rows)
     for saved in sorted(folder.glob("*.npy")):
         model, expected = keras.models.load_model(saved.with_suffix(".keras"), safe_mode=True), np.load(saved)

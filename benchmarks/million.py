@@ -1,4 +1,4 @@
-"""Opening a feature set of a million pictures: `features list`, `fit-head` and every notebook begin with it.
+"""Opening a feature set of a million images: `features list`, `fit-head` and every notebook begin with it.
 
     .venv/bin/python benchmarks/million.py
 
@@ -20,7 +20,7 @@ ROWS, SHARD, SHAPE = 1_000_000, 50_000, (16,)
 
 
 def make(folder: Path) -> None:
-    """A set of random features of pictures that do not exist."""
+    """A set of random features of images that do not exist."""
     import common
     import numpy as np
 
@@ -42,14 +42,14 @@ def make(folder: Path) -> None:
         spec=spec,
         store=f"store/{spec.folder_name}",
         root="/data/photos",
-        names=[f"train/class-{number % 100:03}/picture-{number:07}.jpg" for number in range(ROWS)],
+        names=[f"train/class-{number % 100:03}/image-{number:07}.jpg" for number in range(ROWS)],
         digests=digests,
         labels=numbers % 100,
         splits=(numbers % 7 == 0).astype(np.uint8),
         class_names=tuple(f"class-{number:03}" for number in range(100)),
         shards=tuple(shards),
         places=np.column_stack([numbers // SHARD, numbers % SHARD]),
-        set_aside=(),
+        skipped=(),
         about={},
     )
     write_set(folder / "set.h5", content)

@@ -1,4 +1,4 @@
-"""(d) Each further experiment on the same pictures costs the fit of a head, and not the base again.
+"""(d) Each further experiment on the same images costs the fit of a head, and not the base again.
 
 The tutorials' way trains the whole model again for every experiment, `--epochs` epochs with the frozen base in it; one
 epoch is timed, after one that compiles. Permafrost fits another head on kept features: a logistic head with another

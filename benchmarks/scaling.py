@@ -1,6 +1,6 @@
-"""(g) Time grows linearly with the number of pictures, and memory does not grow with it; one huge picture does no harm.
+"""(g) Time grows linearly with the number of images, and memory does not grow with it; one huge image does no harm.
 
-Small pictures through a small base, in a process of its own each: seconds beyond start-up, and the largest memory that
+Small images through a small base, in a process of its own each: seconds beyond start-up, and the largest memory that
 the process ever had. With `--huge`, one JPEG of 12,000 x 9,000 is among them.
 
     python benchmarks/scaling.py --counts 1000,10000,100000
@@ -30,7 +30,7 @@ def measure(folder: str, out: str) -> None:
     print(json.dumps(features.summary["seconds"] | {"megabytes": peak, "computed": features.summary["computed"]}))
 
 
-def huge_picture(path: Path) -> None:
+def huge_image(path: Path) -> None:
     from PIL import Image
 
     Image.radial_gradient("L").resize((12000, 9000)).convert("RGB").save(path, quality=80)
@@ -41,15 +41,15 @@ def main() -> None:
     common.show_machine()
     for count in map(int, given.counts.split(",")):
         with tempfile.TemporaryDirectory() as scratch:
-            folder = common.small_pictures(count, Path(scratch, "pictures"))
+            folder = common.small_images(count, Path(scratch, "images"))
             for number in range(given.huge):
-                huge_picture(folder / "cats" / f"huge-{number}.jpg")
+                huge_image(folder / "cats" / f"huge-{number}.jpg")
             command = [sys.executable, __file__, "measure", str(folder), str(Path(scratch, "set.h5"))]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
         seconds = found["all"] - found["engine"]
         print(
-            f"{count:,} pictures: {seconds:.1f} s beyond start-up, {found['computed'] / seconds:,.0f} a second, "
+            f"{count:,} images: {seconds:.1f} s beyond start-up, {found['computed'] / seconds:,.0f} a second, "
             f"at most {found['megabytes']:,.0f} MB; start {found['start']:.1f} s, total {found['total']:.1f} s",
             flush=True,
         )

@@ -1,11 +1,11 @@
-"""(f) A warm extract, of pictures whose features are kept, goes through thousands of pictures a second.
+"""(f) A warm extract, of images whose features are kept, goes through thousands of images a second.
 
-Each picture is read and hashed again: that is how a changed one is noticed. What counts is beyond start-up: the time in
-which the pictures are gone through, and not building the base. For comparison: the files read and hashed by one thread
+Each image is read and hashed again: that is how a changed one is noticed. What counts is beyond start-up: the time in
+which the images are gone through, and not building the base. For comparison: the files read and hashed by one thread
 in a plain loop.
 
-    python benchmarks/warm_extract.py --pictures 2000 --rounds 5
-    python benchmarks/warm_extract.py --kind small --pictures 20000 --rounds 3
+    python benchmarks/warm_extract.py --images 2000 --rounds 5
+    python benchmarks/warm_extract.py --kind small --images 20000 --rounds 3
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import permafrost as pf
 
 
 def main() -> None:
-    given = common.arguments(__doc__, kind=["photographs", "small"], pictures=2000, rounds=5)
+    given = common.arguments(__doc__, kind=["photographs", "small"], images=2000, rounds=5)
     setting = common.SETTINGS["mobilenet"]
     common.show_machine()
     with tempfile.TemporaryDirectory() as scratch:
-        make = common.photographs if given.kind == "photographs" else common.small_pictures
-        folder = make(given.pictures, Path(scratch, "pictures"))
-        size = sum(path.stat().st_size for path in folder.rglob("*.jpg")) / given.pictures / 1e3
-        print(f"{given.pictures} pictures of {size:.1f} kB on average")
+        make = common.photographs if given.kind == "photographs" else common.small_images
+        folder = make(given.images, Path(scratch, "images"))
+        size = sum(path.stat().st_size for path in folder.rglob("*.jpg")) / given.images / 1e3
+        print(f"{given.images} images of {size:.1f} kB on average")
         options = {**setting.of_extract(), "image_size": setting.size if given.kind == "photographs" else 32}
         out = Path(scratch, "set.h5")
         pf.extract(folder, **options, pool="avg", out=out, progress=False)
@@ -44,7 +44,7 @@ def main() -> None:
 
         seconds = common.take_turns({"warm extract": warm, "reading and hashing": plain}, given.rounds)
     for name, values in seconds.items():
-        print(f"{name}: {common.spread([given.pictures / value for value in values], ',.0f')} pictures a second")
+        print(f"{name}: {common.spread([given.images / value for value in values], ',.0f')} images a second")
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real pictures and weights beside the project, where there is one."""
+    """The folder of real images and weights beside the project, where there is one."""
     if not SHARED.is_dir():
-        pytest.skip(f"the folder of real pictures and weights is absent: {SHARED}")
+        pytest.skip(f"the folder of real images and weights is absent: {SHARED}")
     return SHARED
 
 
@@ -69,13 +69,13 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 18 pictures, one folder a class. Not to be changed."""
+    """A folder of 18 images, one folder a class. Not to be changed."""
     return samples.write_photos(tmp_path_factory.mktemp("data") / "photos")
 
 
 @pytest.fixture(scope="session")
 def split_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 36 pictures, with `train`, `validation` and `test` folders. Not to be changed."""
+    """A folder of 36 images, with `train`, `validation` and `test` folders. Not to be changed."""
     return samples.write_split_photos(tmp_path_factory.mktemp("data") / "split-photos")
 
 

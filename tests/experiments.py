@@ -114,8 +114,8 @@ HEAVY = (
 )
 
 
-def write_pictures(folder: Path, count: int) -> Path:
-    """Small pictures of noise in three classes, all different."""
+def write_images(folder: Path, count: int) -> Path:
+    """Small images of noise in three classes, all different."""
     generator = np.random.default_rng(0)
     for number in range(count):
         place = folder / f"class-{number % 3}" / f"{number:05}.png"
@@ -129,7 +129,7 @@ def arguments_for(data: Path, out: Path, *more: str) -> list[str]:
 
 
 def rows_of(features: FeatureSet) -> dict[bytes, bytes]:
-    """By content digest the bytes of each picture's features."""
+    """By content digest the bytes of each image's features."""
     x, _ = features.arrays()
     return {digest.tobytes(): row.tobytes() for digest, row in zip(features.digests(), x, strict=True)}
 
@@ -189,7 +189,7 @@ def kills(
 
     Args:
         program: what extracts.
-        data: pictures.
+        data: images.
         work: an empty folder.
         repetitions: kills.
         longest: seconds after its start, or after the first commit, until which a process is killed.
@@ -381,10 +381,10 @@ def damages(
 
 
 def together(program: Program, data: Path, work: Path, *, repetitions: int, close: float) -> Figures:
-    """Two and four processes, by turns, that extract the same pictures into one store at the same time.
+    """Two and four processes, by turns, that extract the same images into one store at the same time.
 
     Args:
-        close: how far apart features may be: which pictures share a batch is a matter of chance here.
+        close: how far apart features may be: which images share a batch is a matter of chance here.
     """
     figures = Figures()
     reference_set = work / "reference" / "set.h5"
@@ -413,11 +413,11 @@ def together(program: Program, data: Path, work: Path, *, repetitions: int, clos
 
 
 def readers(program: Program, data: Path, more: list[Path], work: Path, *, opens: int, close: float) -> Figures:
-    """A set opened and read again and again while the data set grows, and its shards are joined under it.
+    """A set opened and read again and again while the dataset grows, and its shards are joined under it.
 
     Args:
-        data: pictures at the beginning.
-        more: pictures that are added, one each extraction.
+        data: images at the beginning.
+        more: images that are added, one each extraction.
         opens: how often the set is opened.
         close: how far apart features may be.
     """

@@ -1,4 +1,4 @@
-"""Small things to test on: pictures, a tiny base, rows, sets. Everything follows from its arguments."""
+"""Small things to test on: images, a tiny base, rows, sets. Everything follows from its arguments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def spec_with(**changes: Any) -> TrunkSpec:
 
 
 def texture(kind: str, seed: int, size: tuple[int, int] = (44, 52)) -> np.ndarray:
-    """A picture (h, w, 3) uint8 whose class shows in its texture and tint, and whose seed shows in all else."""
+    """An image (h, w, 3) uint8 whose class shows in its texture and tint, and whose seed shows in all else."""
     generator = np.random.default_rng([CLASSES.index(kind), seed])
     y, x = np.mgrid[: size[0], : size[1]] + generator.integers(0, 16, 2)[:, None, None]
     pattern = {
@@ -59,7 +59,7 @@ def texture(kind: str, seed: int, size: tuple[int, int] = (44, 52)) -> np.ndarra
 
 
 def encoded(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
-    """A picture file's bytes."""
+    """An image file's bytes."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form, **options)
     return buffer.getvalue()
@@ -77,14 +77,14 @@ def write_photos(folder: Path, *, per_class: int = 6, classes: Sequence[str] = C
 
 
 def write_split_photos(folder: Path) -> Path:
-    """A folder with `train`, `validation` and `test` folders of those, no picture in two of them."""
+    """A folder with `train`, `validation` and `test` folders of those, no image in two of them."""
     for split, per_class, first in (("train", 6, 0), ("validation", 3, 100), ("test", 3, 200)):
         write_photos(folder / split, per_class=per_class, first=first)
     return folder
 
 
 def make_rows(spec: TrunkSpec, count: int, *, seed: int = 0) -> Rows:
-    """Rows of random features of pictures that do not exist."""
+    """Rows of random features of images that do not exist."""
     generator = np.random.default_rng(seed)
     return Rows(
         generator.integers(0, 256, (count, 32), dtype=np.uint8),
@@ -94,7 +94,7 @@ def make_rows(spec: TrunkSpec, count: int, *, seed: int = 0) -> Rows:
 
 
 def make_content(rows: Rows, shards: Sequence[str], places: np.ndarray, **changes: Any) -> SetContent:
-    """What a set file says about `rows`: three pictures in four to train on, two classes."""
+    """What a set file says about `rows`: three images in four to train on, two classes."""
     count = len(rows)
     content = SetContent(
         spec=WHOLE_SPEC,
@@ -107,7 +107,7 @@ def make_content(rows: Rows, shards: Sequence[str], places: np.ndarray, **change
         class_names=("a", "b"),
         shards=tuple(shards),
         places=places,
-        set_aside=(("a/notes.txt", "not a picture by its name"),),
+        skipped=(("a/notes.txt", "not an image by its name"),),
         about={"keras": "3"},
     )
     return dataclasses.replace(content, **changes)

@@ -53,7 +53,7 @@ def parsed(line: str) -> click.Context:
 README_LINES = [line for line in command_lines(ROOT / "README.md") if line != "bin/test"]
 
 
-def test_the_readme_shows_every_command_that_takes_pictures_to_a_model():
+def test_the_readme_shows_every_command_that_takes_images_to_a_model():
     shown = {line.split()[0].removeprefix("bin/") for line in README_LINES}
 
     assert shown == set(COMMANDS)
@@ -141,7 +141,7 @@ def test_the_files_that_a_run_has_are_those_that_the_readme_lists(run):
 
 @pytest.fixture
 def working_folder(tmp_path, tiny_base, monkeypatch) -> Path:
-    """A folder as the examples have it: `photos` with pictures of each split, `holiday`, and a tiny base."""
+    """A folder as the examples have it: `photos` with images of each split, `holiday`, and a tiny base."""
     monkeypatch.chdir(tmp_path)
     write_photos(tmp_path / "photos", per_class=20)
     write_photos(tmp_path / "trip", per_class=1, classes=["dots"])

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from permafrost import errors
-from permafrost.errors import ListingError, PermafrostError, nearest, one_line
+from permafrost.errors import DatasetError, PermafrostError, nearest, one_line
 
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, PermafrostError)]
 
 
 def test_a_line_says_what_then_expected_then_found_then_what_to_do():
-    error = ListingError("only one class in photos", expected="at least two", found="cats", do="add a folder")
+    error = DatasetError("only one class in photos", expected="at least two", found="cats", do="add a folder")
 
     assert str(error) == "only one class in photos; expected at least two, found cats. Add a folder"
     assert (error.what, error.expected, error.found, error.do) == (

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 import permafrost
-from permafrost.errors import BaseError, ListingError, SetError, ShardError, StoreError, WeightsError
-from permafrost.images.dataset import read_listing
+from permafrost.errors import BaseError, DatasetError, SetError, ShardError, StoreError, WeightsError
+from permafrost.images.dataset import read_dataset
 from permafrost.store.feature_set import open_features
 from permafrost.store.row_index import RowAddress, place_rows
 from permafrost.store.set_file import write_set
@@ -42,7 +42,7 @@ def secret(tmp_path) -> Path:
 
 
 def made_set(folder: Path, **changes) -> Path:
-    """A set of four pictures, with these fields changed; its checksum is right."""
+    """A set of four images, with these fields changed; its checksum is right."""
     spec = changes.get("spec", WHOLE_SPEC)
     store = Store.create(folder / "store", WHOLE_SPEC, about={"base_layers": []})
     rows = make_rows(WHOLE_SPEC, 4)
@@ -124,7 +124,7 @@ def test_data_that_is_packed_filtered_or_never_written_is_refused_by_name(tmp_pa
         else:
             file.create_dataset("digests", shape, h5py.ref_dtype)
 
-    with pytest.raises((SetError, ShardError), match=r"damaged .*: digests (is no plain data set|claims more)"):
+    with pytest.raises((SetError, ShardError), match=r"damaged .*: digests (is no plain dataset|claims more)"):
         open_features(features.path).arrays()
 
 
@@ -135,7 +135,7 @@ def test_features_that_unpack_to_more_than_their_file_are_refused(tmp_path):
         del file["features"]
         file.create_dataset("features", (4, 2, 3), np.float32, compression="gzip")
 
-    with pytest.raises(ShardError, match="features is no plain data set: in chunks, which may have filters"):
+    with pytest.raises(ShardError, match="features is no plain dataset: in chunks, which may have filters"):
         features.arrays()
 
 
@@ -240,8 +240,8 @@ def test_a_pickle_in_an_npz_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez(tmp_path / "data.npz", X=np.zeros((2, 8, 8, 3)), y=np.array([Bomb(), Bomb()]))
 
-    with pytest.raises(ListingError):
-        read_listing(tmp_path / "data.npz")
+    with pytest.raises(DatasetError):
+        read_dataset(tmp_path / "data.npz")
 
     assert not (tmp_path / "exploded").exists()
 

@@ -163,18 +163,18 @@ WITHOUT_KERAS = """
     from permafrost.store.feature_set import open_features
     from permafrost.store.set_file import write_set
     from permafrost.images.splits import assign_splits
-    from permafrost.images.dataset import read_listing
+    from permafrost.images.dataset import read_dataset
     from permafrost.images.decoding import decode_resized, read_file
     from permafrost.store.row_index import RowAddress, RowIndex, place_rows
     from permafrost.store.store import Store
 
     folder = Path(sys.argv[1])
-    listing = read_listing(write_photos(folder / "photos", per_class=2))
-    loaded = [listing.picture(index).load() for index in range(len(listing))]
-    assert assign_splits([picture.digest for picture in loaded], listing.splits)
-    assert decode_resized(read_file(listing.picture(0).path), (8, 8)).shape == (8, 8, 3)
+    dataset = read_dataset(write_photos(folder / "photos", per_class=2))
+    loaded = [dataset.image(index).load() for index in range(len(dataset))]
+    assert assign_splits([image.digest for image in loaded], dataset.splits)
+    assert decode_resized(read_file(dataset.image(0).path), (8, 8)).shape == (8, 8, 3)
 
-    rows = make_rows(WHOLE_SPEC, len(listing))
+    rows = make_rows(WHOLE_SPEC, len(dataset))
     store = Store.create(folder / "store", WHOLE_SPEC, about={})
     shard = store.append(rows, engine="none")
     addresses = [RowIndex(store).find(digest.tobytes()) for digest in rows.digests]
@@ -182,12 +182,12 @@ WITHOUT_KERAS = """
     write_set(folder / "set.h5", make_content(rows, *place_rows(addresses)))
     features = open_features(folder / "set.h5")
     assert np.array_equal(features.arrays()[0], rows.features[0])
-    assert features.describe()["pictures"] == sum(len(labels) for _, labels in features.batches(batch_size=4))
+    assert features.describe()["images"] == sum(len(labels) for _, labels in features.batches(batch_size=4))
     print(features.spec.key, [name for name in ("keras", "tensorflow") if sys.modules[name]])
 """
 
 
-def test_listing_reading_and_keeping_work_without_keras(tmp_path):
+def test_dataset_reading_and_keeping_work_without_keras(tmp_path):
     assert run(WITHOUT_KERAS, str(tmp_path)) == "06d0810972ad []"
 
 

@@ -28,7 +28,7 @@ TOO_LONG = 1800
 
 
 def whole_way(name: str, photos: Path, folder: Path) -> pf.Run:
-    """From pictures to a model, on a base with random weights at the least size that it takes."""
+    """From images to a model, on a base with random weights at the least size that it takes."""
     features = pf.extract(
         photos,
         base=name,
@@ -41,13 +41,13 @@ def whole_way(name: str, photos: Path, folder: Path) -> pf.Run:
         progress=False,
     )
     run = pf.fit_head(features, "logistic", regularization=1.0, out=folder / "run", progress=False)
-    assert (features.summary["computed"], run.about["parity"]["pictures"]) == (6, 6)
+    assert (features.summary["computed"], run.about["parity"]["images"]) == (6, 6)
     return run
 
 
 @pytest.fixture
 def six(photos, tmp_path) -> Path:
-    """Two pictures of each class."""
+    """Two images of each class."""
     for path in sorted(photos.rglob("*-00[01].*")):
         place = tmp_path / "six" / path.parent.name
         place.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def test_every_base_goes_the_whole_way_at_its_least_size(name, six, tmp_path):
         shutil.rmtree(tmp_path)
 
 
-def test_vgg16_at_150_px_has_4_by_4_by_512_features_a_picture():
+def test_vgg16_at_150_px_has_4_by_4_by_512_features_a_image():
     (trunk,) = build_trunks(load_base("vgg16", weights="none", image_size=(150, 150)))
 
     assert trunk.spec.shapes == ((4, 4, 512),)
@@ -113,7 +113,7 @@ def test_published_weights_give_the_same_features_with_their_classifier_and_with
         alpha=0.25, include_top=False, input_shape=(224, 224, 3), pooling="avg", weights=without_top(shared)
     )
     rows = np.arange(0, 40, 5)
-    pixels = np.stack([without.load_picture(int(row)).pixels((224, 224)) for row in rows]).astype(np.float32)
+    pixels = np.stack([without.load_image(int(row)).pixels((224, 224)) for row in rows]).astype(np.float32)
     expected = reference.predict(keras.applications.mobilenet.preprocess_input(pixels), verbose=0)
     assert np.abs(without.features(rows) - expected).max() <= 1e-4 * np.abs(expected).max()
 
@@ -152,7 +152,7 @@ def fitted(pooled, tmp_path_factory) -> pf.Run:
 def test_a_logistic_head_on_real_features_is_right_on_970_of_1000_test_photographs(fitted):
     assert fitted.metrics["test"]["n"] == 600
     assert fitted.metrics["test"]["accuracy"] >= 0.970
-    assert fitted.about["parity"]["pictures"] == 64
+    assert fitted.about["parity"]["images"] == 64
     assert fitted.about["parity"]["resized_max_difference"] <= TOLERANCE
 
 
@@ -172,7 +172,7 @@ def test_real_features_are_those_of_keras_on_the_same_pixels(pooled, shared):
     base = keras.applications.InceptionV3(include_top=False, weights=weights, input_shape=(150, 150, 3))
     reference = keras.Model(base.input, base.get_layer("mixed7").output)
     rows = np.arange(0, len(pooled), 50)
-    pixels = np.stack([pooled.load_picture(int(row)).pixels((150, 150)) for row in rows]).astype(np.float32)
+    pixels = np.stack([pooled.load_image(int(row)).pixels((150, 150)) for row in rows]).astype(np.float32)
 
     expected = reference.predict(keras.applications.inception_v3.preprocess_input(pixels), verbose=0).mean(axis=(1, 2))
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 import experiments
 import tiny_extract
-from experiments import Figures, Real, Tiny, arguments_for, write_pictures
+from experiments import Figures, Real, Tiny, arguments_for, write_images
 from permafrost import extract, open_features
 from permafrost.extraction import extract as extraction
 from permafrost.extraction import pipeline
@@ -47,9 +47,9 @@ def nursery():
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """60 small pictures. Not to be changed."""
-    return write_pictures(tmp_path_factory.mktemp("pictures") / "data", 60)
+def images(tmp_path_factory) -> Path:
+    """60 small images. Not to be changed."""
+    return write_images(tmp_path_factory.mktemp("images") / "data", 60)
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def report(capsys):
     return report
 
 
-def test_a_kill_loses_no_committed_row_and_the_same_command_ends_as_if_unbroken(tiny, pictures, work):
-    figures = experiments.kills(tiny, pictures, work, repetitions=15, longest=0.1, log=tiny.log)
+def test_a_kill_loses_no_committed_row_and_the_same_command_ends_as_if_unbroken(tiny, images, work):
+    figures = experiments.kills(tiny, images, work, repetitions=15, longest=0.1, log=tiny.log)
 
     assert figures.faultless(), figures
     # While handing a batch over waits for a commit: that batch, two commits before it, two batches behind it.
@@ -93,8 +93,8 @@ def test_a_kill_loses_no_committed_row_and_the_same_command_ends_as_if_unbroken(
 
 
 @pytest.mark.parametrize("moment", range(0, 70, 7))
-def test_ctrl_c_ends_a_run_wherever_it_comes_and_the_same_command_goes_on(nursery, pictures, work, moment):
-    arguments = arguments_for(pictures, work / "set.h5")
+def test_ctrl_c_ends_a_run_wherever_it_comes_and_the_same_command_goes_on(nursery, images, work, moment):
+    arguments = arguments_for(images, work / "set.h5")
 
     process = nursery.start("tiny_extract.run_with_ctrl_c", arguments, moment, output=work / "log")
     assert nursery.wait(process) == 130, (work / "log").read_text()
@@ -104,8 +104,8 @@ def test_ctrl_c_ends_a_run_wherever_it_comes_and_the_same_command_goes_on(nurser
     assert len(open_features(work / "set.h5")) == 60
 
 
-def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_whole(tiny, pictures, work):
-    figures = experiments.full_disks(tiny, pictures, work, repetitions=8)
+def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_whole(tiny, images, work):
+    figures = experiments.full_disks(tiny, images, work, repetitions=8)
 
     if figures is None:
         pytest.skip("no file system can be mounted with these rights")
@@ -113,16 +113,16 @@ def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_whole(tiny, pic
     assert figures.notes["clear errors"] == figures.repetitions
 
 
-def test_several_at_once_lose_nothing(tiny, pictures, work):
-    figures = experiments.together(tiny, pictures, work, repetitions=4, close=CLOSE)
+def test_several_at_once_lose_nothing(tiny, images, work):
+    figures = experiments.together(tiny, images, work, repetitions=4, close=CLOSE)
 
     assert figures.faultless(), figures
 
 
-def test_a_reader_sees_a_whole_set_at_any_time(tiny, pictures, work):
-    more = sorted(write_pictures(work / "more", 100).rglob("*.png"))[60:]
+def test_a_reader_sees_a_whole_set_at_any_time(tiny, images, work):
+    more = sorted(write_images(work / "more", 100).rglob("*.png"))[60:]
 
-    figures = experiments.readers(tiny, pictures, more, work, opens=25, close=CLOSE)
+    figures = experiments.readers(tiny, images, more, work, opens=25, close=CLOSE)
 
     assert figures.faultless(), figures
 
@@ -148,13 +148,13 @@ def take(monkeypatch, work):
 
 
 @pytest.fixture
-def few(pictures, work) -> Path:
-    """24 pictures, copies of the first of `pictures`."""
-    for path in sorted(pictures.rglob("*.png"))[:24]:
-        place = work / "few" / path.relative_to(pictures)
+def few(images, work) -> Path:
+    """24 images, copies of the first of `images`."""
+    for path in sorted(images.rglob("*.png"))[:24]:
+        place = work / "few" / path.relative_to(images)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place)
-    return write_pictures(work / "few", 3)
+    return write_images(work / "few", 3)
 
 
 def test_whatever_happens_to_a_shard_is_noticed_and_mended(take, few):
@@ -163,7 +163,7 @@ def test_whatever_happens_to_a_shard_is_noticed_and_mended(take, few):
     assert figures.faultless(), figures
 
 
-def test_a_store_that_grows_by_ten_pictures_a_day_has_few_shards_and_every_row(work):
+def test_a_store_that_grows_by_ten_images_a_day_has_few_shards_and_every_row(work):
     store = Store.create(work, WHOLE_SPEC, about={})
     days = [make_rows(WHOLE_SPEC, 10, seed=day) for day in range(80)]
     most = 0
@@ -189,7 +189,7 @@ def saved(image: Image.Image, form: str) -> bytes:
 
 
 def odd_files(folder: Path) -> dict[str, str]:
-    """Files of all kinds that people have among their pictures; by name what has to become of each."""
+    """Files of all kinds that people have among their images; by name what has to become of each."""
     whole = encoded(texture("dots", 1, (60, 80)), "JPEG")
     png = encoded(texture("dots", 2))
     grey16 = encoded(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50, "PNG")
@@ -223,14 +223,14 @@ def odd_files(folder: Path) -> dict[str, str]:
         b"a" * 250 + b".jpg": (whole, "kept"),
         b"cut.jpg": (whole[: len(whole) // 2], "cannot be decoded"),
         b"cut.png": (png[: len(png) // 2], "cannot be decoded"),
-        b"header-only.png": (png[:40], "not a picture in any format"),
+        b"header-only.png": (png[:40], "not an image in any format"),
         b"empty.jpg": (b"", "the file is empty"),
-        b"page.jpg": (b"<html><body>404", "not a picture in any format"),
-        b"zeros.jpg": (bytes(5000), "not a picture in any format"),
+        b"page.jpg": (b"<html><body>404", "not an image in any format"),
+        b"zeros.jpg": (bytes(5000), "not an image in any format"),
         b"float.tiff": (saved(Image.new("F", (9, 9)), "TIFF"), "pixels of no known range"),
         b"bomb.png": (bomb.getvalue(), "too many pixels"),
-        b"notes.txt": (b"mine", "not a picture by its name"),
-        b"no extension": (whole, "not a picture by its name"),
+        b"notes.txt": (b"mine", "not an image by its name"),
+        b"no extension": (whole, "not an image by its name"),
         b".hidden.jpg": (whole, "hidden"),
     }
     place = os.fsencode(folder / "odd")
@@ -251,16 +251,14 @@ def odd_files(folder: Path) -> dict[str, str]:
         "fifo.jpg": "not a regular file",
         "dangling.jpg": "No such file",
         "loop.jpg": "Too many levels of symbolic links",
-        "up": "not a picture by its name",
+        "up": "not an image by its name",
         "folder.jpg": "an empty folder",
         "socket.jpg": "",
     }
 
 
-def test_of_a_folder_of_bad_and_odd_files_each_has_one_verdict_none_hangs_and_memory_stays_small(
-    nursery, work, pictures
-):
-    data = Path(shutil.copytree(pictures, work / "data"))
+def test_of_a_folder_of_bad_and_odd_files_each_has_one_verdict_none_hangs_and_memory_stays_small(nursery, work, images):
+    data = Path(shutil.copytree(images, work / "data"))
     expected = odd_files(data)
     assert len(expected) >= 35
     arguments = [*arguments_for(data, work / "set.h5"), "--max-pixels", "100000000"]
@@ -270,18 +268,18 @@ def test_of_a_folder_of_bad_and_odd_files_each_has_one_verdict_none_hangs_and_me
 
     features = open_features(work / "set.h5")
     verdicts = {name: "kept" for name in features.names() if name.startswith("odd")}
-    for name, reason in features.set_aside:
+    for name, reason in features.skipped:
         assert name not in verdicts
         verdicts[name] = reason
-    assert verdicts.pop("nothing in it") == "a class folder without pictures"
+    assert verdicts.pop("nothing in it") == "a class folder without images"
     assert verdicts.keys() == {f"odd/{name}" for name in expected}
     for name, told in expected.items():
         assert told in verdicts[f"odd/{name}"], name
     assert int((work / "memory").read_text()) < 400 * 2**20
 
 
-def test_what_may_not_be_read_is_a_verdict(nursery, work, pictures):
-    data = Path(shutil.copytree(pictures, work / "data"))
+def test_what_may_not_be_read_is_a_verdict(nursery, work, images):
+    data = Path(shutil.copytree(images, work / "data"))
     (data / "class-0" / "secret.jpg").write_bytes(encoded(texture("dots", 1), "JPEG"))
     (data / "class-0" / "secret.jpg").chmod(0)
     (data / "class-0" / "locked").mkdir(mode=0)
@@ -293,14 +291,14 @@ def test_what_may_not_be_read_is_a_verdict(nursery, work, pictures):
     process = nursery.start(function, arguments_for(data, work / "features" / "set.h5"), output=work / "log")
 
     assert nursery.wait(process) == 0, (work / "log").read_text()
-    aside = dict(open_features(work / "features" / "set.h5").set_aside)
+    aside = dict(open_features(work / "features" / "set.h5").skipped)
     assert aside == {"class-0/secret.jpg": "Permission denied", "class-0/locked": "Permission denied"}
 
 
 # A disk that cannot be written
 
 
-def test_a_disk_that_is_read_only_is_one_clear_line(nursery, work, pictures):
+def test_a_disk_that_is_read_only_is_one_clear_line(nursery, work, images):
     disk = work / "disk"
     with experiments.small_disk(disk, 2**20) as grow:
         if grow is None:
@@ -308,9 +306,7 @@ def test_a_disk_that_is_read_only_is_one_clear_line(nursery, work, pictures):
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         tiny = Tiny(nursery)
 
-        status = experiments.finish(
-            tiny, arguments_for(pictures, disk / "features" / "set.h5"), work / "log", Figures()
-        )
+        status = experiments.finish(tiny, arguments_for(images, disk / "features" / "set.h5"), work / "log", Figures())
 
     assert status == 2
     told = (work / "log").read_text().strip()
@@ -321,9 +317,9 @@ def test_a_disk_that_is_read_only_is_one_clear_line(nursery, work, pictures):
 
 
 def test_features_are_the_same_to_the_last_bit_whatever_the_workers_and_the_order_of_the_folder(
-    take, pictures, work, monkeypatch
+    take, images, work, monkeypatch
 ):
-    first = experiments.rows_of(take(pictures))
+    first = experiments.rows_of(take(images))
     listed = os.scandir
 
     class Backwards:
@@ -342,7 +338,7 @@ def test_features_are_the_same_to_the_last_bit_whatever_the_workers_and_the_orde
 
     monkeypatch.setattr(os, "scandir", Backwards)
     for workers in (1, 5):
-        again = take(pictures, work / f"again-{workers}" / "set.h5", workers=workers)
+        again = take(images, work / f"again-{workers}" / "set.h5", workers=workers)
         assert experiments.rows_of(again) == first
         assert again.names() == sorted(again.names())
 
@@ -356,21 +352,21 @@ class TestFull:
     """As often as `docs/reliability.md` says."""
 
     def test_kills(self, real, work, report):
-        data = write_pictures(work / "data", 2400)
+        data = write_images(work / "data", 2400)
         report("kill -9, `bin/extract`", experiments.kills(real, data, work, repetitions=200, longest=1.5))
 
-    def test_kills_of_a_process_that_starts_at_once(self, tiny, pictures, work, report):
-        figures = experiments.kills(tiny, pictures, work, repetitions=200, longest=0.15, log=tiny.log)
+    def test_kills_of_a_process_that_starts_at_once(self, tiny, images, work, report):
+        figures = experiments.kills(tiny, images, work, repetitions=200, longest=0.15, log=tiny.log)
         report("kill -9, NumPy trunk", figures)
 
-    def test_full_disks(self, real, pictures, work, report):
-        figures = experiments.full_disks(real, pictures, work, repetitions=50)
+    def test_full_disks(self, real, images, work, report):
+        figures = experiments.full_disks(real, images, work, repetitions=50)
         if figures is None:
             pytest.skip("no file system can be mounted with these rights")
         report("disk full, `bin/extract`", figures)
 
-    def test_full_disks_of_a_process_that_starts_at_once(self, tiny, pictures, work, report):
-        figures = experiments.full_disks(tiny, pictures, work, repetitions=50)
+    def test_full_disks_of_a_process_that_starts_at_once(self, tiny, images, work, report):
+        figures = experiments.full_disks(tiny, images, work, repetitions=50)
         if figures is None:
             pytest.skip("no file system can be mounted with these rights")
         report("disk full, NumPy trunk", figures)
@@ -379,17 +375,17 @@ class TestFull:
         figures = experiments.damages(lambda out: take(few, out), take(few), repetitions=1000, heal_every=10)
         report("damaged shards", figures)
 
-    def test_several_at_once(self, real, pictures, work, report):
-        figures = experiments.together(real, pictures, work, repetitions=50, close=1e-5)
+    def test_several_at_once(self, real, images, work, report):
+        figures = experiments.together(real, images, work, repetitions=50, close=1e-5)
         report("2 and 4 at once, `bin/extract`", figures)
 
-    def test_several_at_once_of_a_process_that_starts_at_once(self, tiny, pictures, work, report):
-        figures = experiments.together(tiny, pictures, work, repetitions=50, close=CLOSE)
+    def test_several_at_once_of_a_process_that_starts_at_once(self, tiny, images, work, report):
+        figures = experiments.together(tiny, images, work, repetitions=50, close=CLOSE)
         report("2 and 4 at once, NumPy trunk", figures)
 
-    def test_a_year_of_ten_pictures_a_day(self, take, work, capsys):
-        data, days = write_pictures(work / "data", 100), 365
-        new = sorted(write_pictures(work / "new", 100 + 10 * days).rglob("*.png"))[100:]
+    def test_a_year_of_ten_images_a_day(self, take, work, capsys):
+        data, days = write_images(work / "data", 100), 365
+        new = sorted(write_images(work / "new", 100 + 10 * days).rglob("*.png"))[100:]
         for day in range(days):
             for path in new[10 * day : 10 * day + 10]:
                 shutil.copy(path, data / "class-0" / f"{day:03}-{path.name}")
@@ -407,7 +403,7 @@ class TestFull:
         assert shards <= compaction.MANY + 2
         assert opened < 1
 
-    def test_readers(self, tiny, pictures, work, report):
-        more = sorted(write_pictures(work / "more", 400).rglob("*.png"))[60:]
-        figures = experiments.readers(tiny, pictures, more, work, opens=1000, close=CLOSE)
+    def test_readers(self, tiny, images, work, report):
+        more = sorted(write_images(work / "more", 400).rglob("*.png"))[60:]
+        figures = experiments.readers(tiny, images, more, work, opens=1000, close=CLOSE)
         report("a set opened while it grows", figures)

@@ -26,7 +26,7 @@ SECTIONS = {
     title: [shlex.split(line.removeprefix("bin/")) for line in re.findall(r"^bin/.*$", block, re.MULTILINE)]
     for title, block in re.findall(r"^## (.*?)\n.*?^```\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 }
-"""The first commands of each section; those after it are the same on real pictures."""
+"""The first commands of each section; those after it are the same on real images."""
 SMALLER = {
     "--cut": "top",
     "--image-size": str(PX),

@@ -1,6 +1,6 @@
 """`extract` with a trunk of a few lines of NumPy: a whole process takes a tenth of a second, since Keras is not loaded.
 
-All else is the real thing: the command line, listing, reading, decoding, batches, commits, the set.
+All else is the real thing: the command line, dataset, reading, decoding, batches, commits, the set.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from samples import PX, spec_with
 
 SPEC = spec_with(base="tiny", cut="blocks", shapes=((4, 4, 3),))
 SLOT = 1e-5
-"""How much a picture's features depend on its place in the batch, as on real engines; there it is the last bit."""
+"""How much an image's features depend on its place in the batch, as on real engines; there it is the last bit."""
 
 
 class TinyEngine:

@@ -18,7 +18,7 @@ from permafrost.store.feature_set import FeatureSet
 
 @pytest.fixture(scope="session")
 def features(split_photos: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
-    """Pooled features (16,) of `split_photos`: 18 pictures to train on, 9 to validate, 9 to test. Not to be changed."""
+    """Pooled features (16,) of `split_photos`: 18 images to train on, 9 to validate, 9 to test. Not to be changed."""
     out = tmp_path_factory.mktemp("pooled") / "features" / "split-photos.h5"
     return pf.extract(split_photos, base=str(tiny_base), pool="avg", out=out, progress=False)
 
@@ -70,7 +70,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def computed(monkeypatch) -> list[int]:
-    """How many pictures each batch had that an engine ran on, from now on."""
+    """How many images each batch had that an engine ran on, from now on."""
     counts: list[int] = []
     run = KerasEngine.__call__
 

@@ -4,9 +4,9 @@
 
 Hours on two cores, fewest with `KERAS_BACKEND=torch` (docs/bundled-base.md); minutes on a GPU (`KERAS_BACKEND=jax`).
 Stopped or killed, the same command goes on from the last whole epoch. The recipe: stochastic gradient descent with
-Nesterov momentum and decoupled weight decay; pictures flipped and shifted by up to 4 pixels (He et al. 2015, section
+Nesterov momentum and decoupled weight decay; images flipped and shifted by up to 4 pixels (He et al. 2015, section
 4.2); five cycles of a warm-up and a cosine down to 0 (warm restarts, Loshchilov and Hutter 2016, arXiv:1608.03983).
-Many epochs see crops of 24 pixels, which cost half, the last ones of each cycle whole pictures. The test pictures are
+Many epochs see crops of 24 pixels, which cost half, the last ones of each cycle whole images. The test images are
 looked at when training has ended.
 
 The data file has JPEG bytes end to end: `train/bytes`, `train/offsets`, `train/labels`, and the same for `test`.
@@ -44,15 +44,15 @@ class Cycle:
     Attributes:
         epochs: in all.
         until: after how many of them the next cycle begins already; all if None.
-        small_epochs: how many of them, the first, see crops of `small_size` pixels, from anywhere in the picture.
+        small_epochs: how many of them, the first, see crops of `small_size` pixels, from anywhere in the image.
         small_size: height and width of those.
-        batch_size: pictures a step.
+        batch_size: images a step.
         peak_rate: the learning rate at the end of the warm-up.
         warmup_epochs: how long it takes to rise.
         momentum: of stochastic gradient descent.
         weight_decay: of the kernels: the share that a step takes off them, divided by its learning rate.
-        shift: pixels by which whole pictures are shifted at most.
-        cutout: side of the square that is painted over somewhere in each picture, as a share of the picture's side
+        shift: pixels by which whole images are shifted at most.
+        cutout: side of the square that is painted over somewhere in each image, as a share of the image's side
             (DeVries and Taylor 2017, arXiv:1708.04552); it may hang over the edge.
         label_smoothing: the share of each label that is spread over all kinds alike (Szegedy et al. 2016,
             arXiv:1512.00567, section 7).
@@ -98,13 +98,13 @@ def main() -> None:
     )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    train_pixels, train_labels = read_pictures(options.data, "train")
+    train_pixels, train_labels = read_images(options.data, "train")
     model = train(train_pixels, train_labels, CYCLES, options.work)
-    test_pixels, test_labels = read_pictures(options.data, "test")
+    test_pixels, test_labels = read_images(options.data, "test")
     accuracy = evaluate(model, test_pixels, test_labels)
     count = len(test_labels)
     seen = evaluate(model, train_pixels[:count], train_labels[:count])
-    print(f"test accuracy {accuracy:.4f}; of {count:,} training pictures as they are {seen:.4f}")
+    print(f"test accuracy {accuracy:.4f}; of {count:,} training images as they are {seen:.4f}")
     weights = options.work / "resnet20_cifar10.weights.h5"
     plain = resnet20(include_top=True)
     plain.set_weights(model.get_weights())
@@ -121,8 +121,8 @@ def main() -> None:
     print(weights)
 
 
-def read_pictures(path: Path, split: str, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures of a split, or the first `count` of them.
+def read_images(path: Path, split: str, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a split, or the first `count` of them.
 
     Returns:
         (n, 32, 32, 3) uint8, and (n,) int64.
@@ -140,7 +140,7 @@ def scaled(pixels: np.ndarray) -> np.ndarray:
 
 
 class Epoch(keras.utils.PyDataset):
-    """One epoch's pictures, shuffled, flipped and shifted by a generator of its own: the same after a restart.
+    """One epoch's images, shuffled, flipped and shifted by a generator of its own: the same after a restart.
 
     Args:
         pixels: (n, 32, 32, 3) uint8.
@@ -173,7 +173,7 @@ class Epoch(keras.utils.PyDataset):
         rows = self._order[at]
         edge = (self._around, self._around)
         padded = np.pad(self._pixels[rows], ((0, 0), edge, edge, (0, 0)), constant_values=128)
-        # Every crop of every picture as a view; then one for each.
+        # Every crop of every image as a view; then one for each.
         crops = np.lib.stride_tricks.sliding_window_view(padded, (self._size, self._size), axis=(1, 2))
         top, left = self._corners[at].T
         chosen = crops[np.arange(len(rows)), top, left].transpose(0, 2, 3, 1)
@@ -273,8 +273,8 @@ def _train_cycle(
     done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
     for epoch in range(done, cycle.until or cycle.epochs):
         started = time.perf_counter()
-        pictures = Epoch(pixels, labels, cycle, epoch, number=number)
-        history = model.fit(pictures, verbose=0, shuffle=False).history
+        images = Epoch(pixels, labels, cycle, epoch, number=number)
+        history = model.fit(images, verbose=0, shuffle=False).history
         seconds = time.perf_counter() - started
         new = checkpoint.with_stem(checkpoint.stem + ".new")
         model.save(new)
@@ -285,7 +285,7 @@ def _train_cycle(
 
 
 def evaluate(model: keras.Model, pixels: np.ndarray, labels: np.ndarray) -> float:
-    """The share of pictures whose label is right."""
+    """The share of images whose label is right."""
     guesses = model.predict(scaled(pixels), batch_size=500, verbose=0).argmax(axis=1)
     return float(np.mean(guesses == labels))
 

@@ -1,4 +1,4 @@
-"""Transfer learning on your own pictures: the frozen base of a pretrained Keras network runs once.
+"""Transfer learning on your own images: the frozen base of a pretrained Keras network runs once.
 
     import permafrost as pf
 

@@ -5,8 +5,8 @@ Anything else that escapes is a bug and ends it with 1.
 
     PermafrostError
     ├── OptionError             an option's value, or two options together, make no sense
-    ├── ListingError            the data set: no folder, no picture, one class, a bad table
-    ├── PictureError            one picture that cannot be decoded
+    ├── DatasetError            the dataset: no folder, no image, one class, a bad table
+    ├── ImageError            one image that cannot be decoded
     ├── BaseError               a base that is unknown or cannot be built as asked
     │   ├── WeightsError        weights that are missing, do not fit, or are not finite
     │   └── CutError            a layer that is not there, or cannot be cut at
@@ -67,12 +67,12 @@ class OptionError(PermafrostError):
     """An option's value, or two options together, make no sense."""
 
 
-class ListingError(PermafrostError):
-    """A data set that cannot be listed."""
+class DatasetError(PermafrostError):
+    """A dataset that cannot be listed."""
 
 
-class PictureError(PermafrostError):
-    """A picture that cannot be decoded."""
+class ImageError(PermafrostError):
+    """An image that cannot be decoded."""
 
 
 class BaseError(PermafrostError):

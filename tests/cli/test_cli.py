@@ -242,8 +242,8 @@ def test_the_version_is_printed(call):
 
 def test_extract_fit_head_finetune_evaluate_predict_and_features_as_json(answer, work, split_photos, tiny_base):
     made = answer("extract", split_photos, "--base", tiny_base, "--pool", "avg")
-    assert made.keys() >= {"set", "store", "pictures", "computed", "kept", "set_aside", "shape", "engine", "seconds"}
-    assert (made["pictures"], made["computed"], made["kept"], made["set_aside"]) == (36, 36, 0, 0)
+    assert made.keys() >= {"set", "store", "images", "computed", "kept", "skipped", "shape", "engine", "seconds"}
+    assert (made["images"], made["computed"], made["kept"], made["skipped"]) == (36, 36, 0, 0)
     assert (made["set"], made["shape"]) == ("features/split-photos.h5", [16])
     assert "total" in made["seconds"]
 
@@ -267,7 +267,7 @@ def test_extract_fit_head_finetune_evaluate_predict_and_features_as_json(answer,
     assert [len(found["top"]) for found in answers] == [2] * 3
 
     (entry,) = answer("features", "list")
-    assert (entry["set"], entry["pictures"], entry["base"], entry["cut"]) == (made["set"], 36, "tiny", "top")
+    assert (entry["set"], entry["images"], entry["base"], entry["cut"]) == (made["set"], 36, "tiny", "top")
     shown = answer("features", "show", made["set"])
     assert shown["classes"] == ["checks", "dots", "stripes"]
     assert leftovers(work) == []
@@ -282,16 +282,16 @@ def test_what_was_made_and_where_is_in_the_last_lines(call, work, split_photos, 
     lines, text = last("extract", split_photos, "--base", tiny_base, "--pool", "avg")
     assert lines[0].startswith("store: features/store/tiny-top-")
     assert lines[1] == "set: features/split-photos.h5"
-    assert "pictures: 36 (train 18, validation 9, test 9); 3 classes\ncomputed: 36 by openvino (within " in text
+    assert "images: 36 (train 18, validation 9, test 9); 3 classes\ncomputed: 36 by openvino (within " in text
 
     lines, text = last("fit-head", "features/split-photos.h5", "--hidden", "8,4", "--epochs", "1", "--dropout", "0.1")
     assert lines == ["run: runs/split-photos-dense", "model: runs/split-photos-dense/model.keras"]
     assert re.search(
-        r"^test: accuracy [01]\.\d{4} \([01]\.\d{3} to [01]\.\d{3}\), balanced [01]\.\d{4}, 9 pictures$",
+        r"^test: accuracy [01]\.\d{4} \([01]\.\d{3} to [01]\.\d{3}\), balanced [01]\.\d{4}, 9 images$",
         text,
         re.MULTILINE,
     )
-    assert re.search(r"^parity: largest difference \d\.\de-\d+ on 9 pictures; at full size ", text, re.MULTILINE)
+    assert re.search(r"^parity: largest difference \d\.\de-\d+ on 9 images; at full size ", text, re.MULTILINE)
 
     lines, text = last(
         *("finetune", "runs/split-photos-dense", "--unfreeze", "-1", "--epochs", "1", "--learning-rate", "0"),
@@ -303,7 +303,7 @@ def test_what_was_made_and_where_is_in_the_last_lines(call, work, split_photos, 
 
     lines, text = last("evaluate", "runs/split-photos-dense", split_photos)
     assert re.fullmatch(
-        r"test: accuracy [01]\.\d{4} \([01]\.\d{3} to [01]\.\d{3}\), balanced [01]\.\d{4}, 9 pictures", lines[-1]
+        r"test: accuracy [01]\.\d{4} \([01]\.\d{3} to [01]\.\d{3}\), balanced [01]\.\d{4}, 9 images", lines[-1]
     )
     assert "  dots: precision " in text
 
@@ -321,28 +321,28 @@ def test_a_training_that_runs_off_to_infinity_keeps_the_model_and_says_so(call, 
     assert "not a number at best: no epoch improved it, the model is the one it started from\n" in out
 
 
-def test_predict_answers_a_line_a_picture(call, run, split_photos):
-    pictures = sorted((split_photos / "test" / "dots").iterdir())
+def test_predict_answers_a_line_a_image(call, run, split_photos):
+    images = sorted((split_photos / "test" / "dots").iterdir())
 
-    status, out, err = call("predict", run.folder, *pictures, "--top", "1")
+    status, out, err = call("predict", run.folder, *images, "--top", "1")
 
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert [line.split(": ")[0] for line in lines] == [str(path) for path in pictures]
+    assert [line.split(": ")[0] for line in lines] == [str(path) for path in images]
     assert all(re.fullmatch(r".*: (dots|checks|stripes) [01]\.\d{4}", line) for line in lines)
 
 
-def test_predict_with_a_bad_picture_ends_with_2_but_answers_the_others(call, run, split_photos, tmp_path):
-    picture = next((split_photos / "test" / "dots").iterdir())
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+def test_predict_with_a_bad_image_ends_with_2_but_answers_the_others(call, run, split_photos, tmp_path):
+    image = next((split_photos / "test" / "dots").iterdir())
+    (tmp_path / "bad.png").write_bytes(b"no image")
 
-    status, out, err = call("predict", run.folder, tmp_path / "bad.png", picture)
-    json_status, json_out, json_err = call("predict", run.folder, tmp_path / "bad.png", picture, "--json")
+    status, out, err = call("predict", run.folder, tmp_path / "bad.png", image)
+    json_status, json_out, json_err = call("predict", run.folder, tmp_path / "bad.png", image, "--json")
 
     assert status == json_status == 2
-    assert out.splitlines()[0] == f"{tmp_path / 'bad.png'}: bad picture"
-    assert out.splitlines()[1].startswith(f"{picture}: dots ")
-    line = f"permafrost predict: bad picture {tmp_path / 'bad.png'}: not a picture in any format that Pillow reads\n"
+    assert out.splitlines()[0] == f"{tmp_path / 'bad.png'}: bad image"
+    assert out.splitlines()[1].startswith(f"{image}: dots ")
+    line = f"permafrost predict: bad image {tmp_path / 'bad.png'}: not an image in any format that Pillow reads\n"
     assert err == json_err == line
     assert [set(found) for found in json.loads(json_out)] == [
         {"path", "error"},
@@ -376,26 +376,26 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(answer, call, work
     plan = answer(*arguments)
     status, out, err = call(*arguments)
 
-    assert (plan["pictures"], plan["compute"], plan["keep"]) == (36, 36, 0)
+    assert (plan["images"], plan["compute"], plan["keep"]) == (36, 36, 0)
     assert plan["bytes"] == 36 * (8 * 8 * 16 * 4 + 44)
     assert (status, err) == (0, "")
-    assert out.startswith("would compute 36 of 36 pictures; 0 are kept already\n")
+    assert out.startswith("would compute 36 of 36 images; 0 are kept already\n")
     assert out.endswith("set: features/split-photos.h5 (not written: this was a dry run)\n")
     assert files_below(work) == []
 
 
-def test_pictures_that_were_set_aside_are_listed_with_the_reason(call, own_photos, tiny_base, work):
+def test_images_that_were_set_aside_are_listed_with_the_reason(call, own_photos, tiny_base, work):
     (own_photos / "dots" / "empty.png").write_bytes(b"")
     (own_photos / "dots" / "notes.txt").write_bytes(b"")
 
     status, out, err = call("extract", own_photos, "--base", tiny_base)
 
     assert (status, err) == (0, "")
-    assert out.startswith("set aside: 2\n")
+    assert out.startswith("skipped: 2\n")
     assert "  dots/empty.png: the file is empty\n" in out
-    assert "  dots/notes.txt: not a picture by its name\n" in out
+    assert "  dots/notes.txt: not an image by its name\n" in out
     _, shown, _ = call("features", "show", "features/own-photos.h5")
-    assert "set aside: dots/empty.png: the file is empty\n" in shown
+    assert "skipped: dots/empty.png: the file is empty\n" in shown
 
 
 def test_features_list_shows_what_cannot_be_opened_beside_the_others(call, own_features, features):
@@ -407,7 +407,7 @@ def test_features_list_shows_what_cannot_be_opened_beside_the_others(call, own_f
     assert (status, err) == (0, "")
     broken, whole = out.splitlines()
     assert broken.startswith(f"{folder / 'broken.h5'}: not a feature set")
-    assert whole == (f"{own_features.path}: 36 pictures, tiny top, shape (16,), key {features.spec.key}")
+    assert whole == (f"{own_features.path}: 36 images, tiny top, shape (16,), key {features.spec.key}")
 
 
 def test_features_list_of_an_empty_folder_says_so(call, work):
@@ -449,14 +449,14 @@ def test_a_missing_folder(refused, work, tiny_base):
     assert f"no such folder or file: {work / 'nothing'}. Give a folder with one folder a class" in line
 
 
-def test_a_folder_without_pictures(refused, work, tiny_base):
+def test_a_folder_without_images(refused, work, tiny_base):
     (work / "photos" / "cats").mkdir(parents=True)
     (work / "photos" / "cats" / "notes.txt").write_text("")
 
     line = refused("extract", "photos", "--base", tiny_base)
 
-    assert "no pictures in " in line
-    assert line.endswith("expected folders of pictures, one folder a class, found 2 other things")
+    assert "no images in " in line
+    assert line.endswith("expected folders of images, one folder a class, found 2 other things")
 
 
 def test_one_class_only(refused, work, tiny_base):
@@ -465,7 +465,7 @@ def test_one_class_only(refused, work, tiny_base):
     line = refused("extract", "photos", "--base", tiny_base)
 
     assert "only one class in " in line
-    assert "expected at least two, found dots. Put the pictures of each class into a folder of its own" in line
+    assert "expected at least two, found dots. Put the images of each class into a folder of its own" in line
 
 
 def test_an_unknown_base_with_the_nearest(refused, photos):
@@ -535,13 +535,13 @@ def test_an_image_size_that_is_none(refused, photos, tiny_base):
     assert "expected a number of pixels, or HEIGHTxWIDTH, found 12y12" in line
 
 
-def test_a_picture_that_cannot_be_decoded_where_that_is_to_be_an_error(refused, own_photos, tiny_base):
+def test_a_image_that_cannot_be_decoded_where_that_is_to_be_an_error(refused, own_photos, tiny_base):
     (own_photos / "dots" / "dots-000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
 
     line = refused("extract", own_photos, "--base", tiny_base, "--on-bad", "fail")
 
-    assert "bad picture dots/dots-000.png: " in line
-    assert line.endswith("Remove it, or set such pictures aside with --on-bad skip")
+    assert "bad image dots/dots-000.png: " in line
+    assert line.endswith("Remove it, or set such images aside with --on-bad skip")
 
 
 def test_a_set_that_is_not_there(refused):
@@ -598,7 +598,7 @@ def test_a_run_that_is_not_there(refused, photos):
             ["extract", "photos", "--test-fraction", "1.5"],
             "fractions for validation and test leave nothing to train on",
         ),
-        (["extract", "photos", "--on-bad", "cry"], "unknown way with bad pictures; expected skip or fail, found cry"),
+        (["extract", "photos", "--on-bad", "cry"], "unknown way with bad images; expected skip or fail, found cry"),
         (["extract", "photos", "--pool", "sum"], "unknown pool; expected none or avg or max, found sum"),
         (["extract", "photos", "--dtype", "int8"], "unknown dtype; expected float32 or float16, found int8"),
         (
@@ -644,7 +644,7 @@ def test_debug_shows_a_traceback_and_the_line(call, work):
 
     assert (status, out) == (2, "")
     assert err.startswith("Traceback (most recent call last):\n")
-    assert "permafrost.errors.ListingError: " in err
+    assert "permafrost.errors.DatasetError: " in err
     assert err.splitlines()[-1].startswith("permafrost extract: no such folder or file: ")
 
 
@@ -690,12 +690,12 @@ def test_nothing_but_the_result_is_printed_by_a_real_process(split_photos, tiny_
 
 
 def write_many(folder: Path, count: int) -> Path:
-    """Tiny pictures, no two the same."""
+    """Tiny images, no two the same."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
-    for number, picture in enumerate(pixels):
+    for number, image in enumerate(pixels):
         place = folder / ("even", "odd")[number % 2]
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(place / f"{number}.bmp")
+        Image.fromarray(image).save(place / f"{number}.bmp")
     return folder
 
 
@@ -703,7 +703,7 @@ def test_ctrl_c_ends_with_130_and_what_was_committed_is_kept(answer, tiny_base, 
     count = 3000
     photos = write_many(tmp_path / "many", count)
     arguments = ("extract", photos, "--base", tiny_base, "--pool", "avg")
-    # A picture at a time, so that it takes far longer than it takes to interrupt it.
+    # An image at a time, so that it takes far longer than it takes to interrupt it.
     # A suite that a shell runs in the background has Ctrl-C ignored, and would hand that on.
     heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = start(*arguments, "--batch-size", "1", cwd=work, preexec_fn=heard)
@@ -762,10 +762,10 @@ def test_what_no_set_refers_to_is_shown_and_goes_only_where_that_is_said(call, a
 def test_a_set_can_be_written_to_one_plain_file(call, answer, own_features, work, name):
     summary = answer("features", "export", own_features.path, name)
 
-    assert (summary["file"], summary["pictures"], summary["shape"]) == (name, 36, [16])
+    assert (summary["file"], summary["images"], summary["shape"]) == (name, 36, [16])
     assert summary["bytes"] == (work / name).stat().st_size
     status, out, _ = call("features", "export", own_features.path, name)
-    assert (status, out.splitlines()[0]) == (0, "X: 36 pictures, shape (16,), float32")
+    assert (status, out.splitlines()[0]) == (0, "X: 36 images, shape (16,), float32")
 
 
 def test_a_reader_that_goes_away_is_no_error(own_features):
@@ -778,7 +778,7 @@ def test_a_reader_that_goes_away_is_no_error(own_features):
         assert (process.returncode, err.read()) == (0, "")
 
 
-def test_the_pictures_of_a_real_process_may_come_from_anywhere(call, run, tmp_path, monkeypatch):
+def test_the_images_of_a_real_process_may_come_from_anywhere(call, run, tmp_path, monkeypatch):
     odd = tmp_path / "päth with spaces"
     odd.mkdir()
     (odd / "-dash.png").write_bytes(encoded(texture("dots", 1)))

@@ -28,7 +28,7 @@ def engine(model) -> Engine:
 
 @pytest.fixture(scope="module")
 def whole(engine) -> np.ndarray:
-    """The features of all pictures, computed in one batch."""
+    """The features of all images, computed in one batch."""
     return engine(PIXELS)[0]
 
 
@@ -45,7 +45,7 @@ def test_the_same_batch_gives_the_same_features_to_the_last_bit(engine):
 
 @settings(max_examples=10)
 @given(rows=st.lists(st.integers(0, 7), min_size=1, max_size=8))
-def test_a_pictures_features_do_not_depend_on_the_others_in_its_batch_or_on_how_full_it_is(engine, whole, rows):
+def test_a_images_features_do_not_depend_on_the_others_in_its_batch_or_on_how_full_it_is(engine, whole, rows):
     (features,) = engine(PIXELS[rows])
 
     assert features.shape == whole[rows].shape

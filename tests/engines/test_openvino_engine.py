@@ -44,7 +44,7 @@ def engine(model) -> OpenVINOEngine:
 
 @pytest.fixture(scope="module")
 def expected(model) -> np.ndarray:
-    """What Keras predicts for all pictures."""
+    """What Keras predicts for all images."""
     return model.predict(PIXELS.astype(np.float32), verbose=0)
 
 
@@ -63,7 +63,7 @@ def wrong_by(share: float, monkeypatch) -> None:
     run = OpenVINOEngine.__call__
 
     def wrong(self, pixels):
-        return [features + share * np.abs(features[: checked.PICTURES]).max() for features in run(self, pixels)]
+        return [features + share * np.abs(features[: checked.IMAGES]).max() for features in run(self, pixels)]
 
     monkeypatch.setattr(OpenVINOEngine, "__call__", wrong)
 
@@ -364,7 +364,7 @@ def test_nothing_goes_on_before_the_first_batch_has_been_checked(model, engine, 
 def test_a_trunk_is_converted_once_and_then_read(take, photos, own_photos, monkeypatch):
     take(photos)
     for path in own_photos.rglob("*.png"):
-        path.write_bytes(path.read_bytes() + b"\0")  # Other pictures to compute, as their bytes are others.
+        path.write_bytes(path.read_bytes() + b"\0")  # Other images to compute, as their bytes are others.
 
     monkeypatch.setattr("permafrost.engines.openvino_engine.convert", lambda _: pytest.fail("converted again"))
 

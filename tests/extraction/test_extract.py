@@ -1,4 +1,4 @@
-"""Pictures through a trunk into a store: only what is missing is computed, and nothing is dropped without a word."""
+"""Images through a trunk into a store: only what is missing is computed, and nothing is dropped without a word."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from permafrost.engines.keras_engine import KerasEngine
 from permafrost.errors import (
     BaseError,
     CutError,
+    DatasetError,
     FeatureError,
-    ListingError,
+    ImageError,
     OptionError,
     PermafrostError,
-    PictureError,
     ShardError,
     StoreError,
     WeightsError,
@@ -31,7 +31,7 @@ from permafrost.extraction import reader as reading
 from permafrost.extraction import writer as committing
 from permafrost.extraction.extract import Extraction, compute_features
 from permafrost.extraction.pipeline import PipelineOptions
-from permafrost.images.dataset import read_listing
+from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import decode_resized
 from permafrost.images.splits import assign_splits
 from permafrost.store.feature_set import FeatureSet
@@ -67,11 +67,11 @@ def test_features_are_what_keras_predicts_on_the_same_pixels(reference):
     assert close(x, expected, 1e-4)
 
 
-def test_the_set_says_what_the_listing_says(reference, photos):
-    listing = read_listing(photos)
+def test_the_set_says_what_the_dataset_says(reference, photos):
+    dataset = read_dataset(photos)
 
-    assert reference.names() == list(listing.names)
-    assert reference.labels().tolist() == list(listing.labels)
+    assert reference.names() == list(dataset.names)
+    assert reference.labels().tolist() == list(dataset.labels)
     assert tuple(reference.class_names) == CLASSES
     assert reference.root == str(photos)
     digests = [row.tobytes() for row in reference.digests()]
@@ -84,13 +84,11 @@ def test_the_set_says_what_the_listing_says(reference, photos):
 def test_the_summary_counts_and_the_file_opens_to_the_same(reference):
     again = open_features(reference.path)
 
-    assert {
-        key: reference.summary[key] for key in ("pictures", "computed", "kept", "set_aside", "shape", "engine")
-    } == {
-        "pictures": 18,
+    assert {key: reference.summary[key] for key in ("images", "computed", "kept", "skipped", "shape", "engine")} == {
+        "images": 18,
         "computed": 18,
         "kept": 0,
-        "set_aside": 0,
+        "skipped": 0,
         "shape": [16],
         "engine": f"keras/{keras.backend.backend()}",
     }
@@ -118,8 +116,8 @@ def test_shares_decide_the_splits_where_none_are_given(take, photos, reference):
 
 
 def test_a_csv_and_an_npz_are_data_sets_too(take, photos, reference, tmp_path):
-    listing = read_listing(photos)
-    lines = [f"{photos}/{name},{label}" for name, label in zip(listing.names, listing.labels, strict=True)]
+    dataset = read_dataset(photos)
+    lines = [f"{photos}/{name},{label}" for name, label in zip(dataset.names, dataset.labels, strict=True)]
     (tmp_path / "table.csv").write_text("\n".join(["path,label", *lines]))
     arrays = np.stack([decode_resized(Path(path).read_bytes(), (PX, PX)) for path in reference.paths()])
     np.savez(tmp_path / "arrays.npz", X=arrays, y=reference.labels())
@@ -143,7 +141,7 @@ def test_workers_and_batch_size_change_no_feature_and_no_order(take, photos, ref
     assert features.spec == reference.spec
 
 
-def test_memory_for_one_picture_at_a_time_changes_no_feature_and_no_order(take, photos, reference, monkeypatch):
+def test_memory_for_one_image_at_a_time_changes_no_feature_and_no_order(take, photos, reference, monkeypatch):
     monkeypatch.setattr(reading, "DECODING_BYTES", 1)
 
     features = take(photos, workers=4)
@@ -212,7 +210,7 @@ def test_nothing_is_printed_where_standard_error_is_no_terminal(tiny_base, photo
 
     printed = capfd.readouterr()
     assert printed.out == ""
-    assert "pictures" not in printed.err
+    assert "images" not in printed.err
 
 
 # What is computed again
@@ -231,7 +229,7 @@ def test_the_second_run_computes_nothing(take, photos, computed):
     assert {path: path.stat().st_mtime_ns for path in second.store.folder.iterdir()} == shards
 
 
-def test_in_a_folder_that_grew_only_the_new_pictures_are_computed(take, own_photos, computed):
+def test_in_a_folder_that_grew_only_the_new_images_are_computed(take, own_photos, computed):
     first = take(own_photos)
     write_photos(own_photos, per_class=2, first=50)
     computed.clear()
@@ -239,13 +237,13 @@ def test_in_a_folder_that_grew_only_the_new_pictures_are_computed(take, own_phot
     features = take(own_photos)
 
     assert computed == [6]
-    assert (features.summary["pictures"], features.summary["computed"]) == (24, 6)
+    assert (features.summary["images"], features.summary["computed"]) == (24, 6)
     known = dict(zip(first.names(), first.arrays()[0], strict=True))
     now = dict(zip(features.names(), features.arrays()[0], strict=True))
     assert all(np.array_equal(now[name], row) for name, row in known.items())
 
 
-def test_removing_pictures_computes_nothing_and_leaves_the_others_where_they_were(take, own_photos, computed):
+def test_removing_images_computes_nothing_and_leaves_the_others_where_they_were(take, own_photos, computed):
     first = take(own_photos)
     removed = first.names()[::3]
     for name in removed:
@@ -278,7 +276,7 @@ def test_renaming_every_file_relabelling_it_and_moving_the_folder_computes_nothi
     assert {row.tobytes() for row in features.digests()} == {row.tobytes() for row in first.digests()}
 
 
-def test_one_picture_edited_with_its_size_and_time_kept_is_computed_again_alone(take, own_photos, computed):
+def test_one_image_edited_with_its_size_and_time_kept_is_computed_again_alone(take, own_photos, computed):
     first = take(own_photos)
     path = Path(first.paths()[0])
     before, data = path.stat(), bytearray(path.read_bytes())
@@ -303,7 +301,7 @@ def test_copies_are_computed_once_and_all_are_listed(take, own_photos, computed)
     features = take(own_photos, batch_size=3)
 
     assert sum(computed) == 18
-    assert (features.summary["pictures"], features.summary["computed"], features.summary["kept"]) == (23, 18, 5)
+    assert (features.summary["images"], features.summary["computed"], features.summary["kept"]) == (23, 18, 5)
     x, _ = features.arrays()
     rows = [row for row, name in enumerate(features.names()) if "copy-" in name or name == "dots/dots-000.png"]
     assert len(rows) == 6
@@ -320,7 +318,7 @@ def test_copies_in_two_splits_or_under_two_labels_are_told_with_their_paths_here
     features = take(data)
 
     told = features.summary["copies"]
-    assert (told["pictures"], told["across_splits"], told["across_labels"]) == (3, 1, 1)
+    assert (told["images"], told["across_splits"], told["across_labels"]) == (3, 1, 1)
     assert [[tuple(each.values()) for each in group] for group in told["groups"]] == [
         [("test/dots/again.png", "test", "dots"), (one, "train", "dots")],
         [("train/checks/other.jpg", "train", "checks"), (two, "train", "dots")],
@@ -331,7 +329,7 @@ def test_copies_in_two_splits_or_under_two_labels_are_told_with_their_paths_here
 
 def test_a_data_set_without_copies_has_none(reference):
     assert reference.copies() == []
-    assert reference.summary["copies"] == {"pictures": 0, "across_splits": 0, "across_labels": 0, "groups": []}
+    assert reference.summary["copies"] == {"images": 0, "across_splits": 0, "across_labels": 0, "groups": []}
 
 
 @pytest.mark.parametrize("change", [{"cut": "joined"}, {"image_size": 40}, {"dtype": "float16"}])
@@ -346,7 +344,7 @@ def test_whatever_changes_a_feature_computes_all_again_into_another_store(take, 
     assert other.store.folder.parent == first.store.folder.parent
 
 
-def test_another_data_set_uses_what_is_kept_of_the_same_pictures(take, photos, tmp_path, computed):
+def test_another_data_set_uses_what_is_kept_of_the_same_images(take, photos, tmp_path, computed):
     take(photos)
     computed.clear()
     some = write_photos(tmp_path / "some", per_class=2, classes=CLASSES[:2])
@@ -371,48 +369,48 @@ def test_results_are_the_same_when_the_features_folder_is_moved_as_a_whole(take,
     assert opened.digest == again.digest == first.digest
 
 
-# The pictures of a set
+# The images of a set
 
 
-def test_a_sets_picture_is_read_again_as_it_was(take, own_photos, tmp_path):
+def test_a_sets_image_is_read_again_as_it_was(take, own_photos, tmp_path):
     np.savez(tmp_path / "arrays.npz", X=np.stack([texture(kind, 0) for kind in CLASSES]), y=list(CLASSES))
     from_files, from_arrays = take(own_photos), take(tmp_path / "arrays.npz")
 
-    assert np.array_equal(from_files.load_picture(0).full_size(), texture("checks", 0, (40, 48)))
-    assert np.array_equal(from_arrays.load_picture(2).full_size(), texture(CLASSES[2], 0))
+    assert np.array_equal(from_files.load_image(0).full_size(), texture("checks", 0, (40, 48)))
+    assert np.array_equal(from_arrays.load_image(2).full_size(), texture(CLASSES[2], 0))
 
 
-def test_a_sets_picture_that_changed_or_is_gone_is_refused(take, own_photos):
+def test_a_sets_image_that_changed_or_is_gone_is_refused(take, own_photos):
     features = take(own_photos)
     changed, gone = (Path(path) for path in features.paths()[:2])
     changed.write_bytes(encoded(texture("dots", 99)))
     gone.unlink()
 
-    with pytest.raises(PictureError, match=rf"{changed} has changed since its features were kept\. Extract again"):
-        features.load_picture(0)
-    with pytest.raises(PictureError, match=rf"cannot read {gone}: No such file"):
-        features.load_picture(1)
+    with pytest.raises(ImageError, match=rf"{changed} has changed since its features were kept\. Extract again"):
+        features.load_image(0)
+    with pytest.raises(ImageError, match=rf"cannot read {gone}: No such file"):
+        features.load_image(1)
 
 
-def test_features_without_a_set_come_in_the_listings_order_and_are_kept_all_the_same(
+def test_features_without_a_set_come_in_the_datasets_order_and_are_kept_all_the_same(
     photos, tiny_base, reference, tmp_path, computed
 ):
     trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
-    listing, options = read_listing(photos), PipelineOptions(engine="keras", progress=False)
+    dataset, options = read_dataset(photos), PipelineOptions(engine="keras", progress=False)
 
-    first, second = (compute_features(listing, trunk, tmp_path, options) for _ in range(2))
+    first, second = (compute_features(dataset, trunk, tmp_path, options) for _ in range(2))
 
     assert close(first, reference.arrays()[0], 1e-6)
     assert np.array_equal(second, first)
     assert sum(computed) == 18
 
 
-def test_without_a_set_a_picture_that_cannot_be_decoded_is_an_error(own_photos, tiny_base, tmp_path):
+def test_without_a_set_a_image_that_cannot_be_decoded_is_an_error(own_photos, tiny_base, tmp_path):
     (own_photos / "dots" / "empty.png").write_bytes(b"")
     trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
 
-    with pytest.raises(PictureError, match=r"bad picture dots/empty\.png: the file is empty"):
-        compute_features(read_listing(own_photos), trunk, tmp_path, PipelineOptions(progress=False))
+    with pytest.raises(ImageError, match=r"bad image dots/empty\.png: the file is empty"):
+        compute_features(read_dataset(own_photos), trunk, tmp_path, PipelineOptions(progress=False))
 
 
 # Damage and interruption
@@ -491,10 +489,10 @@ def test_a_description_that_is_damaged_is_told(take, photos):
         take(photos)
 
 
-# Bad pictures
+# Bad images
 
 
-def test_bad_pictures_are_set_aside_with_path_and_reason_here_and_in_the_sets_file(take, own_photos):
+def test_bad_images_are_set_aside_with_path_and_reason_here_and_in_the_sets_file(take, own_photos):
     (own_photos / "dots" / "cut.jpg").write_bytes(encoded(texture("dots", 0, (90, 90)), "JPEG")[:900])
     (own_photos / "dots" / "empty.png").write_bytes(b"")
     (own_photos / "dots" / "page.jpg").write_bytes(b"<html>")
@@ -504,21 +502,21 @@ def test_bad_pictures_are_set_aside_with_path_and_reason_here_and_in_the_sets_fi
 
     features = take(own_photos)
 
-    assert features.summary["pictures"] == len(features) == 18
-    assert features.summary["set_aside"] == 6
-    assert open_features(features.path).set_aside == features.set_aside
-    reasons = dict(features.set_aside)
+    assert features.summary["images"] == len(features) == 18
+    assert features.summary["skipped"] == 6
+    assert open_features(features.path).skipped == features.skipped
+    reasons = dict(features.skipped)
     assert reasons.pop("dots/cut.jpg").startswith("cannot be decoded: OSError: ")
     assert reasons == {
         "dots/empty.png": "the file is empty",
-        "dots/page.jpg": "not a picture in any format that Pillow reads",
-        "dots/notes.txt": "not a picture by its name",
+        "dots/page.jpg": "not an image in any format that Pillow reads",
+        "dots/notes.txt": "not an image by its name",
         "dots/gone.jpg": "No such file or directory",
         "dots/fifo.jpg": "not a regular file",
     }
 
 
-def test_a_bad_picture_is_read_again_in_the_next_run(take, own_photos, computed):
+def test_a_bad_image_is_read_again_in_the_next_run(take, own_photos, computed):
     path = own_photos / "dots" / "later.png"
     path.write_bytes(b"")
     take(own_photos)
@@ -528,23 +526,23 @@ def test_a_bad_picture_is_read_again_in_the_next_run(take, own_photos, computed)
     features = take(own_photos)
 
     assert computed == [1]
-    assert features.set_aside == ()
+    assert features.skipped == ()
 
 
-def test_a_bad_picture_ends_the_run_where_that_was_asked_for_and_is_named(take, own_photos):
+def test_a_bad_image_ends_the_run_where_that_was_asked_for_and_is_named(take, own_photos):
     (own_photos / "dots" / "empty.png").write_bytes(b"")
 
-    line = r"bad picture dots/empty\.png: the file is empty\. Remove it, or set such pictures aside with --on-bad skip"
-    with pytest.raises(PictureError, match=line):
+    line = r"bad image dots/empty\.png: the file is empty\. Remove it, or set such images aside with --on-bad skip"
+    with pytest.raises(ImageError, match=line):
         take(own_photos, on_bad="fail")
 
 
-def test_where_no_picture_can_be_decoded_that_is_the_fault_and_nothing_is_written(take, tmp_path):
+def test_where_no_image_can_be_decoded_that_is_the_fault_and_nothing_is_written(take, tmp_path):
     for kind in CLASSES:
         (tmp_path / "broken" / kind).mkdir(parents=True)
         (tmp_path / "broken" / kind / "1.jpg").write_bytes(b"<html>")
 
-    with pytest.raises(ListingError, match=r"none of the 3 pictures in .* can be decoded; found stripes/1\.jpg: not a"):
+    with pytest.raises(DatasetError, match=r"none of the 3 images in .* can be decoded; found stripes/1\.jpg: not a"):
         take(tmp_path / "broken")
 
     assert not (tmp_path / "features").exists()
@@ -557,11 +555,11 @@ def test_every_broken_or_odd_file_has_one_verdict(take, own_photos, shared):
     features = take(own_photos)
 
     files = {os.path.relpath(path, own_photos) for path in odd.rglob("*") if path.is_file()}
-    told = [name for name in (*features.names(), *(name for name, _ in features.set_aside)) if name.startswith("odd/")]
+    told = [name for name in (*features.names(), *(name for name, _ in features.skipped)) if name.startswith("odd/")]
     assert sorted(told) == sorted(files)
-    assert sum("undecodable" in name for name, _ in features.set_aside) == 6
+    assert sum("undecodable" in name for name, _ in features.skipped) == 6
     assert sum("odd_but_decodable" in name for name in features.names()) == 7
-    assert all(reason for _, reason in features.set_aside)
+    assert all(reason for _, reason in features.skipped)
 
 
 # Plans
@@ -582,7 +580,7 @@ def test_a_plan_counts_right_and_writes_nothing(take, own_photos, tiny_base, tmp
     (before,) = plan(own_photos, **options)
 
     assert not (tmp_path / "features").exists()
-    assert (before.pictures, before.compute, before.keep, before.set_aside) == (19, 18, 1, 1)
+    assert (before.images, before.compute, before.keep, before.skipped) == (19, 18, 1, 1)
     assert before.bytes == 18 * (16 * 4 + 44)
     assert before.seconds > 0
     assert before.shape == (16,)
@@ -597,7 +595,7 @@ def test_a_plan_for_a_folder_that_grew_counts_only_what_is_new(take, own_photos,
 
     (told,) = plan(own_photos, base=str(tiny_base), pool="avg", out=features.path)
 
-    assert (told.pictures, told.compute, told.keep, told.set_aside) == (21, 3, 18, 0)
+    assert (told.images, told.compute, told.keep, told.skipped) == (21, 3, 18, 0)
     assert {path: path.stat().st_mtime_ns for path in features.path.parent.rglob("*")} == files
 
 
@@ -626,8 +624,8 @@ def misfit(folder: Path) -> str:
 
 
 WRONG = {
-    "no data": ({"data": "gone"}, ListingError, "no such folder or file"),
-    "one class": ({"data": "one"}, ListingError, "only one class"),
+    "no data": ({"data": "gone"}, DatasetError, "no such folder or file"),
+    "one class": ({"data": "one"}, DatasetError, "only one class"),
     "unknown base": ({"base": "vgg_61"}, BaseError, "unknown base vgg_61"),
     "no such file": ({"base": "gone.keras"}, BaseError, "no model file gone.keras"),
     "unknown option": ({"base": "vgg16:alpha=1"}, BaseError, "vgg16 has no option"),
@@ -682,7 +680,7 @@ def loud_base(folder: Path, scale: float) -> str:
     return str(folder / "loud.keras")
 
 
-def test_features_too_large_for_float16_are_refused_naming_the_picture(take, photos, tmp_path):
+def test_features_too_large_for_float16_are_refused_naming_the_image(take, photos, tmp_path):
     line = (
         r"features of checks/checks-000\.png are not finite; expected numbers within float16, found numbers too large"
     )
@@ -693,7 +691,7 @@ def test_features_too_large_for_float16_are_refused_naming_the_picture(take, pho
     assert len(take(photos, base=loud_base(tmp_path, 1e6))) == 18
 
 
-def test_features_that_are_not_finite_are_refused_naming_the_picture(take, photos, tmp_path):
+def test_features_that_are_not_finite_are_refused_naming_the_image(take, photos, tmp_path):
     line = r"features of checks/checks-000\.png are not finite; .*found NaN or infinity\. Cut at another layer"
     with pytest.raises(FeatureError, match=line):
         take(photos, base=loud_base(tmp_path, 1e38))
@@ -701,10 +699,10 @@ def test_features_that_are_not_finite_are_refused_naming_the_picture(take, photo
     assert not (tmp_path / "features").exists()
 
 
-# Real weights and pictures
+# Real weights and images
 
 
-def test_real_features_tell_real_pictures_apart(take, shared, tmp_path):
+def test_real_features_tell_real_images_apart(take, shared, tmp_path):
     for kind in ("red", "green"):
         names = sorted(path.name for path in (shared / "data" / "traffic_lights" / "test" / kind).iterdir())[:8]
         (tmp_path / "lights" / kind).mkdir(parents=True)

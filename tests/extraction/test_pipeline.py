@@ -22,20 +22,20 @@ def test_the_bar_says_how_many_were_kept_and_what_limits_the_speed(monkeypatch):
     watch = Stopwatch()
     watch.seconds["compute"] = 5.0
 
-    with _progress(100, watch, shown=True) as picture_done:
+    with _progress(100, watch, shown=True) as image_done:
         for kept in (True, True, False, False):
-            picture_done(kept)
+            image_done(kept)
             time.sleep(0.11)
 
     drawn = sys.stderr.getvalue()
-    assert "pictures/s" in drawn
+    assert "images/s" in drawn
     assert "2 kept already, limited by computing" in drawn
 
 
 def test_no_bar_is_drawn_where_none_is_wanted(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
 
-    with _progress(1, Stopwatch(), shown=False) as picture_done:
-        picture_done(False)
+    with _progress(1, Stopwatch(), shown=False) as image_done:
+        image_done(False)
 
     assert sys.stderr.getvalue() == ""

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from permafrost.extraction import reader as reading
-from permafrost.extraction.pipeline import only_pictures
+from permafrost.extraction.pipeline import only_images
 from permafrost.extraction.reader import Found, Reader, RowKey, Turns
-from permafrost.images.dataset import read_listing
+from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import content_digest
 
 
 def read(folder, are_kept) -> list[Found]:
-    """What comes of the pictures of a folder, at 8 px."""
+    """What comes of the images of a folder, at 8 px."""
     reader = Reader(
-        listing=read_listing(folder),
+        dataset=read_dataset(folder),
         size=(8, 8),
         are_kept=are_kept,
-        views_of=only_pictures,
+        views_of=only_images,
         augmentation=None,
         decode=True,
         max_pixels=10**6,
@@ -32,7 +32,7 @@ def read(folder, are_kept) -> list[Found]:
 
 
 class Kept:
-    """Answers which pictures are kept, and notes how many are asked for together."""
+    """Answers which images are kept, and notes how many are asked for together."""
 
     def __init__(self, is_kept: Callable[[bytes], bool]) -> None:
         self._is_kept = is_kept
@@ -44,7 +44,7 @@ class Kept:
 
 
 @pytest.mark.parametrize(("most", "together"), [(2**20, 8), (0, 1)])
-def test_as_many_pictures_are_looked_up_together_as_may_be_in_memory(own_photos, monkeypatch, most, together):
+def test_as_many_images_are_looked_up_together_as_may_be_in_memory(own_photos, monkeypatch, most, together):
     monkeypatch.setattr(reading, "LOADED_BYTES", most)
     (own_photos / "dots" / "dots-000.png").write_bytes(b"rubbish")  # Its digest is odd: it is not taken for kept.
     kept = Kept(lambda digest: digest[0] % 2 == 0)
@@ -58,8 +58,8 @@ def test_as_many_pictures_are_looked_up_together_as_may_be_in_memory(own_photos,
         assert all(np.shape(pixels) == (8, 8, 3) for pixels in each.missing.values())
 
 
-def test_where_all_pictures_are_kept_more_are_read_and_looked_up_together(tmp_path):
-    contents = [f"no picture {i}".encode() for i in range(500)]
+def test_where_all_images_are_kept_more_are_read_and_looked_up_together(tmp_path):
+    contents = [f"no image {i}".encode() for i in range(500)]
     for i, content in enumerate(contents):
         path = tmp_path / ("former" if i < 300 else "latter") / f"{i:03d}.jpg"
         path.parent.mkdir(exist_ok=True)
@@ -73,7 +73,7 @@ def test_where_all_pictures_are_kept_more_are_read_and_looked_up_together(tmp_pa
     assert [each.digest for each in found] == [content_digest(content) for content in contents]
 
 
-def test_where_a_picture_is_missing_few_are_decoded_by_one_thread(own_photos):
+def test_where_a_image_is_missing_few_are_decoded_by_one_thread(own_photos):
     kept = Kept(lambda _: False)
 
     read(own_photos, kept)
@@ -82,7 +82,7 @@ def test_where_a_picture_is_missing_few_are_decoded_by_one_thread(own_photos):
 
 
 def enter(turns: Turns, inside: threading.Event) -> threading.Thread:
-    """A thread that reads one picture in a turn, and says when it is at it."""
+    """A thread that reads one image in a turn, and says when it is at it."""
 
     def turn() -> None:
         with turns.turn([0]):

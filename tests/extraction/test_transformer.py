@@ -1,4 +1,4 @@
-"""`FeatureExtractor` is a scikit-learn transformer over paths or pictures, on the same store as `extract`."""
+"""`FeatureExtractor` is a scikit-learn transformer over paths or images, on the same store as `extract`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sklearn.pipeline import make_pipeline
 
 import permafrost as pf
 import samples
-from permafrost.errors import CutError, OptionError, PictureError
+from permafrost.errors import CutError, ImageError, OptionError
 from permafrost.extraction.transformer import FeatureExtractor
 
-# Those of scikit-learn's checks that feed no table of numbers, which is neither paths nor pictures.
+# Those of scikit-learn's checks that feed no table of numbers, which is neither paths nor images.
 APPLICABLE = (
     checks.check_do_not_raise_errors_in_init_or_set_params,
     checks.check_estimator_cloneable,
@@ -82,19 +82,19 @@ def test_kept_features_are_not_computed_again(extractor: FeatureExtractor, paths
     np.testing.assert_array_equal(again, first[::-1])
 
 
-def test_pictures_may_be_arrays_of_any_sizes(extractor: FeatureExtractor) -> None:
-    pictures = [samples.texture("dots", 1, (40, 50)), samples.texture("checks", 2, (33, 61))]
+def test_images_may_be_arrays_of_any_sizes(extractor: FeatureExtractor) -> None:
+    images = [samples.texture("dots", 1, (40, 50)), samples.texture("checks", 2, (33, 61))]
 
-    features = extractor.fit(pictures).transform(pictures)
+    features = extractor.fit(images).transform(images)
 
     assert features.shape == (2, extractor.n_features_out_)
     assert not np.array_equal(features[0], features[1])
 
 
-def test_one_array_of_pictures_and_a_list_of_them_give_the_same(extractor: FeatureExtractor) -> None:
-    pictures = np.stack([samples.texture("dots", seed) for seed in range(3)])
+def test_one_array_of_images_and_a_list_of_them_give_the_same(extractor: FeatureExtractor) -> None:
+    images = np.stack([samples.texture("dots", seed) for seed in range(3)])
 
-    together, apart = extractor.fit_transform(pictures), extractor.fit_transform(list(pictures))
+    together, apart = extractor.fit_transform(images), extractor.fit_transform(list(images))
 
     np.testing.assert_array_equal(together, apart)
 
@@ -147,20 +147,18 @@ def test_it_is_searched_over_as_any_step_of_a_pipeline(
     assert search.best_score_ > 0.5
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(
-    extractor: FeatureExtractor, paths: list[str], tmp_path: Path
-) -> None:
+def test_a_image_that_cannot_be_decoded_is_named(extractor: FeatureExtractor, paths: list[str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
 
-    with pytest.raises(PictureError, match=r"bad\.jpg"):
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
         extractor.fit(paths).transform([*paths[:2], str(bad)])
 
 
-@pytest.mark.parametrize("pictures", ["one.jpg", [], 3, [1, 2], ["a.jpg", np.zeros((4, 4, 3))]])
-def test_what_is_no_list_of_pictures_is_refused(extractor: FeatureExtractor, pictures: object) -> None:
-    with pytest.raises(OptionError, match="pictures"):
-        extractor.fit(pictures)
+@pytest.mark.parametrize("images", ["one.jpg", [], 3, [1, 2], ["a.jpg", np.zeros((4, 4, 3))]])
+def test_what_is_no_list_of_images_is_refused(extractor: FeatureExtractor, images: object) -> None:
+    with pytest.raises(OptionError, match="images"):
+        extractor.fit(images)
 
 
 def test_a_cut_that_is_not_there_is_refused_when_fitted(extractor: FeatureExtractor, paths: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Kept views: of training pictures alone, each computed once, found again whatever else there is."""
+"""Kept views: of training images alone, each computed once, found again whatever else there is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AUGMENT = "flip,rotate=20"
 
 @pytest.fixture(scope="module")
 def viewed(split_photos, tiny_base, tmp_path_factory) -> FeatureSet:
-    """Three views of each of 18 training pictures; 9 pictures to validate, 9 to test. Not to be changed."""
+    """Three views of each of 18 training images; 9 images to validate, 9 to test. Not to be changed."""
     out = tmp_path_factory.mktemp("viewed") / "features" / "set.h5"
     return extract(split_photos, base=str(tiny_base), pool="avg", views=3, augment=AUGMENT, out=out, progress=False)
 
@@ -35,12 +35,12 @@ def viewed(split_photos, tiny_base, tmp_path_factory) -> FeatureSet:
 def test_a_views_features_are_the_trunks_on_the_augmented_pixels(viewed, tiny_base):
     trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
     rows, augmentation = viewed.rows("train"), read_augmentation(AUGMENT)
-    pixels = [viewed.load_picture(int(row)).pixels((PX, PX)) for row in rows]
+    pixels = [viewed.load_image(int(row)).pixels((PX, PX)) for row in rows]
 
     for number in range(3):
         views = [
-            augmentation.view(picture, digest.tobytes(), number)
-            for picture, digest in zip(pixels, viewed.digests("train"), strict=True)
+            augmentation.view(image, digest.tobytes(), number)
+            for image, digest in zip(pixels, viewed.digests("train"), strict=True)
         ]
         expected = trunk.model.predict(np.stack(views).astype(np.float32), verbose=0)
         x, y = viewed.arrays("train", view=number)
@@ -72,7 +72,7 @@ def test_views_never_reach_validation_or_test(viewed, split):
         viewed.arrays(split, view=1)
 
     assert one_error_line(caught.value) == (
-        "only training pictures have views; expected training pictures, or view 0, found 1"
+        "only training images have views; expected training images, or view 0, found 1"
     )
     assert len(viewed.arrays(split, view=0)[0]) == len(viewed.rows(split))
 
@@ -83,7 +83,7 @@ def test_a_view_that_is_not_there_is_refused(viewed, view):
         viewed.arrays("train", view=view)
 
 
-def test_a_set_without_views_has_the_pictures_alone(take, photos):
+def test_a_set_without_views_has_the_images_alone(take, photos):
     features = take(photos)
 
     assert (features.views, features.augmentation) == (1, "")
@@ -91,7 +91,7 @@ def test_a_set_without_views_has_the_pictures_alone(take, photos):
         features.arrays("train", view=1)
 
 
-def test_pictures_that_are_kept_are_found_again_with_any_augmentation(take, split_photos, computed):
+def test_images_that_are_kept_are_found_again_with_any_augmentation(take, split_photos, computed):
     plain = take(split_photos)
     computed.clear()
 
@@ -113,7 +113,7 @@ def test_more_views_later_cost_only_the_new_ones_and_change_none(take, split_pho
     assert np.array_equal(four.arrays("train", view=1)[0], two)
 
 
-def test_new_pictures_change_no_other_views(take, own_photos, computed):
+def test_new_images_change_no_other_views(take, own_photos, computed):
     options = {"views": 2, "augment": AUGMENT, "validation_fraction": 0.0, "test_fraction": 0.0}
     before = take(own_photos, **options)
     known = dict(zip(before.names(), before.arrays("train", view=1)[0], strict=True))
@@ -127,8 +127,8 @@ def test_new_pictures_change_no_other_views(take, own_photos, computed):
     assert all(np.array_equal(now[name], known[name]) for name in known)
 
 
-def test_a_set_says_the_same_of_its_pictures_with_views_and_without(take, split_photos, viewed):
-    # What a head was fitted to is the same data set, so its run stays good when views are added.
+def test_a_set_says_the_same_of_its_images_with_views_and_without(take, split_photos, viewed):
+    # What a head was fitted to is the same dataset, so its run stays good when views are added.
     assert take(split_photos).digest == viewed.digest
 
 
@@ -177,7 +177,7 @@ def test_a_head_of_scikit_learn_is_fitted_to_all_views_at_once(viewed, tmp_path,
     ((x, y, folds),) = seen
     assert len(x) == 3 * 18
     assert np.array_equal(y, np.tile(viewed.labels("train"), 3))
-    # No fold holds out a picture of which it has seen a view.
+    # No fold holds out an image of which it has seen a view.
     assert all(not set(fit % 18) & set(held_out % 18) for fit, held_out in folds)
     assert run.metrics["train"]["n"] == 18
 
@@ -208,7 +208,7 @@ def test_a_plan_counts_views_too_and_writes_nothing(split_photos, tiny_base, tmp
     out = tmp_path / "features" / "set.h5"
     told = plan(views=3, augment=AUGMENT, out=out)
 
-    assert (told.pictures, told.views, told.compute, told.keep) == (36, 3, 72, 0)
+    assert (told.images, told.views, told.compute, told.keep) == (36, 3, 72, 0)
     assert told.bytes == 72 * (16 * 4 + 44)
     assert not out.parent.exists()
     take(split_photos)

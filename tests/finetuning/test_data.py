@@ -62,7 +62,7 @@ def tune(own_features, sloppy_run, tmp_path):
 
 @pytest.fixture
 def ran(monkeypatch) -> list[int]:
-    """How many pictures and views were run through a frozen part and kept, commit by commit, from now on."""
+    """How many images and views were run through a frozen part and kept, commit by commit, from now on."""
     counts: list[int] = []
     commit = Target.commit
 
@@ -90,7 +90,7 @@ def ordinary_training(run, unfrozen: str, steps: int, *, optimizer, seed: int = 
     body = body_of(model)
     body.compile(optimizer, "sparse_categorical_crossentropy")
     rows = features.rows("train")
-    pixels = np.stack([features.load_picture(int(row)).pixels((32, 32)) for row in rows]).astype(np.float32)
+    pixels = np.stack([features.load_image(int(row)).pixels((32, 32)) for row in rows]).astype(np.float32)
     examples = Examples(features.labels("train"), pixels.__getitem__)
     done = 0
     for epoch in range(steps):
@@ -152,7 +152,7 @@ def assert_fifty_steps_are_the_same(photos: Path, unfrozen: str | int, rate: flo
     wanted = Wanted(features=features, rows=rows, views=Views())
     kept = KeptData(wanted, frontier, folder / "features" / "store", PipelineOptions(progress=False))
     kept.compute()
-    pixels = np.stack([features.load_picture(int(row)).pixels((75, 75)) for row in rows["train"]]).astype(np.float32)
+    pixels = np.stack([features.load_image(int(row)).pixels((75, 75)) for row in rows["train"]]).astype(np.float32)
     sides = {
         "whole": (body_of(whole), Examples(features.labels("train"), pixels.__getitem__)),
         "tail": (frontier.tail, kept.examples("train")),
@@ -206,7 +206,7 @@ def test_views_differ_from_no_views_and_live_ones_from_kept_ones(tune):
     assert runs[2].about["stages"][0]["keeping"]["why"] == "views are made anew in each epoch"
 
 
-def test_the_frozen_part_runs_once_a_picture_and_view_and_never_again(tune, ran):
+def test_the_frozen_part_runs_once_a_image_and_view_and_never_again(tune, ran):
     tune(name="first")
     assert sum(ran) == 36
     ran.clear()
@@ -230,7 +230,7 @@ def test_trying_how_fast_the_frozen_part_is_and_running_it_convert_it_once(tune,
 
 
 @pytest.mark.slow
-def test_training_from_kept_features_needs_no_pictures(own_photos, tiny_base, tmp_path, split_photos):
+def test_training_from_kept_features_needs_no_images(own_photos, tiny_base, tmp_path, split_photos):
     data = Path(shutil.copytree(split_photos, tmp_path / "data"))
     features = pf.extract(data, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "set.h5", progress=False)
     run = pf.fit_head(features, "logistic", regularization=1e-3, out=tmp_path / "run", progress=False)
@@ -290,7 +290,7 @@ def test_a_plan_says_what_crosses_what_it_takes_and_why_and_writes_nothing(tune,
         ({"epochs": 1, "views": 30}, "keeping runs the frozen part 558 times, training without keeping 81 times in 1"),
     ],
 )
-def test_pictures_are_trained_on_where_keeping_does_not_pay(tune, options, why):
+def test_images_are_trained_on_where_keeping_does_not_pay(tune, options, why):
     (plan,) = prepared(tune.run, out=None, **options).plan()
 
     assert plan.how == "fused"
@@ -367,7 +367,7 @@ def test_a_lowest_rate_that_is_no_share_is_refused(tune, share):
 # Never worse
 
 
-def test_the_difference_on_test_pictures_comes_with_its_interval(tune):
+def test_the_difference_on_test_images_comes_with_its_interval(tune):
     difference = tune(epochs=6).about["test_difference"]
 
     low, high = difference["interval"]
@@ -375,7 +375,7 @@ def test_the_difference_on_test_pictures_comes_with_its_interval(tune):
     assert low <= difference["accuracy_difference"] <= high
 
 
-def test_a_paired_difference_is_that_of_the_same_pictures():
+def test_a_paired_difference_is_that_of_the_same_images():
     labels = np.zeros(100, np.int64)
     right, wrong = np.tile([0.9, 0.1], (100, 1)), np.tile([0.1, 0.9], (100, 1))
     mixed = np.concatenate([right[:80], wrong[80:]])
@@ -540,7 +540,7 @@ def test_a_fine_tuned_run_is_a_base_whose_features_are_those_of_its_tuned_layers
 
     model = keras.models.load_model(tuned.model_path)
     pooled = keras.Model(model.inputs, model.get_layer("top_pooling").output)
-    pixels = np.stack([features.load_picture(row).pixels((32, 32)) for row in range(6)]).astype(np.float32)
+    pixels = np.stack([features.load_image(row).pixels((32, 32)) for row in range(6)]).astype(np.float32)
     expected = pooled.predict_on_batch(pixels)
     assert np.abs(features.features(np.arange(6)) - expected).max() <= 1e-4 * np.abs(expected).max()
     again = pf.fit_head(features, "logistic", regularization=1e-2, out=tmp_path / "again", progress=False)
@@ -577,7 +577,7 @@ def test_a_run_as_a_base_has_its_own_weights_and_preprocessing(run, split_photos
 
 
 @pytest.mark.slow
-def test_a_picture_that_changed_is_refused_before_training(own_photos, tiny_base, tmp_path, split_photos):
+def test_a_image_that_changed_is_refused_before_training(own_photos, tiny_base, tmp_path, split_photos):
     data = Path(shutil.copytree(split_photos, tmp_path / "data"))
     features = pf.extract(data, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "set.h5", progress=False)
     run = pf.fit_head(features, "logistic", out=tmp_path / "run", progress=False)

@@ -53,7 +53,7 @@ def test_only_the_unfrozen_layers_and_the_head_change(tuned, sloppy_run):
     assert tuned.about["unfrozen"] == {"from": "joined", "index": 6, "layers": 2}
 
 
-def test_a_fine_tuned_run_is_better_on_the_validation_pictures_and_says_by_how_much(tuned, sloppy_run):
+def test_a_fine_tuned_run_is_better_on_the_validation_images_and_says_by_how_much(tuned, sloppy_run):
     details = tuned.about["details"]
 
     assert details["improved"] is True
@@ -65,7 +65,7 @@ def test_a_fine_tuned_run_is_better_on_the_validation_pictures_and_says_by_how_m
 
 def test_a_fine_tuned_run_passes_parity_and_records_where_it_came_from(tuned, sloppy_run, features):
     assert tuned.about["parity"]["resized_max_difference"] <= TOLERANCE
-    assert tuned.about["parity"]["pictures"] == 9
+    assert tuned.about["parity"]["images"] == 9
     assert tuned.about["started_from"] == str(sloppy_run.folder)
     assert tuned.about["features_digest"] == features.digest
     assert (tuned.about["kind"], tuned.about["head"]) == ("finetune", "logistic")
@@ -141,7 +141,7 @@ def test_the_same_request_gives_the_same_model(sloppy_run, tmp_path):
     assert changed_layers(weights_of(first), weights_of(second)) == set()
 
 
-def test_where_there_are_no_validation_pictures_some_of_training_are_held_out(tiny_base, tmp_path, monkeypatch):
+def test_where_there_are_no_validation_images_some_of_training_are_held_out(tiny_base, tmp_path, monkeypatch):
     from samples import write_photos
 
     data = write_photos(tmp_path / "many", per_class=16)
@@ -192,7 +192,7 @@ def test_by_default_the_upper_quarter_of_the_layers_below_the_cut_is_unfrozen():
 
 def test_layers_that_are_not_in_the_model_do_not_count_as_below_the_cut():
     # The base's own input gives way to the model's, and the head's layers are not the base's.
-    present = ["pictures", "resizing", *TINY[1:7], "joined_pooling", HEAD]
+    present = ["images", "resizing", *TINY[1:7], "joined_pooling", HEAD]
 
     assert find_unfrozen("joined", TINY, present) == 6
     with pytest.raises(CutError, match="layer top lies above the cut"):
@@ -305,16 +305,16 @@ def test_a_set_with_other_classes_is_refused_with_both(own_features, own_run, sp
     assert ": classes; expected checks, dots, stripes, found checks, spots, stripes. Fit the head again" in line
 
 
-@pytest.mark.parametrize("change", ["label", "split", "picture"])
-def test_a_set_with_other_labels_splits_or_pictures_is_refused(
+@pytest.mark.parametrize("change", ["label", "split", "image"])
+def test_a_set_with_other_labels_splits_or_images_is_refused(
     own_features, own_run, split_photos, tiny_base, tmp_path, change
 ):
     own = Path(shutil.copytree(split_photos, tmp_path / "own"))
-    picture = next((own / "train" / "dots").iterdir())
-    if change == "picture":
-        picture.unlink()
+    image = next((own / "train" / "dots").iterdir())
+    if change == "image":
+        image.unlink()
     else:
-        shutil.move(picture, own / {"label": "train/stripes", "split": "test/dots"}[change])
+        shutil.move(image, own / {"label": "train/stripes", "split": "test/dots"}[change])
 
     def write(out: Path) -> None:
         assert pf.extract(own, base=str(tiny_base), pool="avg", out=out, progress=False).summary["computed"] == 0
@@ -322,7 +322,7 @@ def test_a_set_with_other_labels_splits_or_pictures_is_refused(
     line = refused(changed_set(own_features, own_run, write), tmp_path)
 
     assert line == (
-        f"{own_features.path} is no longer what {own_run} was fitted to: pictures, labels or splits. Fit the head again"
+        f"{own_features.path} is no longer what {own_run} was fitted to: images, labels or splits. Fit the head again"
     )
 
 
@@ -335,7 +335,7 @@ def test_a_set_that_is_gone_is_refused(own_features, own_run, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["changed", "gone"])
-def test_a_picture_that_is_not_what_it_was_is_refused_and_named(split_photos, tiny_base, own_run, tmp_path, what):
+def test_a_image_that_is_not_what_it_was_is_refused_and_named(split_photos, tiny_base, own_run, tmp_path, what):
     own = Path(shutil.copytree(split_photos, tmp_path / "own"))
     features = pf.extract(own, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "own.h5", progress=False)
     point_to(own_run, features)
@@ -347,7 +347,7 @@ def test_a_picture_that_is_not_what_it_was_is_refused_and_named(split_photos, ti
 
     line = refused(own_run, tmp_path)
 
-    assert line.startswith(f"a picture of {features.path} cannot be trained on: ")
+    assert line.startswith(f"an image of {features.path} cannot be trained on: ")
     assert str(victim) in line
     assert line.endswith("Extract and fit the head again")
     assert leftovers(tmp_path) == []
@@ -358,7 +358,7 @@ def test_what_cannot_be_watched_is_refused(sloppy_run, tmp_path):
         tune(sloppy_run, "top", monitor="f1", out=tmp_path / "tuned")
 
 
-def test_a_run_may_watch_the_training_pictures(sloppy_run, tmp_path):
+def test_a_run_may_watch_the_training_images(sloppy_run, tmp_path):
     made = tune(sloppy_run, "top", monitor="accuracy", out=tmp_path / "tuned")
 
     assert made.about["details"]["monitor"] == "accuracy"

@@ -23,7 +23,7 @@ from permafrost.heads import fit as fitting
 from permafrost.heads.data import HELD_OUT, require_classes, require_features, split_rows
 from permafrost.images.splits import SPLITS
 from permafrost.model.assembly import body_of
-from permafrost.model.parity import REDUCED_TOLERANCE, sample_pictures
+from permafrost.model.parity import REDUCED_TOLERANCE, sample_images
 from permafrost.model.run import open_run
 from permafrost.store.feature_set import FeatureSet
 from permafrost.training.metrics import metrics
@@ -40,13 +40,13 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> Path:
-    """A folder of 60 pictures that names no splits. Not to be changed."""
+    """A folder of 60 images that names no splits. Not to be changed."""
     return write_photos(tmp_path_factory.mktemp("many") / "many", per_class=20)
 
 
 @pytest.fixture(scope="module")
 def unvalidated(many, tiny_base, tmp_path_factory):
-    """Features of `many` without validation pictures. Not to be changed."""
+    """Features of `many` without validation images. Not to be changed."""
     out = tmp_path_factory.mktemp("unvalidated") / "many.h5"
     return pf.extract(many, base=str(tiny_base), pool="avg", validation_fraction=0, out=out, progress=False)
 
@@ -67,23 +67,23 @@ def dense_run(features, tmp_path_factory):
 
 
 def listed(folder: Path, path: Path, splits: dict[str, str]) -> Path:
-    """A CSV of the pictures below `folder`, each class in one split."""
+    """A CSV of the images below `folder`, each class in one split."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split"])
-        for picture in sorted(folder.rglob("*-*.*")):
-            writer.writerow([str(picture), picture.parent.name, splits[picture.parent.name]])
+        for image in sorted(folder.rglob("*-*.*")):
+            writer.writerow([str(image), image.parent.name, splits[image.parent.name]])
     return path
 
 
 @pytest.mark.parametrize("head", ["logistic", "dense"])
-def test_the_figures_of_a_run_are_those_of_its_model_on_the_pictures(features, run, dense_run, head):
+def test_the_figures_of_a_run_are_those_of_its_model_on_the_images(features, run, dense_run, head):
     made = run if head == "logistic" else dense_run
 
     body = body_of(made.model)
     for split in ("train", "validation", "test"):
         rows = features.rows(split)
-        pixels = np.stack([features.load_picture(int(row)).pixels((PX, PX)) for row in rows]).astype(np.float32)
+        pixels = np.stack([features.load_image(int(row)).pixels((PX, PX)) for row in rows]).astype(np.float32)
         expected = metrics(features.labels(split), np.asarray(body(pixels)), features.class_names)
         found = dict(made.metrics[split])
         assert found.pop("split") == split
@@ -131,7 +131,7 @@ def test_features_that_are_not_pooled_go_the_whole_way(maps, tmp_path):
     assert run.metrics["train"]["n"] == 18
 
 
-def test_where_dense_has_no_validation_pictures_some_of_training_are_held_out_and_shown(unvalidated, tmp_path):
+def test_where_dense_has_no_validation_images_some_of_training_are_held_out_and_shown(unvalidated, tmp_path):
     assert len(unvalidated.rows("validation")) == 0
 
     run = fit(unvalidated, "dense", out=tmp_path / "run", epochs=1)
@@ -142,7 +142,7 @@ def test_where_dense_has_no_validation_pictures_some_of_training_are_held_out_an
     assert run.metrics["test"]["n"] == len(unvalidated.rows("test"))
 
 
-def test_logistic_needs_no_validation_pictures_and_holds_none_out(unvalidated, tmp_path, monkeypatch):
+def test_logistic_needs_no_validation_images_and_holds_none_out(unvalidated, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     # Given by its file, and without a place for the run, as the command line does.
@@ -160,7 +160,7 @@ def test_nothing_is_held_out_where_training_is_watched(unvalidated, tmp_path):
     assert run.metrics["validation"] == {"n": 0}
 
 
-def test_what_is_held_out_follows_from_the_pictures_and_not_from_their_names_or_number(
+def test_what_is_held_out_follows_from_the_images_and_not_from_their_names_or_number(
     unvalidated, many, tiny_base, tmp_path
 ):
     fewer = tmp_path / "renamed"
@@ -181,13 +181,13 @@ def test_what_is_held_out_follows_from_the_pictures_and_not_from_their_names_or_
     assert held(features) == held(unvalidated) & there
 
 
-def test_validation_pictures_that_are_there_are_used_as_they_are(features):
+def test_validation_images_that_are_there_are_used_as_they_are(features):
     rows = split_rows(features, hold_out=True)
 
     assert all(np.array_equal(rows[split], features.rows(split)) for split in rows)
 
 
-def test_a_class_without_training_pictures_is_refused_and_named(photos, tiny_base, tmp_path):
+def test_a_class_without_training_images_is_refused_and_named(photos, tiny_base, tmp_path):
     data = listed(photos, tmp_path / "photos.csv", {"checks": "train", "dots": "train", "stripes": "test"})
     features = pf.extract(data, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "photos.h5", progress=False)
 
@@ -196,12 +196,12 @@ def test_a_class_without_training_pictures_is_refused_and_named(photos, tiny_bas
 
     line = one_error_line(caught.value)
     assert line == (
-        "class stripes has no training pictures; expected at least one in each class. Add some, or leave the class out"
+        "class stripes has no training images; expected at least one in each class. Add some, or leave the class out"
     )
     assert not (tmp_path / "run").exists()
 
 
-def test_a_class_that_a_split_has_no_pictures_of_is_said_and_its_figures_are_not_made_up(features, tmp_path):
+def test_a_class_that_a_split_has_no_images_of_is_said_and_its_figures_are_not_made_up(features, tmp_path):
     splits = features.content.splits.copy()
     splits[features.labels() == CLASSES.index("stripes")] = SPLITS.index("train")
     moved = FeatureSet(features.path, dataclasses.replace(features.content, splits=splits))
@@ -217,20 +217,20 @@ def test_a_class_that_a_split_has_no_pictures_of_is_said_and_its_figures_are_not
         others = [written["classes"][name]["recall"] for name in ("checks", "dots")]
         assert written["balanced_accuracy"] == pytest.approx(np.mean(others))
         assert (
-            f"warning: {split} has no pictures of stripes: recall of them is n/a, and balanced accuracy leaves them out"
+            f"warning: {split} has no images of stripes: recall of them is n/a, and balanced accuracy leaves them out"
         ) in run_lines(run)
 
 
 def test_a_class_of_which_none_is_left_when_some_are_held_out_is_refused():
-    with pytest.raises(HeadError, match="class b has no training pictures"):
+    with pytest.raises(HeadError, match="class b has no training images"):
         require_classes(np.array([0, 2, 2]), ("a", "b", "c"))
 
 
-def test_a_set_without_training_pictures_is_refused(photos, tiny_base, tmp_path):
+def test_a_set_without_training_images_is_refused(photos, tiny_base, tmp_path):
     data = listed(photos, tmp_path / "photos.csv", dict.fromkeys(CLASSES, "test"))
     features = pf.extract(data, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "photos.h5", progress=False)
 
-    with pytest.raises(HeadError, match=r"no training pictures in .*photos\.h5\. Extract with smaller"):
+    with pytest.raises(HeadError, match=r"no training images in .*photos\.h5\. Extract with smaller"):
         fit(features, out=tmp_path / "run")
 
 
@@ -246,24 +246,24 @@ def test_training_that_runs_off_to_infinity_is_refused_with_advice(features, tmp
     assert files_below(tmp_path) == []
 
 
-def test_parity_is_checked_on_the_test_pictures_up_to_64_spread_over_them(features):
+def test_parity_is_checked_on_the_test_images_up_to_64_spread_over_them(features):
     seen = []
 
     def outputs(rows: np.ndarray) -> np.ndarray:
         seen.append(rows)
         return np.zeros((len(rows), 3), np.float32)
 
-    found = list(sample_pictures(features, {"test": features.rows("test")}, outputs))
+    found = list(sample_images(features, {"test": features.rows("test")}, outputs))
     assert len(found) == 9
     assert np.array_equal(seen[0], features.rows("test"))
 
-    found = list(sample_pictures(features, {"test": np.empty(0, np.int64)}, outputs))
+    found = list(sample_images(features, {"test": np.empty(0, np.int64)}, outputs))
     assert len(found) == 36
     many = np.resize(features.rows("test"), 1000)
-    assert len(list(sample_pictures(features, {"test": many}, outputs))) == 64
+    assert len(list(sample_images(features, {"test": many}, outputs))) == 64
 
 
-def test_where_the_pictures_are_gone_parity_is_checked_on_made_up_ones_and_the_run_says_so(
+def test_where_the_images_are_gone_parity_is_checked_on_made_up_ones_and_the_run_says_so(
     own_photos, tiny_base, tmp_path
 ):
     features = pf.extract(own_photos, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "p.h5", progress=False)
@@ -272,12 +272,12 @@ def test_where_the_pictures_are_gone_parity_is_checked_on_made_up_ones_and_the_r
     run = fit(features, out=tmp_path / "run")
 
     parity = run.about["parity"]
-    assert (parity["synthetic"], parity["pictures"]) == (True, 8)
+    assert (parity["synthetic"], parity["images"]) == (True, 8)
     assert parity["full_size_equal_labels"] is parity["full_size_max_difference"] is None
     assert parity["resized_max_difference"] <= 1e-4
 
 
-def test_pictures_that_have_changed_are_left_out_of_the_check(split_photos, tiny_base, tmp_path):
+def test_images_that_have_changed_are_left_out_of_the_check(split_photos, tiny_base, tmp_path):
     own = Path(shutil.copytree(split_photos, tmp_path / "own"))
     features = pf.extract(own, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "own.h5", progress=False)
     changed, gone, *_ = features.paths("test")
@@ -286,7 +286,7 @@ def test_pictures_that_have_changed_are_left_out_of_the_check(split_photos, tiny
 
     run = fit(features, out=tmp_path / "run")
 
-    assert (run.about["parity"]["pictures"], run.about["parity"]["synthetic"]) == (7, False)
+    assert (run.about["parity"]["images"], run.about["parity"]["synthetic"]) == (7, False)
 
 
 @pytest.mark.parametrize("option", [{"dtype": "float16"}, {"precision": "bfloat16"}], ids=["float16", "bfloat16"])
@@ -303,7 +303,7 @@ def test_features_of_fewer_bits_pass_parity_at_its_reduced_tolerance(split_photo
     assert run.model.inputs[0].dtype == "float32"
 
 
-def test_pictures_in_an_npz_file_go_the_whole_way(tiny_base, tmp_path):
+def test_images_in_an_npz_file_go_the_whole_way(tiny_base, tmp_path):
     arrays = {
         split: np.stack([texture(kind, first + seed) for kind in CLASSES for seed in range(count)])
         for split, first, count in (("train", 0, 5), ("validation", 50, 2), ("test", 80, 2))
@@ -322,7 +322,7 @@ def test_pictures_in_an_npz_file_go_the_whole_way(tiny_base, tmp_path):
     tuned = pf.finetune(run, "top", epochs=1, out=tmp_path / "tuned", progress=False)
 
     assert run.class_names == CLASSES
-    assert (run.about["parity"]["pictures"], run.about["parity"]["synthetic"]) == (6, False)
+    assert (run.about["parity"]["images"], run.about["parity"]["synthetic"]) == (6, False)
     assert pf.evaluate(tuned, data)["n"] == 6
     answers = pf.predict(tuned, list(arrays["test"]))
     assert [answer["label"] for answer in answers] == [
@@ -451,7 +451,7 @@ def test_what_is_wrong_with_a_request_is_found_before_anything_is_computed(featu
 
 @pytest.fixture(scope="module")
 def other_cut(split_photos, tiny_base, tmp_path_factory):
-    """Features of the same pictures at another cut. Not to be changed."""
+    """Features of the same images at another cut. Not to be changed."""
     out = tmp_path_factory.mktemp("lower") / "lower.h5"
     return pf.extract(split_photos, base=str(tiny_base), cut="stem", pool="avg", out=out, progress=False)
 
@@ -471,7 +471,7 @@ def chosen(features, other_cut, tmp_path_factory):
         )
 
 
-def test_auto_ranks_heads_and_feature_sets_by_their_loss_on_held_out_training_pictures(chosen, features, other_cut):
+def test_auto_ranks_heads_and_feature_sets_by_their_loss_on_held_out_training_images(chosen, features, other_cut):
     board = chosen.about["leaderboard"]
 
     assert {row["features"] for row in board} == {features.path.stem, "lower"}
@@ -501,7 +501,7 @@ def test_few_shots_are_judged_by_mean_and_spread_and_more_are_better(chosen):
     assert (chosen.folder / "shots.csv").is_file()
 
 
-def test_test_pictures_have_no_say_in_what_auto_chooses(features, chosen, tmp_path, monkeypatch):
+def test_test_images_have_no_say_in_what_auto_chooses(features, chosen, tmp_path, monkeypatch):
     asked = []
     real = type(features).features
 
@@ -518,7 +518,7 @@ def test_test_pictures_have_no_say_in_what_auto_chooses(features, chosen, tmp_pa
     assert not set().union(*asked) & set(features.rows("test").tolist())
 
 
-def test_sets_of_other_pictures_are_not_compared(features, photos, tiny_base, tmp_path):
+def test_sets_of_other_images_are_not_compared(features, photos, tiny_base, tmp_path):
     other = pf.extract(photos, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "other.h5", progress=False)
 
     with pytest.raises(HeadError) as caught:
@@ -526,7 +526,7 @@ def test_sets_of_other_pictures_are_not_compared(features, photos, tiny_base, tm
 
     line = one_error_line(caught.value)
     assert line == (
-        f"{other.path} and {features.path} cannot be compared: other pictures; expected sets of the same pictures. "
+        f"{other.path} and {features.path} cannot be compared: other images; expected sets of the same images. "
         "Extract both from the same data"
     )
 
@@ -555,13 +555,13 @@ def test_several_sets_with_a_head_of_keras_are_refused(features, other_cut, tmp_
         fit([features, other_cut], "dense", out=tmp_path / "run")
 
 
-def test_more_shots_than_there_are_pictures_are_refused(features, tmp_path):
-    with pytest.raises(HeadError, match="too few training pictures for so many shots; expected 6 at most, found 7"):
+def test_more_shots_than_there_are_images_are_refused(features, tmp_path):
+    with pytest.raises(HeadError, match="too few training images for so many shots; expected 6 at most, found 7"):
         fit(features, out=tmp_path / "run", shots=[7])
 
 
-def test_calibration_is_chosen_on_validation_pictures_and_shown_on_test_before_and_after(features, tmp_path):
-    # So small a head that some pictures are wrong.
+def test_calibration_is_chosen_on_validation_images_and_shown_on_test_before_and_after(features, tmp_path):
+    # So small a head that some images are wrong.
     plain, cooled = (
         fit(features, "dense", out=tmp_path / how, calibrate=how, hidden=1, epochs=1) for how in ("none", "temperature")
     )
@@ -576,14 +576,14 @@ def test_calibration_is_chosen_on_validation_pictures_and_shown_on_test_before_a
         assert after[f"{key}_after"] == pytest.approx(before[f"{key}_after"], abs=1e-5)
 
 
-def test_where_all_held_out_pictures_are_right_no_temperature_is_applied_and_that_is_said(features, tmp_path):
+def test_where_all_held_out_images_are_right_no_temperature_is_applied_and_that_is_said(features, tmp_path):
     run = fit(features, out=tmp_path / "run", calibrate="temperature")
 
     found = run.about["calibration"]
     assert (found["temperature"], found["determined"], found["applied"]) == (1, False, False)
     assert found["error_after"] == pytest.approx(found["error_before"])
     (line,) = calibration_lines(found, None)
-    assert line.startswith("calibration: all 9 pictures of validation are right")
+    assert line.startswith("calibration: all 9 images of validation are right")
 
 
 def test_of_two_classes_a_threshold_is_chosen_on_validation_and_shown_on_test(split_photos, tiny_base, tmp_path):
@@ -600,17 +600,16 @@ def test_of_two_classes_a_threshold_is_chosen_on_validation_and_shown_on_test(sp
     assert run.metrics["test"]["at_threshold"].keys() == {"accuracy", "balanced_accuracy"}
 
 
-def test_features_that_are_no_numbers_are_refused_and_a_picture_is_named():
+def test_features_that_are_no_numbers_are_refused_and_a_image_is_named():
     x = np.ones((3, 2), np.float32)
     x[1, 0] = np.nan
 
     with pytest.raises(HeadError) as caught:
         require_features(x, ["a.jpg", "b.jpg", "c.jpg"].__getitem__)
     assert one_error_line(caught.value).startswith(
-        "the features of b.jpg are not finite; expected numbers, found NaN or infinity "
-        "in 1 of 3 pictures. Extract again"
+        "the features of b.jpg are not finite; expected numbers, found NaN or infinity in 1 of 3 images. Extract again"
     )
-    with pytest.raises(HeadError, match="all pictures have the same features"):
+    with pytest.raises(HeadError, match="all images have the same features"):
         require_features(np.ones((3, 2), np.float32), str)
 
 

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 SHAPES = {"pooled": (6,), "maps": (3, 3, 4), "wide": (4, 4, 32)}
-"""Fewer features than pictures, in one and in three dimensions, and more."""
+"""Fewer features than images, in one and in three dimensions, and more."""
 
 
 def make_data(
@@ -45,7 +45,7 @@ def make_data(
     scale: float = 1.0,
     seed: int = 0,
 ) -> HeadData:
-    """Features around one centre a class, never negative, as after ReLU; one of them the same for all pictures."""
+    """Features around one centre a class, never negative, as after ReLU; one of them the same for all images."""
     generator = np.random.default_rng(seed)
     centres = generator.normal(0, 1, (classes, *shape))
 
@@ -92,7 +92,7 @@ def with_classes(data: HeadData, y: np.ndarray, names: tuple[str, ...]) -> HeadD
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_logistic_in_keras_is_scikit_learns_scaler_and_regression(shape, classes, class_weight):
     data = make_data(shape, classes=classes, count=61)
-    # With more features than pictures scikit-learn's default tolerance stops it up to 2e-3 short of its own solution.
+    # With more features than images scikit-learn's default tolerance stops it up to 2e-3 short of its own solution.
     tolerance = 1e-4 if np.prod(shape) < 61 else 1e-10
     weight = None if class_weight == "none" else class_weight
     regression = LogisticRegression(C=0.3, class_weight=weight, max_iter=1000, tol=tolerance)
@@ -121,7 +121,7 @@ def test_logistic_is_one_dense_layer_from_features_to_probabilities():
     assert model.inputs[0].shape == (None, 3, 3, 4)
 
 
-def test_c_is_chosen_by_cross_validation_on_the_training_pictures_alone_and_the_same_every_time():
+def test_c_is_chosen_by_cross_validation_on_the_training_images_alone_and_the_same_every_time():
     data = make_data()
     without = with_classes(data, data.y, data.class_names)
 
@@ -188,7 +188,7 @@ def test_balanced_classes_make_a_difference_where_they_are_unbalanced():
     assert outputs(balanced, data.x)[:, 1].mean() > outputs(plain, data.x)[:, 1].mean() + 0.1
 
 
-def test_a_class_with_a_single_picture_is_refused_where_c_is_to_be_chosen():
+def test_a_class_with_a_single_image_is_refused_where_c_is_to_be_chosen():
     data = make_data(classes=2)
     y = np.zeros(60, np.int64)
     y[7] = 1
@@ -197,12 +197,12 @@ def test_a_class_with_a_single_picture_is_refused_where_c_is_to_be_chosen():
         fit("logistic", with_classes(data, y, ("cats", "dogs")))
 
     assert str(caught.value) == (
-        "class dogs has too few training pictures to choose C by cross-validation; expected at least 2, found 1. "
-        "Add pictures of it, or give --regularization"
+        "class dogs has too few training images to choose C by cross-validation; expected at least 2, found 1. "
+        "Add images of it, or give --regularization"
     )
 
 
-def test_a_class_with_a_single_picture_is_fitted_with_a_given_c():
+def test_a_class_with_a_single_image_is_fitted_with_a_given_c():
     data = make_data(classes=2)
     y = np.zeros(60, np.int64)
     y[7] = 1
@@ -212,7 +212,7 @@ def test_a_class_with_a_single_picture_is_fitted_with_a_given_c():
     assert outputs(fitted, data.x).shape == (60, 2)
 
 
-def test_two_pictures_a_class_are_enough_to_choose_c():
+def test_two_images_a_class_are_enough_to_choose_c():
     data = make_data(count=6)
 
     assert fit("logistic", data).details["C"] in FAMILIES["logistic"].values(6)
@@ -269,23 +269,23 @@ def test_dense_says_how_many_epochs_it_trained_and_which_was_the_best():
     assert fitted.details["best_epoch"] == best["epoch"]
 
 
-def test_dense_without_validation_pictures_is_refused_unless_it_watches_training():
+def test_dense_without_validation_images_is_refused_unless_it_watches_training():
     data = make_data()
     data = with_classes(data, data.y, data.class_names)
 
-    with pytest.raises(OptionError, match="nothing to watch val_loss on: there are no validation pictures"):
+    with pytest.raises(OptionError, match="nothing to watch val_loss on: there are no validation images"):
         fit("dense", data)
 
     assert fit("dense", data, monitor="loss", epochs=1).history[0].keys() == {"epoch", "loss", "accuracy"}
 
 
-def test_features_that_are_the_same_for_all_pictures_are_refused_by_dense():
+def test_features_that_are_the_same_for_all_images_are_refused_by_dense():
     data = make_data()
     data = HeadData(
         x=np.ones_like(data.x), y=data.y, validation_x=None, validation_y=None, class_names=data.class_names
     )
 
-    with pytest.raises(HeadError, match=r"all pictures have the same features.*Extract at another cut"):
+    with pytest.raises(HeadError, match=r"all images have the same features.*Extract at another cut"):
         fit("dense", data, monitor="loss")
 
 
@@ -310,7 +310,7 @@ def twin(name: str, data: HeadData, value: float, weight: str | None, x: np.ndar
 
 @pytest.mark.parametrize("class_weight", ["none", "balanced"])
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("shape", [(6,), (4, 4, 8)], ids=["pooled", "more features than pictures"])
+@pytest.mark.parametrize("shape", [(6,), (4, 4, 8)], ids=["pooled", "more features than images"])
 @pytest.mark.parametrize(
     ("name", "value"), [("ridge", 30.0), ("svm", 0.003), ("lda", 0.4), ("knn", 7), ("nb", 1e-3)], ids=lambda x: str(x)
 )
@@ -421,7 +421,7 @@ def test_a_pipeline_of_ones_own_is_fitted_as_it_is_and_calibrated_where_it_has_n
         ("ridge", {"regularization": 0}, "alpha is out of range; expected more than 0, found 0"),
         ("lda", {"regularization": 1.5}, "shrinkage is out of range; expected more than 0, 1 at most, found 1.5"),
         ("knn", {"neighbours": 0}, "neighbours is out of range; expected a whole number, 1 or more, found 0"),
-        ("knn", {"neighbours": 61}, "more neighbours than training pictures; expected 60 at most, found 61"),
+        ("knn", {"neighbours": 61}, "more neighbours than training images; expected 60 at most, found 61"),
     ],
 )
 def test_a_setting_out_of_range_is_one_clear_line(name, settings, line):

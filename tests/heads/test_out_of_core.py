@@ -260,11 +260,11 @@ def test_what_is_fitted_in_memory_alone_is_refused_beyond_the_limit(maps, head, 
     assert files_below(tmp_path) == []
 
 
-def test_a_limit_that_the_list_of_pictures_takes_alone_is_refused(maps, tmp_path):
+def test_a_limit_that_the_list_of_images_takes_alone_is_refused(maps, tmp_path):
     with pytest.raises(HeadError) as caught:
         pf.fit_head(maps, "ridge", memory_limit=5000, out=tmp_path / "run", progress=False)
 
-    assert one_error_line(caught.value).startswith("the list of 36 pictures alone takes nearly all of the memory limit")
+    assert one_error_line(caught.value).startswith("the list of 36 images alone takes nearly all of the memory limit")
     assert files_below(tmp_path) == []
 
 

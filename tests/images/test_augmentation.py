@@ -1,4 +1,4 @@
-"""Views: the same for the same picture, number and augmentation; within their ranges; picture 0 as it is."""
+"""Views: the same for the same image, number and augmentation; within their ranges; image 0 as it is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def views(pixels, text: str, count: int = 200) -> list[np.ndarray]:
     return [augmentation.view(pixels, DIGEST, number) for number in range(1, count + 1)]
 
 
-def test_view_0_is_the_picture_itself(pixels):
+def test_view_0_is_the_image_itself(pixels):
     assert read_augmentation(EVERYTHING).view(pixels, DIGEST, 0) is pixels
 
 
@@ -42,7 +42,7 @@ def test_a_view_is_pinned():
     assert np.abs(view[::5, ::4].reshape(-1, 3)[:6].astype(int) - pinned).max() <= 1  # Processors round differently.
 
 
-def test_a_view_is_the_same_every_time_from_any_thread_and_leaves_its_picture_alone(pixels):
+def test_a_view_is_the_same_every_time_from_any_thread_and_leaves_its_image_alone(pixels):
     before = pixels.copy()
 
     first = views(pixels, EVERYTHING, 40)
@@ -54,7 +54,7 @@ def test_a_view_is_the_same_every_time_from_any_thread_and_leaves_its_picture_al
     assert all(view.shape == pixels.shape and view.dtype == np.uint8 for view in first)
 
 
-def test_views_differ_by_number_and_by_picture(pixels):
+def test_views_differ_by_number_and_by_image(pixels):
     augmentation = read_augmentation("shift,rotate")
 
     assert len({view.tobytes() for view in views(pixels, "shift,rotate", 50)}) == 50
@@ -78,14 +78,14 @@ def test_another_augmentation_beside_it_does_not_change_what_one_draws(pixels):
 
 
 def spot(size: tuple[int, int] = (101, 101), at: tuple[int, int] = (50, 50)) -> np.ndarray:
-    """A black picture with a white square of 5 px."""
-    picture = np.zeros((*size, 3), np.uint8)
-    picture[at[0] - 2 : at[0] + 3, at[1] - 2 : at[1] + 3] = 255
-    return picture
+    """A black image with a white square of 5 px."""
+    image = np.zeros((*size, 3), np.uint8)
+    image[at[0] - 2 : at[0] + 3, at[1] - 2 : at[1] + 3] = 255
+    return image
 
 
 def centre(view: np.ndarray) -> np.ndarray:
-    """Where the light of a picture lies: row and column."""
+    """Where the light of an image lies: row and column."""
     weight = view[..., 0].astype(float)
     grid = np.stack(np.mgrid[: view.shape[0], : view.shape[1]])
     return (grid * weight).sum(axis=(1, 2)) / weight.sum()
@@ -132,9 +132,9 @@ def test_brightness_and_contrast_stay_in_their_ranges():
 
 
 def test_what_lies_outside_is_filled_by_reflection():
-    picture = np.full((40, 40, 3), 77, np.uint8)
+    image = np.full((40, 40, 3), 77, np.uint8)
 
-    assert all((view == 77).all() for view in views(picture, "shift=0.5,rotate=90,zoom=0.5", 50))
+    assert all((view == 77).all() for view in views(image, "shift=0.5,rotate=90,zoom=0.5", 50))
 
 
 def test_ranges_that_are_not_given_are_the_usual_ones():

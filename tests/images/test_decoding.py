@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from permafrost.errors import PictureError
+from permafrost.errors import ImageError
 from permafrost.images.decoding import (
     EXTENSIONS,
     MAX_PIXELS,
@@ -46,7 +46,7 @@ def saved(image: Image.Image, form: str, **options) -> bytes:
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM", "TGA"])
-def test_a_lossless_picture_decodes_to_its_own_pixels(form):
+def test_a_lossless_image_decodes_to_its_own_pixels(form):
     pixels = decode(encoded(PHOTO, form))
 
     assert pixels.dtype == np.uint8
@@ -54,7 +54,7 @@ def test_a_lossless_picture_decodes_to_its_own_pixels(form):
 
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP", "AVIF", "JPEG2000"])
-def test_a_lossy_picture_decodes_to_nearly_its_own_pixels(form):
+def test_a_lossy_image_decodes_to_nearly_its_own_pixels(form):
     pixels = decode(encoded(PHOTO, form, **({} if form == "JPEG2000" else {"quality": 95})))
 
     assert pixels.shape == PHOTO.shape
@@ -147,7 +147,7 @@ def test_of_an_animation_the_first_frame_is_taken(form):
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_pixels_of_no_known_range_are_refused(mode):
-    with pytest.raises(PictureError, match=r"no known range; expected 8 or 16 bits a channel, found mode"):
+    with pytest.raises(ImageError, match=r"no known range; expected 8 or 16 bits a channel, found mode"):
         decode(saved(Image.new(mode, (8, 8)), "TIFF"))
 
 
@@ -156,26 +156,26 @@ def test_pixels_of_no_known_range_are_refused(mode):
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_picture_cut_short_is_refused_not_grey_below(form, share):
+def test_a_image_cut_short_is_refused_not_grey_below(form, share):
     data = encoded(texture("checks", 0, (200, 200)), form)
 
-    with pytest.raises(PictureError, match="cannot be decoded"):
+    with pytest.raises(ImageError, match="cannot be decoded"):
         decode(data[: int(len(data) * share)])
 
 
 def test_an_empty_file_is_refused_and_called_empty():
-    with pytest.raises(PictureError, match="the file is empty"):
+    with pytest.raises(ImageError, match="the file is empty"):
         decode(b"")
 
 
 @pytest.mark.parametrize("data", [b"GIF", b"<html>not found</html>", bytes(1000), b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_picture_is_refused(data):
-    with pytest.raises(PictureError, match=r"not a picture in any format|cannot be decoded"):
+def test_what_is_no_image_is_refused(data):
+    with pytest.raises(ImageError, match=r"not an image in any format|cannot be decoded"):
         decode(data)
 
 
 @given(data=st.data(), form=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]))
-def test_a_damaged_picture_decodes_or_is_refused_and_nothing_else(data, form):
+def test_a_damaged_image_decodes_or_is_refused_and_nothing_else(data, form):
     whole = bytearray(encoded(PHOTO, form))
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
@@ -184,7 +184,7 @@ def test_a_damaged_picture_decodes_or_is_refused_and_nothing_else(data, form):
     try:
         with quiet_decoding():
             pixels = decode(damaged, max_pixels=10**6)
-    except PictureError as error:
+    except ImageError as error:
         assert str(error)
     else:
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
@@ -203,13 +203,13 @@ def png_that_claims(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("size", [(20_000, 20_000), (13_400, 13_400), (2**31 - 1, 1)])
 def test_too_many_pixels_are_refused_before_decoding(size):
     # Were it decoded, the file would be refused for having no pixels at all.
-    with quiet_decoding(), pytest.raises(PictureError, match=r"too many pixels; expected at most 178,956,970, found"):
+    with quiet_decoding(), pytest.raises(ImageError, match=r"too many pixels; expected at most 178,956,970, found"):
         decode(png_that_claims(*size))
 
 
 def test_the_limit_on_pixels_is_the_callers_to_choose():
     assert decode(encoded(PHOTO), max_pixels=1200).shape == (30, 40, 3)
-    with pytest.raises(PictureError, match=r"too many pixels; expected at most 1,199, found 40 x 30"):
+    with pytest.raises(ImageError, match=r"too many pixels; expected at most 1,199, found 40 x 30"):
         decode(encoded(PHOTO), max_pixels=1199)
 
 
@@ -220,7 +220,7 @@ def test_the_limit_may_be_above_that_of_the_decoder_and_the_decoders_is_put_back
         assert decode(encoded(PHOTO), max_pixels=1200).shape == (30, 40, 3)
 
     assert Image.MAX_IMAGE_PIXELS == 500
-    with pytest.raises(PictureError, match="too many pixels"):
+    with pytest.raises(ImageError, match="too many pixels"):
         decode(encoded(PHOTO), max_pixels=1200)
 
 
@@ -247,7 +247,7 @@ def test_what_cannot_be_read_is_a_verdict_with_the_reason(tmp_path, name, reason
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
 
-    with pytest.raises(PictureError, match=reason):
+    with pytest.raises(ImageError, match=reason):
         read_file(os.path.join(tmp_path, name))
 
 
@@ -256,7 +256,7 @@ def test_a_fifo_is_refused_not_waited_for(tmp_path):
     verdicts = []
 
     def read():
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(ImageError) as caught:
             read_file(tmp_path / "fifo.jpg")
         verdicts.append(str(caught.value))
 
@@ -276,7 +276,7 @@ def test_extensions_are_lower_case_and_begin_with_a_dot():
 
 
 @pytest.mark.parametrize("content", [encoded(PHOTO), PHOTO], ids=["a file", "an array"])
-def test_a_picture_of_the_size_wanted_is_not_touched(content):
+def test_a_image_of_the_size_wanted_is_not_touched(content):
     same = decode_resized(content, (30, 40)) if isinstance(content, bytes) else resize(content, (30, 40))
 
     assert np.array_equal(same, PHOTO)
@@ -319,7 +319,7 @@ def test_grey_and_alpha_arrays_become_rgb(shape):
 @pytest.mark.parametrize(
     ("array", "line"),
     [
-        (np.zeros(4), r"not a picture; expected shape \(h, w, 3\), found shape \(4,\)"),
+        (np.zeros(4), r"not an image; expected shape \(h, w, 3\), found shape \(4,\)"),
         (np.zeros((2, 2, 5)), r"found shape \(2, 2, 5\)"),
         (np.zeros((0, 2, 3)), r"found shape \(0, 2, 3\)"),
         (np.zeros((2, 2, 3), bool), r"expected numbers from 0 to 255, found dtype bool"),
@@ -329,8 +329,8 @@ def test_grey_and_alpha_arrays_become_rgb(shape):
         (np.full((2, 2, 3), 0.5), r"pixels out of range; expected 0 to 255, found fractions, 0.5 to 0.5"),
     ],
 )
-def test_arrays_that_are_no_pictures_are_refused_with_what_was_found(array, line):
-    with pytest.raises(PictureError, match=line):
+def test_arrays_that_are_no_images_are_refused_with_what_was_found(array, line):
+    with pytest.raises(ImageError, match=line):
         as_pixels(array)
 
 
@@ -346,7 +346,7 @@ def test_content_digests_are_pinned():
     )
 
 
-def test_arrays_with_the_same_bytes_in_another_shape_are_other_pictures():
+def test_arrays_with_the_same_bytes_in_another_shape_are_other_images():
     flat = np.arange(24, dtype=np.uint8)
 
     assert array_digest(flat.reshape(2, 4, 3)) != array_digest(flat.reshape(4, 2, 3))
@@ -367,13 +367,13 @@ def test_the_decoder_has_a_verdict_on_each_broken_or_odd_file(shared):
 
     with quiet_decoding():
         for path in broken:
-            with pytest.raises(PictureError):
+            with pytest.raises(ImageError):
                 decode(read_file(path))
         for path in odd:
             assert decode(read_file(path)).shape[2] == 3, path
 
 
-def test_pictures_that_are_decoded_at_once_share_the_memory_that_there_is():
+def test_images_that_are_decoded_at_once_share_the_memory_that_there_is():
     memory, held, most = DecodingMemory(100), [0], [0]
     lock = threading.Lock()
 
@@ -392,7 +392,7 @@ def test_pictures_that_are_decoded_at_once_share_the_memory_that_there_is():
     assert 60 < most[0] <= 100
 
 
-def test_a_picture_larger_than_all_memory_is_decoded_alone():
+def test_a_image_larger_than_all_memory_is_decoded_alone():
     memory, order = DecodingMemory(100), []
     inside, go = threading.Event(), threading.Event()
 
@@ -417,12 +417,12 @@ def test_a_picture_larger_than_all_memory_is_decoded_alone():
     assert order == ["huge", "small"]
 
 
-def test_memory_is_given_back_by_a_picture_that_cannot_be_decoded():
+def test_memory_is_given_back_by_a_image_that_cannot_be_decoded():
     memory = DecodingMemory(8 * 16 * 16)
     data = encoded(np.zeros((16, 16, 3), np.uint8), "JPEG")
 
     for _ in range(3):
-        with pytest.raises(PictureError):
+        with pytest.raises(ImageError):
             decode_resized(data[:-40], (8, 8), memory=memory)
 
     assert decode_resized(data, (8, 8), memory=memory).shape == (8, 8, 3)

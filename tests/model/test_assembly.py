@@ -1,4 +1,4 @@
-"""One model from pictures to probabilities: it opens with plain Keras, and agrees with what it was made of."""
+"""One model from images to probabilities: it opens with plain Keras, and agrees with what it was made of."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from keras.applications.imagenet_utils import preprocess_input
 
 import permafrost as pf
 from helpers import constant_model, export_for_ever, leftovers, one_error_line
-from permafrost.errors import ParityError, PictureError, RunError, WriteError
+from permafrost.errors import ImageError, ParityError, RunError, WriteError
 from permafrost.images.resizing import resize
 from permafrost.model.assembly import RESIZING_LAYER, assemble, body_of, export_model, lent, probabilities
 from permafrost.model.parity import REDUCED_TOLERANCE, TOLERANCE, check_parity
@@ -35,8 +35,8 @@ from samples import PX, texture, tiny_model
 
 pytest_plugins = ["upper"]
 
-PICTURES = [texture("dots", 1), texture("checks", 2, (70, 33)), texture("stripes", 3, (PX, PX))]
-"""Pictures of three sizes, the last one of the size that the trunk sees."""
+IMAGES = [texture("dots", 1), texture("checks", 2, (70, 33)), texture("stripes", 3, (PX, PX))]
+"""Images of three sizes, the last one of the size that the trunk sees."""
 
 
 def make_head(shape: tuple[int, ...] = (16,), *, seed: int = 3) -> keras.Model:
@@ -63,21 +63,21 @@ def alone(run, exported, tmp_path_factory) -> dict:
     """What a process that has only Keras finds in a copy of the run's model."""
     folder = tmp_path_factory.mktemp("alone")
     shutil.copy(run.model_path, folder / "anything.keras")
-    np.savez(folder / "pictures.npz", *PICTURES)
+    np.savez(folder / "images.npz", *IMAGES)
     program = """
         import json, sys
         import keras, numpy as np
         model = keras.models.load_model("anything.keras", safe_mode=True)
-        pictures = [np.load("pictures.npz")[f"arr_{i}"] for i in range(3)]
+        images = [np.load("images.npz")[f"arr_{i}"] for i in range(3)]
         def leaves(model):
             for layer in model.layers:
                 yield layer
                 yield from leaves(layer) if hasattr(layer, "layers") else ()
         found = {
             "permafrost": [name for name in sys.modules if name.startswith("permafrost")],
-            "uint8": [np.asarray(model(p[None]))[0].tolist() for p in pictures],
-            "float32": [np.asarray(model(p[None].astype("float32")))[0].tolist() for p in pictures],
-            "predict": model.predict(np.stack([pictures[0]] * 3), verbose=0).tolist(),
+            "uint8": [np.asarray(model(p[None]))[0].tolist() for p in images],
+            "float32": [np.asarray(model(p[None].astype("float32")))[0].tolist() for p in images],
+            "predict": model.predict(np.stack([images[0]] * 3), verbose=0).tolist(),
             "layers": [[type(layer).__module__, type(layer).__name__] for layer in leaves(model)],
             "input": list(model.inputs[0].shape),
         }
@@ -111,8 +111,8 @@ def test_a_model_opens_in_safe_mode_with_plain_keras_and_without_this_package(al
     assert alone["input"] == [None, None, None, 3]
 
 
-def test_a_model_takes_pictures_of_any_size_as_bytes_or_numbers(alone, exported):
-    expected = [np.asarray(exported(pixels[None].astype(np.float32)))[0] for pixels in PICTURES]
+def test_a_model_takes_images_of_any_size_as_bytes_or_numbers(alone, exported):
+    expected = [np.asarray(exported(pixels[None].astype(np.float32)))[0] for pixels in IMAGES]
 
     assert np.allclose(alone["float32"], expected, atol=1e-6)
     assert np.allclose(alone["uint8"], expected, atol=1e-6)
@@ -125,15 +125,15 @@ def test_a_model_has_only_layers_of_keras_and_no_lambda(alone):
     assert "Resizing" in {name for _, name in alone["layers"]}
 
 
-def test_a_picture_of_the_trunks_size_passes_the_resizing_untouched(exported):
+def test_a_image_of_the_trunks_size_passes_the_resizing_untouched(exported):
     resizing = exported.get_layer(RESIZING_LAYER)
     pixels = np.random.default_rng(0).uniform(0, 255, (1, PX, PX, 3)).astype(np.float32)
 
     assert np.array_equal(np.asarray(resizing(pixels)), pixels)
 
 
-def test_a_model_gives_for_a_picture_of_the_trunks_size_what_the_parts_give(exported, run, features):
-    pixels = np.stack([resize(picture, (PX, PX)) for picture in PICTURES])
+def test_a_model_gives_for_a_image_of_the_trunks_size_what_the_parts_give(exported, run, features):
+    pixels = np.stack([resize(image, (PX, PX)) for image in IMAGES])
     head = keras.Model(exported.get_layer("top_pooling").output, exported.outputs[0])
 
     expected = head(load_trunk(features.store).model(pixels.astype(np.float32)))
@@ -165,7 +165,7 @@ def test_the_preprocessing_inside_is_that_of_keras_applications(rule, tiny_base)
     base = load_base(str(tiny_base), preprocessing=rule)
     (trunk,) = build_trunks(base, pool="avg")
     head = make_head()
-    pixels = np.stack([resize(picture, (PX, PX)) for picture in PICTURES]).astype(np.float32)
+    pixels = np.stack([resize(image, (PX, PX)) for image in IMAGES]).astype(np.float32)
 
     found = assemble(trunk, head)(pixels)
 
@@ -194,23 +194,23 @@ def test_an_exported_model_is_a_base_again_with_its_classifier_and_without(run, 
 def test_the_parity_of_an_export_is_recorded_with_its_run(run):
     parity = run.about["parity"]
 
-    assert parity["pictures"] == 9
+    assert parity["images"] == 9
     assert parity["synthetic"] is False
     assert parity["resized_max_difference"] <= parity["tolerance"] == TOLERANCE
     assert parity["full_size_equal_labels"] == 1.0
     assert 0 < parity["full_size_max_difference"] < 0.05
 
 
-def compare(path: Path, features, reference_model: keras.Model, *, pictures=None):
-    """`check_parity` of a file against what a model gives for pictures at the trunk's size."""
+def compare(path: Path, features, reference_model: keras.Model, *, images=None):
+    """`check_parity` of a file against what a model gives for images at the trunk's size."""
     size = features.spec.image_size
 
     def reference(pixels: np.ndarray) -> np.ndarray:
         return np.asarray(reference_model(pixels.astype(np.float32)))
 
-    if pictures is None:
-        pictures = [(pixels, reference(resize(pixels, size)[None])[0]) for pixels in PICTURES]
-    return check_parity(path, features.spec, pictures, reference=reference)
+    if images is None:
+        images = [(pixels, reference(resize(pixels, size)[None])[0]) for pixels in IMAGES]
+    return check_parity(path, features.spec, images, reference=reference)
 
 
 def tampered(run, path: Path, *, by: float) -> Path:
@@ -228,7 +228,7 @@ def test_a_model_that_was_not_changed_passes_parity(run, features, exported):
     parity = compare(run.model_path, features, exported)
 
     assert parity.resized_max_difference <= 1e-6
-    assert parity.pictures == 3
+    assert parity.images == 3
 
 
 def test_one_changed_weight_of_the_head_fails_parity(run, features, exported, tmp_path):
@@ -239,7 +239,7 @@ def test_one_changed_weight_of_the_head_fails_parity(run, features, exported, tm
 
     line = one_error_line(caught.value)
     assert f"the exported model {path} does not agree with the head on kept features" in line
-    assert "expected probabilities within 0.0001 on 3 pictures, found a difference of 0." in line
+    assert "expected probabilities within 0.0001 on 3 images, found a difference of 0." in line
 
 
 def test_a_weight_that_is_no_number_fails_parity(run, features, exported, tmp_path):
@@ -249,21 +249,21 @@ def test_a_weight_that_is_no_number_fails_parity(run, features, exported, tmp_pa
         compare(path, features, exported)
 
 
-def test_without_pictures_parity_is_checked_on_made_up_ones(run, features, exported, tmp_path):
-    parity = compare(run.model_path, features, exported, pictures=[])
+def test_without_images_parity_is_checked_on_made_up_ones(run, features, exported, tmp_path):
+    parity = compare(run.model_path, features, exported, images=[])
 
-    assert (parity.synthetic, parity.pictures) == (True, 8)
+    assert (parity.synthetic, parity.images) == (True, 8)
     assert parity.full_size_equal_labels is parity.full_size_max_difference is None
     with pytest.raises(ParityError):
-        compare(tampered(run, tmp_path / "model.keras", by=5.0), features, exported, pictures=[])
+        compare(tampered(run, tmp_path / "model.keras", by=5.0), features, exported, images=[])
 
 
 def test_parity_is_less_strict_only_where_fewer_bits_are_kept(run, features, exported):
     import dataclasses
 
     half = dataclasses.replace(features.spec, dtype="float16")
-    expected = np.asarray(exported(resize(PICTURES[0], (PX, PX))[None].astype(np.float32)))[0]
-    off = [(PICTURES[0], expected + np.float32(0.01))]
+    expected = np.asarray(exported(resize(IMAGES[0], (PX, PX))[None].astype(np.float32)))[0]
+    off = [(IMAGES[0], expected + np.float32(0.01))]
 
     with pytest.raises(ParityError):
         check_parity(run.model_path, features.spec, off, reference=exported)
@@ -272,19 +272,19 @@ def test_parity_is_less_strict_only_where_fewer_bits_are_kept(run, features, exp
 
 
 def test_probabilities_do_not_depend_on_the_batch(exported):
-    pictures = [texture("checks", seed, (20 + seed, 50 - seed)) for seed in range(7)]
+    images = [texture("checks", seed, (20 + seed, 50 - seed)) for seed in range(7)]
 
-    together = probabilities(exported, pictures, batch_size=4)
+    together = probabilities(exported, images, batch_size=4)
 
     assert together.shape == (7, 3)
     assert together.dtype == np.float32
-    singly = [probabilities(exported, [pixels], batch_size=4)[0] for pixels in pictures]
+    singly = [probabilities(exported, [pixels], batch_size=4)[0] for pixels in images]
     assert np.allclose(together, singly, atol=1e-6)
-    served = [np.asarray(exported(pixels[None].astype(np.float32)))[0] for pixels in pictures]
+    served = [np.asarray(exported(pixels[None].astype(np.float32)))[0] for pixels in images]
     assert np.allclose(together, served, atol=1e-6)
 
 
-def test_no_pictures_have_no_probabilities(exported):
+def test_no_images_have_no_probabilities(exported):
     assert probabilities(exported, []).shape == (0, 3)
 
 
@@ -295,34 +295,34 @@ def stranger(shape: tuple[int | None, int | None, int], *, resizing: int | None 
     return keras.Model(pixels, keras.layers.Softmax()(keras.layers.GlobalAveragePooling2D()(x)))
 
 
-def test_a_strangers_model_of_a_fixed_size_gets_pictures_of_that_size():
+def test_a_strangers_model_of_a_fixed_size_gets_images_of_that_size():
     model = stranger((10, 12, 3))
 
-    found = probabilities(model, PICTURES)
+    found = probabilities(model, IMAGES)
 
-    expected = [np.asarray(model(resize(pixels, (10, 12))[None].astype(np.float32)))[0] for pixels in PICTURES]
+    expected = [np.asarray(model(resize(pixels, (10, 12))[None].astype(np.float32)))[0] for pixels in IMAGES]
     assert np.allclose(found, expected, atol=1e-6)
 
 
-def test_a_strangers_model_that_resizes_gets_pictures_as_it_would_make_them():
+def test_a_strangers_model_that_resizes_gets_images_as_it_would_make_them():
     model = stranger((None, None, 3), resizing=10)
 
-    found = probabilities(model, PICTURES)
+    found = probabilities(model, IMAGES)
 
-    expected = [np.asarray(model(pixels[None].astype(np.float32)))[0] for pixels in PICTURES]
+    expected = [np.asarray(model(pixels[None].astype(np.float32)))[0] for pixels in IMAGES]
     assert np.allclose(found, expected, atol=1e-5)
 
 
-def test_a_strangers_model_without_a_size_takes_pictures_of_one_size_and_refuses_others():
+def test_a_strangers_model_without_a_size_takes_images_of_one_size_and_refuses_others():
     model = stranger((None, None, 3))
 
-    assert probabilities(model, [PICTURES[0]] * 2).shape == (2, 3)
-    with pytest.raises(PictureError, match="pictures of different sizes; expected a model that resizes them"):
-        probabilities(model, PICTURES)
+    assert probabilities(model, [IMAGES[0]] * 2).shape == (2, 3)
+    with pytest.raises(ImageError, match="images of different sizes; expected a model that resizes them"):
+        probabilities(model, IMAGES)
 
 
 def test_the_body_is_the_model_without_its_resizing(exported):
-    pixels = np.stack([resize(picture, (PX, PX)) for picture in PICTURES]).astype(np.float32)
+    pixels = np.stack([resize(image, (PX, PX)) for image in IMAGES]).astype(np.float32)
 
     body = body_of(exported)
 
@@ -331,7 +331,7 @@ def test_the_body_is_the_model_without_its_resizing(exported):
 
 
 def test_a_model_from_elsewhere_has_no_body():
-    with pytest.raises(RunError, match="was not exported by permafrost; expected a model that resizes its pictures"):
+    with pytest.raises(RunError, match="was not exported by permafrost; expected a model that resizes its images"):
         body_of(tiny_model())
 
 

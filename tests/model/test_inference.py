@@ -1,4 +1,4 @@
-"""Using a model: figures on pictures agree with the run's own, and answers come with the right names."""
+"""Using a model: figures on images agree with the run's own, and answers come with the right names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import permafrost as pf
 from helpers import one_error_line
-from permafrost.errors import BaseError, ListingError, OptionError, RunError
+from permafrost.errors import BaseError, DatasetError, OptionError, RunError
 from permafrost.model.inference import evaluate, open_model, predict
 from permafrost.model.run import LABELS_FILE
 from samples import CLASSES, encoded, texture, write_photos
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("light")
 
 @pytest.fixture(scope="module")
 def colour_model(tmp_path_factory) -> Path:
-    """A stranger's model of a fixed size: which of red, green and blue a picture has most of."""
+    """A stranger's model of a fixed size: which of red, green and blue an image has most of."""
     pixels = keras.Input((10, 12, 3))
     scaled = keras.layers.Rescaling(1 / 8)(keras.layers.GlobalAveragePooling2D()(pixels))
     path = tmp_path_factory.mktemp("stranger") / "colours.keras"
@@ -39,7 +39,7 @@ def bare(run, tmp_path) -> Path:
 
 @pytest.fixture
 def holiday(tmp_path) -> Path:
-    """Pictures in no class, in a folder with another and with things that are no pictures."""
+    """Images in no class, in a folder with another and with things that are no images."""
     folder = tmp_path / "holiday"
     (folder / "second-day").mkdir(parents=True)
     for number, kind in enumerate(("dots", "stripes")):
@@ -71,7 +71,7 @@ def test_figures_say_what_they_are_of(run, split_photos):
     assert set(figures) == {
         *("n", "accuracy", "balanced_accuracy", "log_loss", "classes", "confusion"),
         *("calibration_error", "intervals"),
-        *("split", "model", "data", "set_aside"),
+        *("split", "model", "data", "skipped"),
     }
     assert (figures["split"], figures["model"], figures["data"]) == ("test", str(run.folder), str(split_photos))
 
@@ -85,7 +85,7 @@ def test_a_run_its_folder_its_model_and_a_model_in_memory_give_the_same_figures(
     assert all(list(figures["classes"]) == list(CLASSES) for figures in found)
 
 
-def test_the_split_of_pictures_that_name_none_is_that_of_extract(tiny_base, run, tmp_path):
+def test_the_split_of_images_that_name_none_is_that_of_extract(tiny_base, run, tmp_path):
     data = write_photos(tmp_path / "unsplit", per_class=12)
     features = pf.extract(
         data, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "u.h5", test_fraction=0.4, progress=False
@@ -98,14 +98,14 @@ def test_the_split_of_pictures_that_name_none_is_that_of_extract(tiny_base, run,
         assert [figures["classes"][name]["n"] for name in CLASSES] == counts.tolist()
 
 
-def test_pictures_that_cannot_be_decoded_are_counted_and_left_out(run, split_photos, tmp_path):
+def test_images_that_cannot_be_decoded_are_counted_and_left_out(run, split_photos, tmp_path):
     own = Path(shutil.copytree(split_photos, tmp_path / "own"))
     victim = next((own / "test" / "dots").iterdir())
     victim.write_bytes(victim.read_bytes()[:60])
 
     figures = evaluate(run, own)
 
-    assert (figures["n"], figures["set_aside"]) == (8, 1)
+    assert (figures["n"], figures["skipped"]) == (8, 1)
 
 
 def test_some_of_the_classes_are_evaluated_with_the_right_labels(run, split_photos, tmp_path):
@@ -125,7 +125,7 @@ def test_a_class_that_the_model_does_not_know_is_refused_and_named(run, split_ph
     own = Path(shutil.copytree(split_photos, tmp_path / "own"))
     (own / "test" / "dots").rename(own / "test" / "spots")
 
-    with pytest.raises(ListingError) as caught:
+    with pytest.raises(DatasetError) as caught:
         evaluate(run, own)
 
     assert one_error_line(caught.value) == (
@@ -154,26 +154,26 @@ def test_a_split_that_there_is_not_is_refused(run, split_photos):
         evaluate(run, split_photos, split="tests")
 
 
-def test_a_split_without_pictures_is_refused_with_those_that_have_some(run, split_photos, tmp_path):
+def test_a_split_without_images_is_refused_with_those_that_have_some(run, split_photos, tmp_path):
     shutil.copytree(split_photos / "train", tmp_path / "own" / "train")
 
-    with pytest.raises(ListingError) as caught:
+    with pytest.raises(DatasetError) as caught:
         evaluate(run, tmp_path / "own")
 
-    assert one_error_line(caught.value) == f"no pictures for test in {tmp_path / 'own'}; found 18 for train"
+    assert one_error_line(caught.value) == f"no images for test in {tmp_path / 'own'}; found 18 for train"
 
 
 def test_data_that_is_not_there_is_refused(run, tmp_path):
-    with pytest.raises(ListingError, match="no such folder or file"):
+    with pytest.raises(DatasetError, match="no such folder or file"):
         evaluate(run, tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("form", ["nothing", "nothing.keras", "a picture", "a folder"])
+@pytest.mark.parametrize("form", ["nothing", "nothing.keras", "an image", "a folder"])
 def test_what_is_neither_run_nor_model_is_refused(form, split_photos, tmp_path):
-    picture = next((split_photos / "test" / "dots").iterdir())
-    place = {"a picture": picture, "a folder": split_photos}.get(form, tmp_path / form)
+    image = next((split_photos / "test" / "dots").iterdir())
+    place = {"an image": image, "a folder": split_photos}.get(form, tmp_path / form)
 
-    for act in (lambda: evaluate(place, split_photos), lambda: predict(place, [picture])):
+    for act in (lambda: evaluate(place, split_photos), lambda: predict(place, [image])):
         with pytest.raises(RunError) as caught:
             act()
         assert str(place) in one_error_line(caught.value)
@@ -212,7 +212,7 @@ def test_an_answer_has_the_label_its_probability_and_the_best_in_order(run, holi
     assert [best["probability"] for best in answer["top"]] == pytest.approx(probabilities[order].tolist(), abs=1e-5)
 
 
-def test_a_folder_stands_for_the_pictures_below_it(run, holiday):
+def test_a_folder_stands_for_the_images_below_it(run, holiday):
     answers = predict(run, [holiday, holiday / "0.png"])
 
     assert [answer["path"] for answer in answers] == [
@@ -231,7 +231,7 @@ def test_arrays_are_answered_like_the_files_they_came_from(run, holiday):
     assert answers[0]["probability"] == pytest.approx(answers[2]["probability"], abs=1e-6)
 
 
-def test_a_bad_picture_is_an_answer_too_and_the_others_are_answered(run, holiday, tmp_path):
+def test_a_bad_image_is_an_answer_too_and_the_others_are_answered(run, holiday, tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     wanted = [tmp_path / "empty.png", holiday / "0.png", tmp_path / "nothing.png", np.zeros((4, 4)), np.zeros(7)]
 
@@ -246,11 +246,11 @@ def test_a_bad_picture_is_an_answer_too_and_the_others_are_answered(run, holiday
     ]
     assert answers[0]["error"] == "the file is empty"
     assert answers[2]["error"] == "No such file or directory"
-    assert answers[4]["error"].startswith("not a picture; expected shape (h, w, 3)")
+    assert answers[4]["error"].startswith("not an image; expected shape (h, w, 3)")
     assert answers[1]["label"] == "dots"
 
 
-def test_only_bad_pictures_are_only_bad_answers(run, tmp_path):
+def test_only_bad_images_are_only_bad_answers(run, tmp_path):
     answers = predict(run, [tmp_path / "a.png", tmp_path / "b.png"])
 
     assert [set(answer) for answer in answers] == [{"path", "error"}] * 2
@@ -268,21 +268,21 @@ def test_top_0_is_refused(run, holiday):
         predict(run, [holiday], top=0)
 
 
-@pytest.mark.parametrize("pictures", [[], ["empty-folder"]])
-def test_nothing_to_predict_is_refused(run, tmp_path, pictures):
+@pytest.mark.parametrize("images", [[], ["empty-folder"]])
+def test_nothing_to_predict_is_refused(run, tmp_path, images):
     (tmp_path / "empty-folder").mkdir()
 
-    with pytest.raises(ListingError, match="no pictures to predict; expected paths of pictures, or of folders"):
-        predict(run, [tmp_path / name for name in pictures])
+    with pytest.raises(DatasetError, match="no images to predict; expected paths of images, or of folders"):
+        predict(run, [tmp_path / name for name in images])
 
 
-def test_many_pictures_of_many_sizes_are_answered_in_order(run):
+def test_many_images_of_many_sizes_are_answered_in_order(run):
     kinds = [CLASSES[number % 3] for number in range(40)]
-    pictures = [texture(kind, 400 + number, (20 + number, 70 - number)) for number, kind in enumerate(kinds)]
+    images = [texture(kind, 400 + number, (20 + number, 70 - number)) for number, kind in enumerate(kinds)]
 
-    answers = predict(run, pictures)
+    answers = predict(run, images)
 
-    singly = [predict(run, [pixels])[0] for pixels in pictures[::13]]
+    singly = [predict(run, [pixels])[0] for pixels in images[::13]]
     assert [answer["probability"] for answer in answers[::13]] == pytest.approx(
         [answer["probability"] for answer in singly], abs=1e-5
     )
@@ -315,5 +315,5 @@ def test_a_run_whose_model_was_changed_gives_no_answers(own_run, holiday):
         predict(own_run, [holiday])
 
 
-def test_one_path_alone_is_one_picture_or_one_folder(run, holiday):
+def test_one_path_alone_is_one_image_or_one_folder(run, holiday):
     assert predict(run, str(holiday)) == predict(run, [holiday])

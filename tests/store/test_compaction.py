@@ -101,7 +101,7 @@ def test_rows_of_different_engines_are_not_mixed(store):
     assert found(store, kept) == kept
 
 
-def test_views_of_one_picture_stay_apart(store):
+def test_views_of_one_image_stay_apart(store):
     rows = make_rows(WHOLE_SPEC, COUNT)
     rows.digests[:] = rows.digests[0]
     for view in range(COUNT):
@@ -316,18 +316,18 @@ def test_shards_that_go_while_an_index_is_being_made_are_found_where_their_rows_
     assert all(index.find(row.tobytes()) for row in features.digests())
 
 
-def test_views_whose_shards_were_joined_read_as_before_and_pictures_too(tmp_path):
+def test_views_whose_shards_were_joined_read_as_before_and_images_too(tmp_path):
     spec = spec_with(augmentation="flip")
-    store, pictures = (Store.create(tmp_path / "store", each, about={}) for each in (spec, WHOLE_SPEC))
+    store, images = (Store.create(tmp_path / "store", each, about={}) for each in (spec, WHOLE_SPEC))
     rows = make_rows(WHOLE_SPEC, 4)
-    shard = pictures.append(rows, engine=ENGINE)
+    shard = images.append(rows, engine=ENGINE)
     shards, places, expected = [], np.full((2, 4, 2), -1), {}
-    for view, picture in ((1, 0), (2, 0), (1, 1), (2, 1), (1, 3), (2, 3), (1, 2)):
-        features = np.full((1, 2, 3), 10 * view + picture, np.float32)
-        row = Rows(rows.digests[picture : picture + 1], np.array([view], np.int32), (features,))
-        places[view - 1, picture] = len(shards), 0
+    for view, image in ((1, 0), (2, 0), (1, 1), (2, 1), (1, 3), (2, 3), (1, 2)):
+        features = np.full((1, 2, 3), 10 * view + image, np.float32)
+        row = Rows(rows.digests[image : image + 1], np.array([view], np.int32), (features,))
+        places[view - 1, image] = len(shards), 0
         shards.append(store.append(row, engine=ENGINE))
-        expected[view, picture] = features[0]
+        expected[view, image] = features[0]
     views = ViewRows(spec=spec, store=f"store/{spec.folder_name}", shards=tuple(shards), places=places)
     addresses = np.array([[0, row] for row in range(4)])
     content = make_content(rows, [shard], addresses, store=f"store/{WHOLE_SPEC.folder_name}", views=views)
@@ -336,6 +336,6 @@ def test_views_whose_shards_were_joined_read_as_before_and_pictures_too(tmp_path
     assert compact(store)
 
     features = open_features(tmp_path / "set.h5")
-    for (view, picture), value in expected.items():
-        assert np.array_equal(features.features(np.array([picture]), view=view)[0], value)
+    for (view, image), value in expected.items():
+        assert np.array_equal(features.features(np.array([image]), view=view)[0], value)
     assert np.array_equal(features.arrays()[0], rows.features[0])

@@ -1,4 +1,4 @@
-"""A feature set: a listing's rows in one store, as arrays and batches."""
+"""A feature set: a dataset's rows in one store, as arrays and batches."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_splits_have_the_rows_that_were_given_to_them(features):
     assert features.rows().tolist() == list(range(COUNT))
 
 
-def test_a_split_without_pictures_gives_empty_arrays_and_no_batches(features):
+def test_a_split_without_images_gives_empty_arrays_and_no_batches(features):
     x, y = features.arrays("test")
 
     assert x.shape == (0, 2, 3) and y.shape == (0,)
@@ -137,8 +137,8 @@ def test_the_order_of_shuffled_batches_follows_from_the_seed(kept_features):
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_of_no_pictures_is_refused(kept_features, size):
-    with pytest.raises(OptionError, match=rf"a batch has at least one picture; expected 1 or more, found {size}"):
+def test_a_batch_of_no_images_is_refused(kept_features, size):
+    with pytest.raises(OptionError, match=rf"a batch has at least one image; expected 1 or more, found {size}"):
         next(kept_features.batches(batch_size=size))
 
 
@@ -184,7 +184,7 @@ def test_everything_in_a_set_comes_back_whatever_bytes_are_in_the_names(tmp_path
         content,
         names=tuple(os.fsdecode(name) for name in names),
         class_names=tuple(classes),
-        set_aside=tuple(aside),
+        skipped=tuple(aside),
         root="/data/caf\udce9",
     )
 
@@ -193,7 +193,7 @@ def test_everything_in_a_set_comes_back_whatever_bytes_are_in_the_names(tmp_path
 
     assert [os.fsencode(name) for name in back.names()] == names
     assert back.class_names == classes
-    assert back.set_aside == tuple(aside)
+    assert back.skipped == tuple(aside)
     assert back.root == changed.root
     assert (back.spec, back.about, len(back)) == (content.spec, content.about, COUNT)
 
@@ -228,7 +228,7 @@ def test_the_digest_is_of_trunk_contents_labels_and_splits_and_of_nothing_else(t
     def digest_of(**changes) -> str:
         return FeatureSet(tmp_path / "x.h5", dataclasses.replace(content, **changes)).digest
 
-    assert digest_of(names=("x",) * COUNT, root="/else", set_aside=()) == features.digest
+    assert digest_of(names=("x",) * COUNT, root="/else", skipped=()) == features.digest
     others = [
         digest_of(labels=1 - content.labels),
         digest_of(splits=2 - content.splits),
@@ -242,13 +242,13 @@ def test_the_digest_is_of_trunk_contents_labels_and_splits_and_of_nothing_else(t
 def test_a_set_describes_itself_in_json_and_in_one_line(tmp_path, features):
     told = features.describe()
 
-    assert told["pictures"] == COUNT
+    assert told["images"] == COUNT
     assert told["splits"]["train"] == {"n": 9, "classes": {"a": 3, "b": 6}}
     assert told["splits"]["test"]["n"] == 0
     assert told["shape"] == [2, 3]
     assert told["key"] == WHOLE_SPEC.key
     assert told["shards"] == 2
-    assert told["set_aside"] == [{"path": "a/notes.txt", "reason": "not a picture by its name"}]
+    assert told["skipped"] == [{"path": "a/notes.txt", "reason": "not an image by its name"}]
     assert "train 9, validation 3, test 0" in repr(features)
 
 
@@ -290,7 +290,7 @@ def test_a_shard_that_took_anothers_place_is_noticed(features):
     first, second = (features.store.folder / name for name in features.store.shard_names())
     shutil.copy(first, second)
 
-    with pytest.raises(ShardError, match="it holds other pictures' rows"):
+    with pytest.raises(ShardError, match="it holds other images' rows"):
         features.arrays()
 
 
@@ -349,7 +349,7 @@ def test_a_set_of_another_version_is_refused_with_both_numbers(tmp_path, content
     with h5py.File(tmp_path / "set.h5", "r+") as file:
         file.attrs["version"] = 99
 
-    with pytest.raises(SetError, match=r"set\.h5 is of another version; expected 1, found 99"):
+    with pytest.raises(SetError, match=r"set\.h5 is of another version; expected 2, found 99"):
         open_features(tmp_path / "set.h5")
 
 
@@ -420,15 +420,22 @@ def test_addresses_are_told_by_each_shards_name_once(addresses):
 # Files of earlier versions
 
 
-def test_a_set_of_version_1_is_read_as_it_was_written():
-    # Its files are as that version wrote them; they are not to be made anew.
-    features = open_features(Path(__file__).parents[1] / "kept" / "version-1" / "photos.h5")
-    rows = make_rows(WHOLE_SPEC, 4)
+def test_a_set_of_version_1_is_recognised_and_named():
+    path = Path(__file__).parents[1] / "kept" / "version-1" / "photos.h5"
 
-    assert np.array_equal(features.arrays()[0], rows.features[0])
-    assert np.array_equal(features.digests(), rows.digests)
-    assert features.names() == ["a/0.jpg", "b/1.jpg", "a/caf\udce9.jpg", "b/two\nlines.jpg"]
-    assert features.labels().tolist() == [0, 1, 0, 1]
-    assert features.spec == WHOLE_SPEC
-    assert features.digest == "bb317b02eb521ef79c96b30f841e40ce9d1a2b32b40869819f57361cae0a0825"
-    assert features.store.verify(features.content.shards[0]) == 4
+    with pytest.raises(SetError, match=r"photos\.h5 is of another version; expected 2, found 1"):
+        open_features(path)
+
+
+def test_a_store_of_version_1_is_read_as_it_was_written():
+    # Its files are as that version wrote them; they are not to be made anew.
+    (folder,) = (Path(__file__).parents[1] / "kept" / "version-1" / "store").iterdir()
+    store, rows = Store(folder), make_rows(WHOLE_SPEC, 4)
+    (shard,) = store.shard_names()
+
+    loaded, _ = store.load(shard)
+
+    assert store.spec == WHOLE_SPEC
+    assert np.array_equal(loaded.features[0], rows.features[0])
+    assert np.array_equal(loaded.digests, rows.digests)
+    assert store.verify(shard) == 4

@@ -27,7 +27,7 @@ OTHER_SPEC = spec_with(weights="c" * 64)
 
 
 def keep(folder: Path, *seeds: int, name: str = "set.h5", spec=WHOLE_SPEC) -> FeatureSet:
-    """A set of ten pictures a seed, a shard each."""
+    """A set of ten images a seed, a shard each."""
     store = Store.create(folder / "store", spec, about={"base_layers": []})
     parts = [make_rows(spec, 10, seed=seed) for seed in seeds]
     addresses = [RowAddress(store.append(part, engine=ENGINE), row) for part in parts for row in range(10)]

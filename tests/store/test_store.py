@@ -265,12 +265,12 @@ def test_another_trunks_shard_is_refused_with_both_digests(tmp_path, store):
             act(shard)
 
 
-def test_a_whole_shard_under_anothers_name_is_noticed_where_the_pictures_are_known(store):
+def test_a_whole_shard_under_anothers_name_is_noticed_where_the_images_are_known(store):
     rows, others = make_rows(WHOLE_SPEC, 3), make_rows(WHOLE_SPEC, 3, seed=1)
     first, second = (store.append(each, engine=ENGINE) for each in (rows, others))
     (store.folder / second).rename(store.folder / first)
 
-    with pytest.raises(ShardError, match="it holds other pictures' rows"):
+    with pytest.raises(ShardError, match="it holds other images' rows"):
         read_all(store, first, 3, digests=rows.digests)
     with pytest.raises(ShardError, match="its bytes are not those of its name"):
         store.verify(first)
@@ -288,7 +288,7 @@ def test_rows_that_a_shard_does_not_have_are_refused(store, wanted):
 
 
 def forge(store: Store, name: str, forging) -> str:
-    """A shard in which `forging` has its way; the data set `name` is gone before."""
+    """A shard in which `forging` has its way; the dataset `name` is gone before."""
     shard = store.append(make_rows(store.spec, 3), engine=ENGINE)
     with h5py.File(store.folder / shard, "r+", libver=("v110", "v110")) as file:
         shape, dtype = file[name].shape, file[name].dtype
@@ -502,7 +502,7 @@ def test_a_description_changed_by_hand_is_refused(store):
 
 @settings(PER_EXAMPLE, max_examples=15)
 @given(data=st.data(), shards=st.integers(1, 4))
-def test_a_row_is_found_by_its_pictures_digest_and_view_and_no_other(tmp_path, data, shards):
+def test_a_row_is_found_by_its_images_digest_and_view_and_no_other(tmp_path, data, shards):
     shutil.rmtree(tmp_path)
     store = make_store(tmp_path)
     # Digests that share their first bytes, where the index looks first.

@@ -43,10 +43,10 @@ def make_examples(
 
 TRAINING = make_examples()
 AGREEING = make_examples(12, seed=1)
-"""Validation pictures that get better as training does."""
+"""Validation images that get better as training does."""
 
 CONTRADICTING = make_examples(12, seed=1, turn=1)
-"""Validation pictures with the labels of other classes: training makes them worse from the first epoch on."""
+"""Validation images with the labels of other classes: training makes them worse from the first epoch on."""
 
 
 def trained(validation: Examples | None = AGREEING, *, training: Examples = TRAINING, **options):
@@ -126,9 +126,9 @@ def test_an_accuracy_that_is_watched_is_better_when_it_is_higher():
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
-def test_what_cannot_be_watched_without_validation_pictures_is_refused(monitor):
+def test_what_cannot_be_watched_without_validation_images_is_refused(monitor):
     with pytest.raises(
-        OptionError, match=f"nothing to watch {monitor} on.*expected validation pictures, or --monitor loss"
+        OptionError, match=f"nothing to watch {monitor} on.*expected validation images, or --monitor loss"
     ):
         trained(None, monitor=monitor)
 
@@ -164,7 +164,7 @@ def test_an_epoch_has_as_many_steps_as_asked_for_and_begins_another_pass_where_o
     assert epoch[0] != epoch[3]
 
 
-def test_steps_per_epoch_takes_other_pictures_in_the_next_epoch():
+def test_steps_per_epoch_takes_other_images_in_the_next_epoch():
     loaded: list[int] = []
 
     def load(rows: np.ndarray) -> np.ndarray:

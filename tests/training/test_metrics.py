@@ -92,7 +92,7 @@ def test_a_certain_and_wrong_answer_has_a_large_log_loss_and_no_infinite_one():
     assert 30 < found["log_loss"] < 40
 
 
-def test_a_split_without_pictures_has_only_its_number():
+def test_a_split_without_images_has_only_its_number():
     assert metrics(np.empty(0, np.int64), np.empty((0, 3), np.float32), ("a", "b", "c")) == {"n": 0}
 
 
@@ -100,7 +100,7 @@ def test_in_a_confusion_matrix_rows_are_true_classes_and_columns_guesses():
     assert confusion(np.array([0, 0, 1]), np.array([1, 1, 0]), 2).tolist() == [[0, 2], [1, 0]]
 
 
-def test_bootstrap_intervals_are_those_of_drawn_pictures_and_the_same_every_time():
+def test_bootstrap_intervals_are_those_of_drawn_images_and_the_same_every_time():
     generator = np.random.default_rng(1)
     labels = generator.integers(0, 3, 200)
     guesses = np.where(generator.random(200) < 0.8, labels, (labels + 1) % 3)
@@ -167,7 +167,7 @@ def test_curves_of_loss_and_accuracy_stand_beside_each_other():
 def test_a_confusion_matrix_of_any_number_of_classes_is_drawn(count):
     matrix = np.diag(np.full(count, 1000))
 
-    opened(confusion_png(matrix, [f"class number {number}" for number in range(count)], "test, 1,000 pictures"))
+    opened(confusion_png(matrix, [f"class number {number}" for number in range(count)], "test, 1,000 images"))
 
 
 NAMES = {
@@ -204,5 +204,5 @@ def test_a_class_called_like_a_formula_is_drawn_as_it_is_written():
     )
 
 
-def test_a_class_without_pictures_does_not_spoil_the_plot():
+def test_a_class_without_images_does_not_spoil_the_plot():
     opened(confusion_png(np.array([[0, 0], [1, 2]]), ["none", "some"], "test"))

@@ -229,7 +229,7 @@ def test_random_weights_are_the_same_whatever_was_built_and_drawn_before(small):
     assert same_weights(small_base().model, small.model)
 
 
-def test_random_weights_give_finite_features_that_differ_from_picture_to_picture(small):
+def test_random_weights_give_finite_features_that_differ_from_image_to_image(small):
     features = small.model(PIXELS).numpy()
 
     assert np.isfinite(features).all()
@@ -467,10 +467,10 @@ def free_size(path, **layers) -> str:
     return str(path)
 
 
-def test_a_model_for_pictures_of_any_size_has_to_be_told_one(tmp_path):
+def test_a_model_for_images_of_any_size_has_to_be_told_one(tmp_path):
     path = free_size(tmp_path / "any.keras")
 
-    with pytest.raises(OptionError, match=r"any\.keras takes pictures of any size\. Say which with --image-size"):
+    with pytest.raises(OptionError, match=r"any\.keras takes images of any size\. Say which with --image-size"):
         load_base(path, preprocessing="tf")
     assert load_base(path, preprocessing="tf", image_size=(40, 50)).image_size == (40, 50)
 
@@ -482,12 +482,12 @@ def test_a_model_that_does_not_say_what_its_input_wants_has_to_be_told(tmp_path)
         load_base(path, image_size=(40, 50))
 
 
-def test_a_model_that_takes_no_rgb_pictures_is_refused(tmp_path):
+def test_a_model_that_takes_no_rgb_images_is_refused(tmp_path):
     pixels = keras.Input((8, 8, 1))
     keras.Model(pixels, keras.layers.Flatten()(pixels)).save(tmp_path / "grey.keras")
 
     with pytest.raises(
-        BaseError, match=r"takes no RGB pictures; expected one input \(n, h, w, 3\), found \(None, 8, 8, 1\)"
+        BaseError, match=r"takes no RGB images; expected one input \(n, h, w, 3\), found \(None, 8, 8, 1\)"
     ):
         load_base(str(tmp_path / "grey.keras"))
 

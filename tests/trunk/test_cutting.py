@@ -196,7 +196,7 @@ def test_features_of_no_fixed_size_are_refused():
     model = keras.Model(pixels, keras.layers.Conv2D(2, 3, strides=64, name="last")(pixels))
     base = Base(model=model, name="t", weights_source="none", preprocessing="none", image_size=(2, 2))
 
-    with pytest.raises(CutError, match=r"layer last gives features of no fixed size|takes no pictures of"):
+    with pytest.raises(CutError, match=r"layer last gives features of no fixed size|takes no images of"):
         trunk_of(base, "last")
 
 

@@ -19,7 +19,7 @@ from permafrost.trunk.resnet20 import resnet20
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "resnet20-cifar10"
 ACCURACY = 0.8928
-"""On the 10,000 test pictures, as `docs/bundled-base.md` says."""
+"""On the 10,000 test images, as `docs/bundled-base.md` says."""
 WEIGHTS = ROOT / "src" / "permafrost" / "trunk" / str(BASES["resnet20_cifar10"].bundled)
 
 
@@ -74,17 +74,17 @@ def classifier() -> keras.Model:
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_it_tells_cifar_10s_test_pictures_apart(classifier, shared, count):
+def test_it_tells_cifar_10s_test_images_apart(classifier, shared, count):
     module = pretraining()
-    pixels, labels = module.read_pictures(shared / "data" / "cifar10.h5", "test", count)
+    pixels, labels = module.read_images(shared / "data" / "cifar10.h5", "test", count)
 
     assert len(labels) == count
     assert module.evaluate(classifier, pixels, labels) == pytest.approx(ACCURACY, abs=0.03 if count < 10_000 else 5e-4)
 
 
-def test_an_epochs_pictures_are_the_same_after_a_restart_and_others_in_the_next(monkeypatch):
+def test_an_epochs_images_are_the_same_after_a_restart_and_others_in_the_next(monkeypatch):
     module = pretraining()
-    monkeypatch.setattr(module, "KINDS", 64)  # A label for each picture says which it is.
+    monkeypatch.setattr(module, "KINDS", 64)  # A label for each image says which it is.
     generator = np.random.default_rng(0)
     pixels, labels = generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), np.arange(64)
     cycle = module.Cycle(epochs=2, batch_size=16, small_epochs=1, small_size=24, cutout=0.375)
@@ -99,7 +99,7 @@ def test_an_epochs_pictures_are_the_same_after_a_restart_and_others_in_the_next(
     assert first[0][0].max() <= 1
 
 
-def test_of_each_picture_a_square_is_painted_over_where_cutout_is_asked_for():
+def test_of_each_image_a_square_is_painted_over_where_cutout_is_asked_for():
     module = pretraining()
     pixels, labels = np.full((64, 32, 32, 3), 255, np.uint8), np.zeros(64, np.int64)
     cycle = module.Cycle(epochs=1, batch_size=64, shift=0, cutout=0.375)
@@ -108,7 +108,7 @@ def test_of_each_picture_a_square_is_painted_over_where_cutout_is_asked_for():
     cut, _ = module.Epoch(pixels, labels, cycle, 0)[0]
 
     assert (whole == 1).all()
-    painted = [np.argwhere(picture[..., 0] != 1) for picture in cut]
+    painted = [np.argwhere(image[..., 0] != 1) for image in cut]
     sides = np.array([np.ptp(places, axis=0) + 1 for places in painted])
     assert all(len(places) == height * width for places, (height, width) in zip(painted, sides, strict=True))
     assert sides.max() == 12

@@ -12,13 +12,13 @@ import click
 from permafrost.errors import OptionError, PermafrostError, nearest, one_line
 
 COMMANDS: Final = {
-    "extract": "Run the frozen base once over the pictures and keep its features.",
+    "extract": "Run the frozen base once over the images and keep its features.",
     "fit-head": "Fit a head to kept features and export one Keras model.",
     "finetune": "Unfreeze the top of a run's base and train it with the head.",
-    "evaluate": "Say how well a model does on a data set.",
-    "predict": "Say what a model sees in pictures.",
+    "evaluate": "Say how well a model does on a dataset.",
+    "predict": "Say what a model sees in images.",
     "features": "List, show, verify, export or prune kept features.",
-    "demo": "Run the whole job on a small embedded data set, offline.",
+    "demo": "Run the whole job on a small embedded dataset, offline.",
 }
 """The commands, in the order of the help, with what each does."""
 
@@ -58,7 +58,7 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="permafrost", message="%(prog)s %(version)s")
 def program() -> None:
-    """Transfer learning on your own pictures: the frozen base of a pretrained Keras network runs once."""
+    """Transfer learning on your own images: the frozen base of a pretrained Keras network runs once."""
 
 
 def main() -> None:

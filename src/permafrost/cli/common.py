@@ -62,7 +62,7 @@ def training_options(defaults: TrainingOptions) -> Callable[[Callable[..., Any]]
     """The options of `training_options.TrainingOptions`, with these defaults."""
     kinds: dict[str, tuple[type, str]] = {
         "epochs": (int, "At most so many epochs."),
-        "batch_size": (int, "Pictures a step."),
+        "batch_size": (int, "Images a step."),
         "steps_per_epoch": (int, "Steps an epoch has; by default a whole pass."),
         "optimizer": (str, f"One of {', '.join(OPTIMIZERS)}."),
         "learning_rate": (float, "Of the optimizer."),
@@ -91,10 +91,10 @@ def training_options(defaults: TrainingOptions) -> Callable[[Callable[..., Any]]
 
 
 def split_fractions(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how pictures without a split are divided."""
+    """The options that say how images without a split are divided."""
     shares = (
-        ("validation", "Share for validation of pictures for which the data set names no split.  [default: 0.15]"),
-        ("test", "Share for test of such pictures.  [default: 0.15]"),
+        ("validation", "Share for validation of images for which the dataset names no split.  [default: 0.15]"),
+        ("test", "Share for test of such images.  [default: 0.15]"),
     )
     for name, text in reversed(shares):
         function = click.option(f"--{name}-fraction", type=float, help=text)(function)
@@ -107,7 +107,7 @@ def progress_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ImageSize(click.ParamType[tuple[int, int]]):
-    """A picture size: `150`, or `120x160`, height and width."""
+    """An image size: `150`, or `120x160`, height and width."""
 
     name = "size"
 
@@ -122,36 +122,36 @@ class ImageSize(click.ParamType[tuple[int, int]]):
 
 
 def figures_line(name: str, figures: dict[str, Any]) -> str:
-    """A split's figures as one line: `test: accuracy 0.9733 (0.960 to 0.985), balanced 0.9733, 600 pictures`."""
+    """A split's figures as one line: `test: accuracy 0.9733 (0.960 to 0.985), balanced 0.9733, 600 images`."""
     if not figures.get("n"):
-        return f"{name}: no pictures"
+        return f"{name}: no images"
     low, high = figures.get("intervals", {}).get("accuracy", (None, None))
     between = "" if low is None else f" ({low:.3f} to {high:.3f})"
     return (
         f"{name}: accuracy {figures['accuracy']:.4f}{between}, "
-        f"balanced {figures['balanced_accuracy']:.4f}, {figures['n']:,} pictures"
+        f"balanced {figures['balanced_accuracy']:.4f}, {figures['n']:,} images"
     )
 
 
 def absent_lines(name: str, figures: dict[str, Any]) -> list[str]:
-    """A warning where a split has pictures, but none of some classes; as lines."""
+    """A warning where a split has images, but none of some classes; as lines."""
     absent = [label for label, values in figures.get("classes", {}).items() if not values["n"]]
     if not absent:
         return []
     shown = ", ".join(map(one_line, absent[:10])) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
-    return [f"warning: {name} has no pictures of {shown}: recall of them is n/a, and balanced accuracy leaves them out"]
+    return [f"warning: {name} has no images of {shown}: recall of them is n/a, and balanced accuracy leaves them out"]
 
 
 def parity_lines(parity: dict[str, Any]) -> list[str]:
     """What the check of an exported model found, as lines."""
-    found = f"parity: largest difference {parity['resized_max_difference']:.1e} on {parity['pictures']}"
+    found = f"parity: largest difference {parity['resized_max_difference']:.1e} on {parity['images']}"
     if parity["synthetic"]:
-        return [f"{found} made-up pictures, as none of the data set's are where they were"]
-    return [f"{found} pictures; at full size {parity['full_size_equal_labels']:.1%} of the labels are equal"]
+        return [f"{found} made-up images, as none of the dataset's are where they were"]
+    return [f"{found} images; at full size {parity['full_size_equal_labels']:.1%} of the labels are equal"]
 
 
 def copies_lines(copies: dict[str, Any], *, most: int | None = 10) -> list[str]:
-    """What there is to say about copies of one picture, as lines; at most so many groups of them.
+    """What there is to say about copies of one image, as lines; at most so many groups of them.
 
     Args:
         copies: what `FeatureSet.describe_copies` gives.
@@ -160,7 +160,7 @@ def copies_lines(copies: dict[str, Any], *, most: int | None = 10) -> list[str]:
     if not copies["groups"]:
         return []
     told = [
-        f"copies: {copies['across_splits']:,} pictures lie in two splits or more, which inflates the score; "
+        f"copies: {copies['across_splits']:,} images lie in two splits or more, which inflates the score; "
         f"{copies['across_labels']:,} have two labels or more"
     ]
     for group in copies["groups"][:most]:

@@ -1,4 +1,4 @@
-"""`demo`: the whole job on a small data set, offline, and what the same network does without transfer."""
+"""`demo`: the whole job on a small dataset, offline, and what the same network does without transfer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DIGITS_SIZE: Final = 32
 PHOTOS_SIZE: Final = 64
 BATCH_SIZE: Final = 32
 SPLITS: Final = (("train", 20), ("validation", 10), ("test", None))
-"""Digits of each class that go into each split: few to train on, as who labels pictures by hand has them."""
+"""Digits of each class that go into each split: few to train on, as who labels images by hand has them."""
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Step:
     Attributes:
         step: what was done.
         seconds: how long it took.
-        accuracy: on the test pictures, where that was found out.
+        accuracy: on the test images, where that was found out.
         result: what came of it, in words.
     """
 
@@ -50,12 +50,12 @@ class Step:
 @click.argument("photos", required=False, type=click.Path())
 @click.option("--out", default="demo", show_default=True, type=click.Path(), help="Folder for all that it makes.")
 def demo(*, photos: str | None, out: str, as_json: bool) -> None:
-    """Run the whole job on a small data set, offline.
+    """Run the whole job on a small dataset, offline.
 
-    Without PHOTOS, on the handwritten digits that come with scikit-learn, written out as pictures, 20 of each to train
+    Without PHOTOS, on the handwritten digits that come with scikit-learn, written out as images, 20 of each to train
     on; with it, on that folder, which has one folder a class. The base is the one that comes with Permafrost, a small
     network that has seen CIFAR-10's animals and vehicles. The last step trains the same network from random weights, on
-    the same pictures and for as long as all steps before it took together.
+    the same images and for as long as all steps before it took together.
     """
     job = _Job(Path(out), quiet=as_json)
     job.run(photos)
@@ -91,7 +91,7 @@ class _Job:
 
         runs = self.folder / "runs"
         data = photos or self.step(
-            "write digits as pictures", lambda: write_digits(self.folder / "digits"), lambda written: written
+            "write digits as images", lambda: write_digits(self.folder / "digits"), lambda written: written
         )
         settings: dict[str, Any] = {
             "base": BASE,
@@ -108,7 +108,7 @@ class _Job:
         self.step(
             "evaluate the model on files",
             lambda: pf.evaluate(run, data),
-            lambda found: f"{found['n']:,} test pictures",
+            lambda found: f"{found['n']:,} test images",
             lambda found: found["accuracy"],
         )
         self.step("extract again", lambda: pf.extract(data, **settings), _extracted)
@@ -178,7 +178,7 @@ def write_digits(folder: Path) -> str:
             place = folder / split / str(label)
             place.mkdir(parents=True, exist_ok=True)
             for row in chosen:
-                # From 0 to 16 in the data set; four times as large, as a scan would be.
+                # From 0 to 16 in the dataset; four times as large, as a scan would be.
                 image = Image.fromarray((digits.images[row] * 255 / 16).round().astype("uint8"))
                 image = image.resize((DIGITS_SIZE, DIGITS_SIZE), Image.Resampling.BICUBIC)
                 image.save(place / f"{row:04}.png")
@@ -189,11 +189,11 @@ def train_from_scratch(features: FeatureSet, seconds: float) -> tuple[float, int
     """Train the base from random weights, all of it, in the plain Keras way, until the time is up.
 
     Args:
-        features: whose pictures, labels, splits and image size.
+        features: whose images, labels, splits and image size.
         seconds: the time.
 
     Returns:
-        Test accuracy of the epoch that was best on the validation pictures, and how many epochs there were.
+        Test accuracy of the epoch that was best on the validation images, and how many epochs there were.
     """
     import keras
     import numpy as np
@@ -216,18 +216,18 @@ def train_from_scratch(features: FeatureSet, seconds: float) -> tuple[float, int
 
     best = keras.callbacks.EarlyStopping("val_loss", patience=10**9, restore_best_weights=True)
     history = model.fit(
-        Batches(_pictures(features, "train"), BATCH_SIZE, seed=0),
-        validation_data=Batches(_pictures(features, watched), BATCH_SIZE, seed=None),
+        Batches(_images(features, "train"), BATCH_SIZE, seed=0),
+        validation_data=Batches(_images(features, watched), BATCH_SIZE, seed=None),
         epochs=10**6,
         verbose=0,
         callbacks=[best, keras.callbacks.LambdaCallback(on_epoch_end=stop_in_time)],
     ).history
-    probabilities = predict_examples(model, _pictures(features, "test"))
+    probabilities = predict_examples(model, _images(features, "test"))
     return float(np.mean(probabilities.argmax(axis=1) == features.labels("test"))), len(history["loss"])
 
 
-def _pictures(features: FeatureSet, split: str) -> Examples:
-    """Pictures as the base sees them, read from their files whenever they are asked for, as in the tutorials."""
+def _images(features: FeatureSet, split: str) -> Examples:
+    """Images as the base sees them, read from their files whenever they are asked for, as in the tutorials."""
     import numpy as np
 
     from permafrost.training.loop import Examples
@@ -235,7 +235,7 @@ def _pictures(features: FeatureSet, split: str) -> Examples:
     rows = features.rows(split)
 
     def load(numbers: np.ndarray) -> np.ndarray:
-        pixels = [features.load_picture(int(row)).pixels(features.spec.image_size) for row in rows[numbers]]
+        pixels = [features.load_image(int(row)).pixels(features.spec.image_size) for row in rows[numbers]]
         return np.stack(pixels).astype(np.float32)
 
     return Examples(features.labels(split), load)
@@ -243,4 +243,4 @@ def _pictures(features: FeatureSet, split: str) -> Examples:
 
 def _extracted(features: FeatureSet) -> str:
     summary = features.summary or {}
-    return f"{summary['computed']:,} pictures computed, {summary['kept']:,} kept already"
+    return f"{summary['computed']:,} images computed, {summary['kept']:,} kept already"

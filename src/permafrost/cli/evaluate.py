@@ -1,4 +1,4 @@
-"""`evaluate`: a model and a data set in, figures out."""
+"""`evaluate`: a model and a dataset in, figures out."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from permafrost.cli.common import absent_lines, command, figures_line, show, spl
 @click.option("--split", default="test", show_default=True, help="train, validation or test.")
 @split_fractions
 def evaluate(*, model: str, data: str, as_json: bool, **options: Any) -> None:
-    """Say how well a model does on a data set.
+    """Say how well a model does on a dataset.
 
-    Pictures are read from their files at full size; the model itself resizes them.
+    Images are read from their files at full size; the model itself resizes them.
     """
     from permafrost.model.inference import evaluate as run
 
     figures = run(model, data, **options)
-    lines = [f"set aside: {figures['set_aside']}"] if figures["set_aside"] else []
+    lines = [f"skipped: {figures['skipped']}"] if figures["skipped"] else []
     for name, values in figures["classes"].items():
         shares = ", ".join(
             f"{key} {'n/a' if values[key] is None else format(values[key], '.4f')}"
             for key in ("precision", "recall", "f1")
         )
-        lines.append(f"  {name}: {shares}, {values['n']:,} pictures")
+        lines.append(f"  {name}: {shares}, {values['n']:,} images")
     split = figures["split"]
     show(figures, [*lines, figures_line(split, figures), *absent_lines(split, figures)], as_json=as_json)

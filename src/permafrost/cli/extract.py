@@ -1,4 +1,4 @@
-"""`extract`: pictures in, a feature set out."""
+"""`extract`: images in, a feature set out."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from permafrost.images.decoding import MAX_PIXELS
     "--image-size",
     metavar="PX|HxW",
     type=ImageSize(),
-    help="Height and width at which the base sees pictures.  [default: the base's own]",
+    help="Height and width at which the base sees images.  [default: the base's own]",
 )
 @click.option("--preprocessing", help="What a FILE.keras wants as input: none, tf, caffe or torch.")
 @click.option(
-    "--views", type=int, metavar="K", help="Views kept of each training picture, itself among them.  [default: 1]"
+    "--views", type=int, metavar="K", help="Views kept of each training image, itself among them.  [default: 1]"
 )
 @click.option(
     "--augment",
@@ -53,27 +53,27 @@ from permafrost.images.decoding import MAX_PIXELS
     "--precision", default="float32", show_default=True, help="What the base computes in: float32 or bfloat16."
 )
 @click.option("--engine", default="auto", show_default=True, help="What runs the base: auto, keras or openvino.")
-@click.option("--batch-size", type=int, help="Pictures in a batch.  [default: 8 with openvino, 32 with keras]")
+@click.option("--batch-size", type=int, help="Images in a batch.  [default: 8 with openvino, 32 with keras]")
 @click.option("--workers", type=int, help="Threads that read and decode.  [default: one a processor]")
 @split_fractions
 @click.option("--out", type=click.Path(), metavar="SET.h5", help="The set's file.  [default: features/<DATA>.h5]")
-@click.option("--on-bad", default="skip", show_default=True, help="With pictures that cannot be decoded: skip or fail.")
+@click.option("--on-bad", default="skip", show_default=True, help="With images that cannot be decoded: skip or fail.")
 @click.option(
     "--max-pixels",
     type=int,
     default=MAX_PIXELS,
     show_default=True,
-    help="Pictures with more are set aside before they are decoded.",
+    help="Images with more are skipped before they are decoded.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be computed, and do nothing.")
 @progress_option
 def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Run the frozen base once over the pictures and keep its features.
+    """Run the frozen base once over the images and keep its features.
 
     DATA is a folder with one folder a class, or with train/, validation/ and test/ folders of those; a CSV with the
     columns path,label[,split]; or an .npz with X_train, y_train[, X_validation, ...].
 
-    Pictures whose features are kept already are not computed again, whatever they are called and wherever they lie.
+    Images whose features are kept already are not computed again, whatever they are called and wherever they lie.
     """
     from permafrost.extraction.extract import Extraction
 
@@ -102,15 +102,15 @@ def _plan_lines(plan: dict[str, Any]) -> list[str]:
 
 def _wanted(plan: dict[str, Any]) -> str:
     if plan["views"] == 1:
-        return f"{plan['pictures']:,} pictures"
-    return f"{plan['compute'] + plan['keep']:,} pictures and views"
+        return f"{plan['images']:,} images"
+    return f"{plan['compute'] + plan['keep']:,} images and views"
 
 
 def _aside_lines(summary: dict[str, Any], most: int = 10) -> list[str]:
-    aside = summary["set_aside_paths"]
+    aside = summary["skipped_paths"]
     if not aside:
         return []
-    lines = [f"set aside: {len(aside):,}"] + [f"  {entry['path']}: {entry['reason']}" for entry in aside[:most]]
+    lines = [f"skipped: {len(aside):,}"] + [f"  {entry['path']}: {entry['reason']}" for entry in aside[:most]]
     if len(aside) > most:
         lines.append(f"  and {len(aside) - most:,} more; `permafrost features show` lists them")
     return lines
@@ -120,17 +120,15 @@ def _set_lines(features: Any) -> list[str]:
     summary, description = features.summary, features.describe()
     seconds = summary["seconds"]
     waits = ", ".join(f"{stage} {duration(seconds[name])}" for name, stage in STAGES.items())
-    rate = summary["pictures"] / max(seconds["all"] - seconds["engine"], 1e-3)
+    rate = summary["images"] / max(seconds["all"] - seconds["engine"], 1e-3)
     splits = ", ".join(f"{name} {split['n']:,}" for name, split in description["splits"].items())
-    views = (
-        [] if features.views == 1 else [f"views: {features.views} of each training picture, {features.augmentation}"]
-    )
+    views = [] if features.views == 1 else [f"views: {features.views} of each training image, {features.augmentation}"]
     return [
-        f"pictures: {summary['pictures']:,} ({splits}); {len(features.class_names)} classes",
+        f"images: {summary['images']:,} ({splits}); {len(features.class_names)} classes",
         *views,
         f"computed: {summary['computed']:,}{_by_engine(summary)}; kept already: {summary['kept']:,}",
         *(f"not used: {line.split('. ')[0]}" for line in summary["damaged"]),
-        f"time: {duration(seconds['total'])}; start {duration(seconds['start'])}, then {rate:,.0f} pictures a second, "
+        f"time: {duration(seconds['total'])}; start {duration(seconds['start'])}, then {rate:,.0f} images a second, "
         f"limited by {summary['limit']} (waiting for: {waits})",
         f"features: {features.spec.base} {features.spec.cut}, shape {tuple(summary['shape'])}, {features.spec.dtype}",
         f"store: {summary['store']}",

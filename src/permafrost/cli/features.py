@@ -36,7 +36,7 @@ def list_sets(*, folder: str, as_json: bool) -> None:
     for path in h5_files(Path(folder)):
         try:
             described = open_features(path).describe()
-            entries.append({key: described[key] for key in ("set", "data", "pictures", "shape", "key")})
+            entries.append({key: described[key] for key in ("set", "data", "images", "shape", "key")})
             entries[-1] |= {key: described["trunk"][key] for key in ("base", "cut", "pooling", "image_size")}
         except SetError as error:
             entries.append({"set": str(path), "error": str(error)})
@@ -49,7 +49,7 @@ def list_sets(*, folder: str, as_json: bool) -> None:
 def show_set(*, path: str, as_json: bool) -> None:
     """Show what a feature set holds.
 
-    Its pictures and classes, the trunk that its features came from, and what was set aside, with the reasons.
+    Its images and classes, the trunk that its features came from, and what was skipped, with the reasons.
     """
     from permafrost.store.feature_set import open_features
 
@@ -64,10 +64,10 @@ def show_set(*, path: str, as_json: bool) -> None:
             for name, split in described["splits"].items()
         ),
         f"base: {spec.base}, weights {spec.weights_source}, cut {spec.cut}, pooling {spec.pooling}",
-        f"pictures seen at {spec.image_size[0]}x{spec.image_size[1]}, preprocessing {spec.preprocessing}",
+        f"images seen at {spec.image_size[0]}x{spec.image_size[1]}, preprocessing {spec.preprocessing}",
         f"features: shape {opened.shape}, {spec.dtype}, computed in {spec.precision}",
-        *([f"views: {opened.views} of each training picture, {opened.augmentation}"] if opened.views > 1 else []),
-        *(f"set aside: {entry['path']}: {entry['reason']}" for entry in described["set_aside"]),
+        *([f"views: {opened.views} of each training image, {opened.augmentation}"] if opened.views > 1 else []),
+        *(f"skipped: {entry['path']}: {entry['reason']}" for entry in described["skipped"]),
         *copies_lines(described["copies"], most=None),
         f"store: {described['store']} ({size(kept)}, {described['shards']} shards hold this set)",
         f"set: {path}",
@@ -140,8 +140,8 @@ def export_set(*, path: str, out: str, as_json: bool) -> None:
     features = open_features(path)
     written = export_features(features, out)
     taken = written.stat().st_size
-    summary = {"file": str(written), "pictures": len(features), "shape": list(features.shape), "bytes": taken}
-    lines = [f"X: {len(features):,} pictures, shape {features.shape}, float32", f"file: {written} ({size(taken)})"]
+    summary = {"file": str(written), "images": len(features), "shape": list(features.shape), "bytes": taken}
+    lines = [f"X: {len(features):,} images, shape {features.shape}, float32", f"file: {written} ({size(taken)})"]
     show(summary, lines, as_json=as_json)
 
 
@@ -149,7 +149,7 @@ def _line(entry: dict[str, Any]) -> str:
     if "error" in entry:
         return f"{entry['set']}: {entry['error']}"
     return (
-        f"{entry['set']}: {entry['pictures']:,} pictures, {entry['base']} {entry['cut']}, "
+        f"{entry['set']}: {entry['images']:,} images, {entry['base']} {entry['cut']}, "
         f"shape {tuple(entry['shape'])}, key {entry['key']}"
     )
 

@@ -24,7 +24,7 @@ from permafrost.training.options import FINE_TUNING
 )
 @training_options(FINE_TUNING)
 @click.option(
-    "--views", metavar="K|live", help="Views of each training picture, one an epoch by turns; live: always new ones."
+    "--views", metavar="K|live", help="Views of each training image, one an epoch by turns; live: always new ones."
 )
 @click.option(
     "--augment",
@@ -57,7 +57,7 @@ from permafrost.training.options import FINE_TUNING
 def finetune(*, run: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Unfreeze the top of a run's base and train it with the head.
 
-    The frozen part runs once a picture: what crosses the cut is kept, and each epoch goes on from there. Where that
+    The frozen part runs once an image: what crosses the cut is kept, and each epoch goes on from there. Where that
     would take too much room, or no less time, it runs in each epoch, and the result is the same.
 
     The result is never worse than the run that it started from on what is monitored: if no epoch improves it, that
@@ -94,7 +94,7 @@ def _plan_lines(plan: Any) -> Iterator[str]:
         yield f"not kept, the frozen part runs in each epoch: {plan.why}"
     else:
         yield (
-            f"kept: {plan.rows:,} pictures and views, {size(plan.bytes)} in {plan.store}; "
+            f"kept: {plan.rows:,} images and views, {size(plan.bytes)} in {plan.store}; "
             f"{plan.missing:,} to compute, about {duration(plan.seconds)}"
         )
         yield f"why: {plan.why}"
@@ -113,6 +113,6 @@ def _difference_lines(difference: dict[str, Any]) -> Iterator[str]:
     if difference["n"]:
         low, high = difference["interval"]
         yield (
-            f"test accuracy: {difference['accuracy_difference']:+.4f} on {difference['n']:,} pictures, "
+            f"test accuracy: {difference['accuracy_difference']:+.4f} on {difference['n']:,} images, "
             f"95 % between {low:+.4f} and {high:+.4f}"
         )

@@ -50,7 +50,7 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "logistic and those after it: standard, each feature to variance 1; centred, all by one number.",
         ),
         ("pca", float, "Reduce features first to so many principal components, or to a share of the variance."),
-        ("calibrate", str, "none, or temperature: so that probabilities mean what they say, on validation pictures."),
+        ("calibrate", str, "none, or temperature: so that probabilities mean what they say, on validation images."),
     ]
     for name, kind, text in reversed(options):
         default = getattr(_LAYERS, name)
@@ -76,13 +76,11 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "nb, mlp. Or auto: the best of those.",
 )
 @click.option("--candidates", help="auto: the heads to compare: logistic,ridge,...  [default: all but Keras's]")
-@click.option("--shots", help="Say also how well the head does with so few training pictures a class: 1,2,5,10.")
-@click.option(
-    "--draws", type=int, default=5, show_default=True, help="How often pictures are drawn for each of --shots."
-)
+@click.option("--shots", help="Say also how well the head does with so few training images a class: 1,2,5,10.")
+@click.option("--draws", type=int, default=5, show_default=True, help="How often images are drawn for each of --shots.")
 @click.option("--memory-limit", help="What fitting may take, like 2GB.  [default: half of what is free]")
 @head_options
-@click.option("--views", type=int, metavar="K", help="Views of each training picture to fit to.  [default: all kept]")
+@click.option("--views", type=int, metavar="K", help="Views of each training image to fit to.  [default: all kept]")
 @training_options(HEAD_TRAINING)
 @click.option("--out", type=click.Path(), metavar="RUN/", help="The run's folder.  [default: runs/<SET>-<head>]")
 @progress_option
@@ -91,8 +89,8 @@ def fit_head(
 ) -> None:
     """Fit a head to kept features and export one Keras model.
 
-    Several sets of the same pictures, of other cuts, poolings or bases, are compared. The model takes
-    pictures of any size, 0 to 255, and gives probabilities; it opens with plain Keras.
+    Several sets of the same images, of other cuts, poolings or bases, are compared. The model takes
+    images of any size, 0 to 255, and gives probabilities; it opens with plain Keras.
     """
     settings: dict[str, Any] = {
         name: parse_numbers(name, value) if name in SEVERAL else value for name, value in options.items()
@@ -163,15 +161,15 @@ def leaderboard_lines(entries: list[dict[str, Any]]) -> list[str]:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return ["compared on held-out folds of the training pictures:", *table]
+    return ["compared on held-out folds of the training images:", *table]
 
 
 def calibration_lines(calibration: dict[str, Any] | None, threshold: dict[str, Any] | None) -> list[str]:
-    """What was chosen on held-out pictures once the head was fitted, as lines."""
+    """What was chosen on held-out images once the head was fitted, as lines."""
     lines = []
     if calibration and not calibration["determined"]:
         lines.append(
-            f"calibration: all {calibration['n']:,} pictures of {calibration['split']} are right, "
+            f"calibration: all {calibration['n']:,} images of {calibration['split']} are right, "
             "so that no temperature is the best for them; none is applied"
         )
     elif calibration:

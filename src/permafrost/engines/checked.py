@@ -22,7 +22,7 @@ TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 0.05}
 """Of the largest feature. Averaged features agree to about 2e-6, maps of MobileNet to 2e-5. In bfloat16, of 8 bits,
 engines differ by 2 % that are equal to 1e-6 in float32."""
 
-PICTURES: Final = 4
+IMAGES: Final = 4
 """Of the first batch that Keras computes as well: more would cost a slow base seconds, and show no more."""
 
 
@@ -31,7 +31,7 @@ class CheckedEngine:
 
     Attributes:
         difference: from Keras, as a share of the largest feature; None before the first batch, and where it is Keras.
-        batch_size: pictures in a batch: the other engine's, or Keras' where that took its place.
+        batch_size: images in a batch: the other engine's, or Keras' where that took its place.
 
     Args:
         engine: the other engine.
@@ -91,8 +91,8 @@ class CheckedEngine:
         return features if engine is self._engine else self._engine(pixels)
 
     def _check(self, pixels: np.ndarray, features: list[np.ndarray]) -> None:
-        expected = compute_once(self._model, pixels[:PICTURES])
-        found = max(largest_difference(part[:PICTURES], right) for part, right in zip(features, expected, strict=True))
+        expected = compute_once(self._model, pixels[:IMAGES])
+        found = max(largest_difference(part[:IMAGES], right) for part, right in zip(features, expected, strict=True))
         if found <= self._tolerance:
             self.difference, self._checked = found, True
             return

@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Pictures in a batch; it may become larger after the first."""
+        """Images in a batch; it may become larger after the first."""
         ...
 
     @property

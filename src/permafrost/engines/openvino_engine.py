@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import keras
 
 BATCH: Final = 8
-"""Pictures in a batch: what lies between two layers of the usual bases then stays in a core's cache, or nearly."""
+"""Images in a batch: what lies between two layers of the usual bases then stays in a core's cache, or nearly."""
 
 _HINTS: Final = {"float32": "f32", "bfloat16": "bf16"}
 _CAPABILITIES: Final = {"float32": "FP32", "bfloat16": "BF16"}
@@ -30,14 +30,14 @@ class OpenVINOEngine:
     Attributes:
         name: `openvino`.
         record: the same with its version.
-        batch_size: pictures in a batch.
+        batch_size: images in a batch.
         streams: batches that are computed at once.
         converted: the model in OpenVINO's form, to be kept.
         why, difference: nothing yet; see `checked.CheckedEngine`.
 
     Args:
         model: from (n, h, w, 3) float32, 0 to 255, to one or several outputs.
-        batch_size: pictures in a batch; `BATCH` if None.
+        batch_size: images in a batch; `BATCH` if None.
         precision: `float32` or `bfloat16`.
         converted: the model in OpenVINO's form, where it has been kept; it is converted if None.
 

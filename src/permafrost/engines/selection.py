@@ -34,7 +34,7 @@ def make_engine(
     Args:
         name: one of `ENGINES`.
         model: from (n, h, w, 3) float32, 0 to 255, to one or several outputs.
-        batch_size: pictures in a batch; what suits the engine if None.
+        batch_size: images in a batch; what suits the engine if None.
         precision: what the model computes in: `float32` or `bfloat16`.
         converted: the model in OpenVINO's form, where it has been kept.
 

@@ -1,4 +1,4 @@
-"""Pictures gathered into batches, several batches in an engine at once, features out in the order of the pictures."""
+"""Images gathered into batches, several batches in an engine at once, features out in the order of the images."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from permafrost.engines.selection import Engine
 
 Member = tuple[int, RowKey]
-"""A picture in a batch: its index in the listing, and the row that it will be."""
+"""An image in a batch: its index in the dataset, and the row that it will be."""
 
 OnFeatures = Callable[[list[Member], list["np.ndarray"]], None]
-"""Takes the pictures of a batch, and for each of the model's outputs their features (n, *shape) float32."""
+"""Takes the images of a batch, and for each of the model's outputs their features (n, *shape) float32."""
 
 
 class Batches:
-    """Has an engine compute pictures that are added one by one, in threads of its own.
+    """Has an engine compute images that are added one by one, in threads of its own.
 
     Args:
         engine: what computes.
-        on_features: called with each finished batch, by the thread that adds pictures, in the order of these.
+        on_features: called with each finished batch, by the thread that adds images, in the order of these.
         stopwatch: on which waiting for the engine is counted.
     """
 
@@ -40,7 +40,7 @@ class Batches:
         self._running: collections.deque[tuple[list[Member], Future[list[np.ndarray]]]] = collections.deque()
 
     def add(self, index: int, key: RowKey, pixels: np.ndarray) -> None:
-        """Add a view of a picture, (h, w, 3) uint8, unless a copy of it was added before."""
+        """Add a view of an image, (h, w, 3) uint8, unless a copy of it was added before."""
         if key in self._seen:
             return
         self._seen.add(key)

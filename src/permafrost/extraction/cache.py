@@ -115,15 +115,15 @@ class Shelf:
 
 
 class Target:
-    """A trunk, and the stores that keep its features: one for pictures, and one for their augmented views.
+    """A trunk, and the stores that keep its features: one for images, and one for their augmented views.
 
-    Pictures and views have a store each, since only the key of views covers the augmentation: so pictures that are kept
+    Images and views have a store each, since only the key of views covers the augmentation: so images that are kept
     already are found again with any augmentation.
 
     Attributes:
         trunk: the trunk.
-        spec: what decides the features of pictures.
-        folder: of the store of pictures; it need not be there yet.
+        spec: what decides the features of images.
+        folder: of the store of images; it need not be there yet.
         computed: how many rows have been committed through this.
 
     Args:
@@ -137,15 +137,15 @@ class Target:
 
     def __init__(self, trunk: Trunk, parent: Path, augmentation: str = "") -> None:
         self.trunk, self.spec = trunk, trunk.spec
-        self.pictures = Shelf(trunk.spec, parent)
-        self.folder = self.pictures.folder
+        self.images = Shelf(trunk.spec, parent)
+        self.folder = self.images.folder
         self.views = Shelf(dataclasses.replace(trunk.spec, augmentation=augmentation), parent) if augmentation else None
         self.computed = 0
 
     @property
     def shelves(self) -> list[Shelf]:
-        """The stores: that of pictures, and that of views where there are any."""
-        return [self.pictures] + ([self.views] if self.views else [])
+        """The stores: that of images, and that of views where there are any."""
+        return [self.images] + ([self.views] if self.views else [])
 
     @property
     def damaged(self) -> list[str]:
@@ -161,22 +161,22 @@ class Target:
         return values * np.dtype(self.spec.dtype).itemsize + 44
 
     def has(self, keys: Sequence[RowKey]) -> list[bool]:
-        """Of each picture or view whether its features were kept before."""
-        pictures = [key for key in keys if key[1] == 0]
-        if len(pictures) == len(keys):
-            return self.pictures.has(keys)
+        """Of each image or view whether its features were kept before."""
+        images = [key for key in keys if key[1] == 0]
+        if len(images) == len(keys):
+            return self.images.has(keys)
         views = [key for key in keys if key[1]]
-        kept = dict(zip(pictures, self.pictures.has(pictures), strict=True))
+        kept = dict(zip(images, self.images.has(images), strict=True))
         kept |= zip(views, self._shelf(1).has(views), strict=True)
         return [kept[key] for key in keys]
 
     def addresses(self, keys: Sequence[RowKey]) -> list[RowAddress]:
-        """Where the features lie: of pictures, or of views, which have another store."""
+        """Where the features lie: of images, or of views, which have another store."""
         return self._shelf(max((view for _, view in keys), default=0)).addresses(keys)
 
     def commit(self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str) -> None:
-        """Keep the features of pictures and views: for each tensor of the trunk (n, *shape)."""
-        for shelf, augmented in ((self.pictures, False), (self.views, True)):
+        """Keep the features of images and views: for each tensor of the trunk (n, *shape)."""
+        for shelf, augmented in ((self.images, False), (self.views, True)):
             rows = [row for row, (_, view) in enumerate(keys) if (view > 0) == augmented]
             if rows:
                 assert shelf is not None, "views are computed only where there is an augmentation"
@@ -185,7 +185,7 @@ class Target:
         self.computed += len(keys)
 
     def gather(self, digests: Sequence[bytes], view: int = 0) -> tuple[np.ndarray, ...]:
-        """For each tensor of the trunk the features of one view of these pictures: (n, *shape) float32.
+        """For each tensor of the trunk the features of one view of these images: (n, *shape) float32.
 
         Raises:
             ShardError: a shard is missing or damaged.
@@ -194,7 +194,7 @@ class Target:
 
     def _shelf(self, view: int) -> Shelf:
         if view == 0:
-            return self.pictures
+            return self.images
         assert self.views is not None, "views are asked for only where there is an augmentation"
         return self.views
 

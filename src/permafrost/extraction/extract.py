@@ -1,4 +1,4 @@
-"""Pictures to a feature set: the work behind `extract`."""
+"""Images to a feature set: the work behind `extract`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.atomic import clear_leftovers
-from permafrost.errors import ListingError, OptionError
+from permafrost.errors import DatasetError, OptionError
 from permafrost.extraction import interrupts
 from permafrost.extraction.cache import Target, library_versions
 from permafrost.extraction.pipeline import (
     Outcome,
     PipelineOptions,
     engine_for,
-    find_pictures,
+    find_images,
     kept_conversion,
-    run_pictures,
+    run_images,
 )
 from permafrost.extraction.reader import RowKey
 from permafrost.images.augmentation import read_views
-from permafrost.images.dataset import Listing, read_listing
+from permafrost.images.dataset import Dataset, read_dataset
 from permafrost.images.decoding import MAX_PIXELS
 from permafrost.images.splits import SPLITS, assign_splits
 from permafrost.store.feature_set import STORE_FOLDER, FeatureSet
@@ -48,23 +48,23 @@ class Plan:
     """What an extraction would do.
 
     Attributes:
-        pictures: how many the data set lists.
-        views: how many views each training picture has, the picture itself among them.
-        compute: how many pictures and views would be run through the trunk.
+        images: how many the dataset lists.
+        views: how many views each training image has, the image itself among them.
+        compute: how many images and views would be run through the trunk.
         keep: how many are kept already, or are copies of others.
         bytes: that the new features would take on disk, uncompressed.
         seconds: that computing them would take, at the speed of one batch tried.
-        shape: of one picture's features.
+        shape: of one image's features.
         store: where they would be kept.
     """
 
     set: str
     store: str
-    pictures: int
+    images: int
     views: int
     compute: int
     keep: int
-    set_aside: int
+    skipped: int
     bytes: int
     seconds: float
     shape: tuple[int, ...]
@@ -93,9 +93,9 @@ def extract(
     max_pixels: int = MAX_PIXELS,
     progress: bool = True,
 ) -> Any:
-    """Run the frozen trunk once over the pictures of a data set and keep its features.
+    """Run the frozen trunk once over the images of a dataset and keep its features.
 
-    Pictures whose features are kept already are not run again, whatever they are called and wherever they lie.
+    Images whose features are kept already are not run again, whatever they are called and wherever they lie.
 
     Args:
         data: a folder with one folder a class, or with `train`, `validation` and `test` folders of those; a CSV with
@@ -108,20 +108,20 @@ def extract(
         pool: `avg` or `max` over height and width, or `none`.
         image_size: height and width in pixels, or one number for both; the base's default if None.
         preprocessing: what a `.keras` base wants as input: `none`, `tf`, `caffe` or `torch`.
-        views: how many views of each training picture to keep, the picture itself among them; 1 if None.
-        augment: how views differ from their picture: names of augmentations, separated by commas, each with its range
+        views: how many views of each training image to keep, the image itself among them; 1 if None.
+        augment: how views differ from their image: names of augmentations, separated by commas, each with its range
             behind an equals sign where that is not to be the usual one: `flip,shift=0.05,rotate`; see
             `augmentation.Augmentation`. `augmentation.USUAL` if None.
         dtype: what features are stored in: `float32` or `float16`.
         precision: what the base computes in: `float32` or `bfloat16`.
         engine: what runs the trunk: `keras`, `openvino`, or `auto`: Keras where it sees a GPU, OpenVINO elsewhere.
-        batch_size: pictures a batch; what suits the engine if None.
+        batch_size: images a batch; what suits the engine if None.
         workers: threads that read and decode; as many as there are processors if None.
-        validation_fraction, test_fraction: shares of the pictures for which the data set names no split, which is then
+        validation_fraction, test_fraction: shares of the images for which the dataset names no split, which is then
             decided by their content. 0.15 each if None.
         out: the set's file; `features/<data>.h5` if None. Its store lies beside it, in `store/`.
-        on_bad: `skip` sets pictures that cannot be decoded aside, with the reason; `fail` stops at the first.
-        max_pixels: pictures with more are not decoded; the header says how many a picture has.
+        on_bad: `skip` sets images that cannot be decoded aside, with the reason; `fail` stops at the first.
+        max_pixels: images with more are not decoded; the header says how many an image has.
         progress: whether to draw a progress bar where standard error is a terminal.
 
     Returns:
@@ -157,7 +157,7 @@ def extract(
 
 
 class Extraction:
-    """One extraction, prepared: the data set is listed, the trunks are built. Takes the arguments of `extract`."""
+    """One extraction, prepared: the dataset is listed, the trunks are built. Takes the arguments of `extract`."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class Extraction:
         # All that can be wrong is looked at before the base is built, which takes seconds.
         self._started = time.perf_counter()
         if on_bad not in ON_BAD:
-            raise OptionError("unknown way with bad pictures", expected=" or ".join(ON_BAD), found=on_bad)
+            raise OptionError("unknown way with bad images", expected=" or ".join(ON_BAD), found=on_bad)
         self._options = PipelineOptions(
             engine=engine,
             batch_size=batch_size,
@@ -201,8 +201,8 @@ class Extraction:
         cuts: list[Any] = list(cut) if isinstance(cut, list | tuple) else [cut]
         if not cuts:
             raise OptionError("no layer to cut at", expected="one or more", found="an empty list")
-        self.listing = read_listing(data)
-        path = _set_path(out, self.listing)
+        self.dataset = read_dataset(data)
+        path = _set_path(out, self.dataset)
         trunks = build_trunks_of(
             base,
             weights,
@@ -220,10 +220,10 @@ class Extraction:
     def plan(self) -> list[Plan]:
         """What `run` would do, without doing it; nothing is written."""
         missing: list[set[RowKey]] = [set() for _ in self._targets]
-        aside, rows = len(self.listing.set_aside), 0
-        pictures = find_pictures(self.listing, self._targets, self._options, decode=False, views_of=self._views_of)
-        with interrupts.deferred() as interrupted, contextlib.closing(pictures):
-            for index, found in enumerate(pictures):
+        aside, rows = len(self.dataset.skipped), 0
+        images = find_images(self.dataset, self._targets, self._options, decode=False, views_of=self._views_of)
+        with interrupts.deferred() as interrupted, contextlib.closing(images):
+            for index, found in enumerate(images):
                 interrupted.check()
                 if found.digest is None:
                     aside, rows = aside + 1, rows + 1
@@ -241,11 +241,11 @@ class Extraction:
             Plan(
                 set=str(path),
                 store=str(target.folder),
-                pictures=len(self.listing),
+                images=len(self.dataset),
                 views=self._views.count or 1,
                 compute=len(keys),
                 keep=rows - len(keys),
-                set_aside=aside,
+                skipped=aside,
                 bytes=len(keys) * target.row_bytes,
                 seconds=seconds,
                 shape=target.spec.shapes[0],
@@ -257,8 +257,8 @@ class Extraction:
         """Compute what is missing, and write the sets."""
         for folder in {path.parent for path in self._paths}:
             clear_leftovers(folder)
-        outcome = run_pictures(
-            self.listing,
+        outcome = run_images(
+            self.dataset,
             self._targets,
             self._options,
             augmentation=self._views.augmentation,
@@ -266,16 +266,16 @@ class Extraction:
         )
         if not outcome.kept:
             index, reason = outcome.aside[-1]
-            raise ListingError(
-                f"none of the {len(self.listing)} pictures in {self.listing.root} can be decoded",
-                found=f"{self.listing.names[index]}: {reason}",
+            raise DatasetError(
+                f"none of the {len(self.dataset)} images in {self.dataset.root} can be decoded",
+                found=f"{self.dataset.names[index]}: {reason}",
             )
         return [self._write_set(target, path, outcome) for target, path in zip(self._targets, self._paths, strict=True)]
 
     def _write_set(self, target: Target, path: Path, outcome: Outcome) -> FeatureSet:
         from permafrost.trunk.cutting import save_trunk
 
-        aside = (*self.listing.set_aside, *((self.listing.names[index], reason) for index, reason in outcome.aside))
+        aside = (*self.dataset.skipped, *((self.dataset.names[index], reason) for index, reason in outcome.aside))
         content = self._content(target, path, outcome, aside)
         save_trunk(target.trunk, target.folder)
         write_set(path, content)
@@ -289,12 +289,12 @@ class Extraction:
         features.summary = {
             "set": str(path),
             "store": str(target.folder),
-            "pictures": len(outcome.kept),
+            "images": len(outcome.kept),
             "computed": target.computed,
             "views": self._views.count,
-            "kept": sum(len(self._views_of(*picture)) for picture in outcome.kept) - target.computed,
-            "set_aside": len(aside),
-            "set_aside_paths": [{"path": name, "reason": reason} for name, reason in aside],
+            "kept": sum(len(self._views_of(*image)) for image in outcome.kept) - target.computed,
+            "skipped": len(aside),
+            "skipped_paths": [{"path": name, "reason": reason} for name, reason in aside],
             "copies": features.describe_copies(),
             "damaged": target.damaged,
             "shape": list(target.spec.shapes[0]),
@@ -309,34 +309,34 @@ class Extraction:
     def _content(self, target: Target, path: Path, outcome: Outcome, aside: tuple[tuple[str, str], ...]) -> SetContent:
         import numpy as np
 
-        listing = self.listing
+        dataset = self.dataset
         indices, digests = [index for index, _ in outcome.kept], [digest for _, digest in outcome.kept]
-        splits = assign_splits(digests, (listing.splits[index] for index in indices), **self._fractions)
+        splits = assign_splits(digests, (dataset.splits[index] for index in indices), **self._fractions)
         shards, places = place_rows(target.addresses([(digest, 0) for digest in digests]))
         return SetContent(
             spec=target.spec,
             store=os.path.relpath(target.folder, path.parent),
-            root=listing.root,
-            names=tuple(listing.names[index] for index in indices),
+            root=dataset.root,
+            names=tuple(dataset.names[index] for index in indices),
             digests=digest_rows(digests),
-            labels=np.array([listing.labels[index] for index in indices], np.int64),
+            labels=np.array([dataset.labels[index] for index in indices], np.int64),
             splits=np.array([SPLITS.index(split) for split in splits], np.uint8),
-            class_names=listing.class_names,
+            class_names=dataset.class_names,
             shards=shards,
             places=places,
-            set_aside=aside,
+            skipped=aside,
             about=library_versions() | {"max_pixels": self._options.max_pixels},
             views=self._view_rows(target, path, outcome),
         )
 
     def _views_of(self, index: int, digest: bytes) -> Sequence[int]:
-        """The views of a picture that are kept: of training pictures all, of others the picture itself."""
+        """The views of an image that are kept: of training images all, of others the image itself."""
         if self._views.count == 1 or self._split_of(index, digest) != "train":
             return (0,)
         return range(self._views.count or 1)
 
     def _split_of(self, index: int, digest: bytes) -> str:
-        return assign_splits([digest], [self.listing.splits[index]], **self._fractions)[0]
+        return assign_splits([digest], [self.dataset.splits[index]], **self._fractions)[0]
 
     def _view_rows(self, target: Target, path: Path, outcome: Outcome) -> ViewRows | None:
         import numpy as np
@@ -344,38 +344,38 @@ class Extraction:
         if target.views is None:
             return None
         wanted = [
-            (view, picture, digest)
-            for picture, (index, digest) in enumerate(outcome.kept)
+            (view, image, digest)
+            for image, (index, digest) in enumerate(outcome.kept)
             for view in self._views_of(index, digest)
             if view
         ]
         shards, found = place_rows(target.addresses([(digest, view) for view, _, digest in wanted]))
         places = np.full(((self._views.count or 1) - 1, len(outcome.kept), 2), -1, np.int64)
-        for place, (view, picture, _) in zip(found, wanted, strict=True):
-            places[view - 1, picture] = place
+        for place, (view, image, _) in zip(found, wanted, strict=True):
+            places[view - 1, image] = place
         store = os.path.relpath(target.views.folder, path.parent)
         return ViewRows(spec=target.views.spec, store=store, shards=shards, places=places)
 
 
-def compute_features(listing: Listing, trunk: Trunk, parent: Path, options: PipelineOptions) -> np.ndarray:
-    """The features of pictures, kept ones and new ones, without a set.
+def compute_features(dataset: Dataset, trunk: Trunk, parent: Path, options: PipelineOptions) -> np.ndarray:
+    """The features of images, kept ones and new ones, without a set.
 
     Args:
-        listing: the pictures; labels and splits do not matter.
+        dataset: the images; labels and splits do not matter.
         trunk: the trunk.
         parent: the folder that holds stores, e.g. `features/store`.
-        options: how; a picture that cannot be decoded is an error in any case.
+        options: how; an image that cannot be decoded is an error in any case.
 
     Returns:
-        (n, *shape) float32, in the order of the listing.
+        (n, *shape) float32, in the order of the dataset.
 
     Raises:
-        PictureError: a picture cannot be decoded; it is named.
+        ImageError: an image cannot be decoded; it is named.
     """
     from permafrost.trunk.cutting import save_trunk
 
     target = Target(trunk, parent)
-    outcome = run_pictures(listing, [target], dataclasses.replace(options, fail_on_bad=True))
+    outcome = run_images(dataset, [target], dataclasses.replace(options, fail_on_bad=True))
     save_trunk(trunk, target.folder)
     return target.gather([digest for _, digest in outcome.kept])[0]
 
@@ -406,7 +406,7 @@ def build_trunks_of(
 
 
 def try_rate(engine: Engine, size: tuple[int, int]) -> float:
-    """Pictures a second that `engine` computes: a batch in each stream to warm up, and one to time."""
+    """Images a second that `engine` computes: a batch in each stream to warm up, and one to time."""
     import numpy as np
 
     pixels = np.zeros((engine.batch_size, *size, 3), np.uint8)
@@ -417,8 +417,8 @@ def try_rate(engine: Engine, size: tuple[int, int]) -> float:
     return engine.streams * engine.batch_size / (time.perf_counter() - started)
 
 
-def _set_path(out: str | os.PathLike[str] | None, listing: Listing) -> Path:
-    path = Path(DEFAULT_FOLDER) / f"{listing.name}.h5" if out is None else Path(out)
+def _set_path(out: str | os.PathLike[str] | None, dataset: Dataset) -> Path:
+    path = Path(DEFAULT_FOLDER) / f"{dataset.name}.h5" if out is None else Path(out)
     if path.suffix != ".h5":
         raise OptionError("a feature set is an HDF5 file", expected="--out NAME.h5", found=str(path))
     return path

@@ -1,7 +1,7 @@
-"""Pictures through an engine into stores: read, decode, compute, commit, all at once.
+"""Images through an engine into stores: read, decode, compute, commit, all at once.
 
 Threads read, hash and decode (`reading`); others compute (`computing`); one more commits (`committing`); the caller's
-thread ties them together and keeps the order. A picture is known by its content: where its features are kept already it
+thread ties them together and keeps the order. An image is known by its content: where its features are kept already it
 is neither decoded nor computed. What is finished is committed at least twice a second, so a kill costs no more than
 that, and the same request goes on from there.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from permafrost.atomic import clear_leftovers
-from permafrost.errors import OptionError, PictureError, WriteError
+from permafrost.errors import ImageError, OptionError, WriteError
 from permafrost.extraction import interrupts
 from permafrost.extraction.batcher import Batches, Member
 from permafrost.extraction.cache import Target
@@ -24,7 +24,7 @@ from permafrost.extraction.interrupts import Interrupts
 from permafrost.extraction.reader import Found, Reader, ViewsOf
 from permafrost.extraction.stopwatch import Stopwatch
 from permafrost.extraction.writer import Committer, as_stored
-from permafrost.images.dataset import Listing
+from permafrost.images.dataset import Dataset
 from permafrost.images.decoding import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ CONVERTED_BYTES: Final = 64 * 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PipelineOptions:
-    """How pictures are run.
+    """How images are run.
 
     Attributes:
         engine: a name in `engines.ENGINES`.
-        batch_size: pictures computed at once; what suits the engine if None.
+        batch_size: images computed at once; what suits the engine if None.
         workers: threads that read and decode; as many as there are processors if None.
-        fail_on_bad: whether the first picture that cannot be decoded is an error, rather than set aside.
-        max_pixels: a picture with more, by its header, is refused before it is decoded.
+        fail_on_bad: whether the first image that cannot be decoded is an error, rather than skipped.
+        max_pixels: an image with more, by its header, is refused before it is decoded.
         progress: whether to draw a progress bar where standard error is a terminal.
     """
 
@@ -91,14 +91,14 @@ class EngineUsed:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a listing's pictures.
+    """What came of a dataset's images.
 
     Attributes:
-        kept: index in the listing and content digest of each picture whose features are kept now.
+        kept: index in the dataset and content digest of each image whose features are kept now.
         aside: index and reason of each that could not be decoded.
         engine: the engine that computed, or None where nothing was to be computed.
         seconds: in `all`, of which making the `engine` and keeping its form of the trunk; and for which the thread that
-            ties everything together waited for pictures (`read`), for the engine's features (`compute`) and for commits
+            ties everything together waited for images (`read`), for the engine's features (`compute`) and for commits
             (`write`).
         limit: which of the three it waited for most: `reading`, `computing` or `writing`.
     """
@@ -110,34 +110,34 @@ class Outcome:
     limit: str
 
 
-def only_pictures(index: int, digest: bytes) -> Sequence[int]:  # noqa: ARG001 - a `ViewsOf`
-    """No views but the pictures themselves."""
+def only_images(index: int, digest: bytes) -> Sequence[int]:  # noqa: ARG001 - a `ViewsOf`
+    """No views but the images themselves."""
     return (0,)
 
 
-def run_pictures(
-    listing: Listing,
+def run_images(
+    dataset: Dataset,
     targets: list[Target],
     options: PipelineOptions,
     *,
     augmentation: Augmentation | None = None,
-    views_of: ViewsOf = only_pictures,
+    views_of: ViewsOf = only_images,
     converted: Converted | None = None,
 ) -> Outcome:
-    """Compute and commit the features of the pictures of a listing that a target does not have.
+    """Compute and commit the features of the images of a dataset that a target does not have.
 
     Args:
-        listing: the pictures.
+        dataset: the images.
         targets: trunks of one base, made together; one pass serves all.
         options: how.
         augmentation: how views are made, where any are wanted.
-        views_of: which views of each picture are wanted.
+        views_of: which views of each image are wanted.
         converted: the trunks in OpenVINO's form, where they have just been converted and are not kept yet.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; what was finished before is committed.
-        PictureError: one cannot be decoded, and that is to be an error.
-        FeatureError: features are not finite; the picture is named.
+        ImageError: one cannot be decoded, and that is to be an error.
+        FeatureError: features are not finite; the image is named.
         EngineError: the engine that was asked for cannot be had, or does not agree with Keras.
         WriteError: the disk is full, or the like; what was committed before is whole.
     """
@@ -148,21 +148,21 @@ def run_pictures(
         clear_leftovers(shelf.folder)
     kept: list[tuple[int, bytes]] = []
     aside: list[tuple[int, str]] = []
-    pictures = find_pictures(listing, targets, options, augmentation=augmentation, views_of=views_of)
+    images = find_images(dataset, targets, options, augmentation=augmentation, views_of=views_of)
     with (
         interrupts.deferred() as interrupted,
-        contextlib.closing(pictures),
+        contextlib.closing(images),
         Committer(targets, stopwatch) as committer,
-        _Computation(listing, targets, options, committer, stopwatch, converted, interrupted) as computation,
-        _progress(len(listing), stopwatch, shown=options.progress) as picture_done,
+        _Computation(dataset, targets, options, committer, stopwatch, converted, interrupted) as computation,
+        _progress(len(dataset), stopwatch, shown=options.progress) as image_done,
     ):
-        for index, found in enumerate(stopwatch.each("read", pictures)):
+        for index, found in enumerate(stopwatch.each("read", images)):
             if found.digest is None:
                 aside.append((index, found.reason))
             else:
                 kept.append((index, found.digest))
                 computation.add(index, found)
-            picture_done(bool(found.digest and not found.missing))
+            image_done(bool(found.digest and not found.missing))
             interrupted.check()
         computation.finish()
     for shelf in shelves:
@@ -208,30 +208,30 @@ def conversion_place(targets: list[Target]) -> Place:
     return Place(targets[0].folder, tuple(target.spec.digest for target in targets))
 
 
-def find_pictures(
-    listing: Listing,
+def find_images(
+    dataset: Dataset,
     targets: list[Target],
     options: PipelineOptions,
     *,
     decode: bool = True,
     augmentation: Augmentation | None = None,
-    views_of: ViewsOf = only_pictures,
+    views_of: ViewsOf = only_images,
 ) -> Generator[Found]:
-    """What comes of each picture of a listing, in its order, read ahead by threads.
+    """What comes of each image of a dataset, in its order, read ahead by threads.
 
     Args:
-        listing: the pictures.
-        targets: whose features; pictures that all of them have are not decoded.
+        dataset: the images.
+        targets: whose features; images that all of them have are not decoded.
         options: how.
         decode: whether to decode at all, or only to look what is kept.
         augmentation: how views are made, where any are wanted.
-        views_of: which views of each picture are wanted.
+        views_of: which views of each image are wanted.
 
     Raises:
-        PictureError: one cannot be decoded, and that is to be an error.
+        ImageError: one cannot be decoded, and that is to be an error.
     """
     reader = Reader(
-        listing=listing,
+        dataset=dataset,
         size=targets[0].spec.image_size,
         are_kept=lambda keys: [all(each) for each in zip(*(target.has(keys) for target in targets), strict=True)],
         views_of=views_of,
@@ -240,22 +240,22 @@ def find_pictures(
         max_pixels=options.max_pixels,
         threads=options.threads,
     )
-    with contextlib.closing(reader.read()) as pictures:
-        for index, found in enumerate(pictures):
+    with contextlib.closing(reader.read()) as images:
+        for index, found in enumerate(images):
             if found.digest is None and options.fail_on_bad:
-                raise PictureError(
-                    f"bad picture {listing.names[index]}: {found.reason}",
-                    do="remove it, or set such pictures aside with --on-bad skip",
+                raise ImageError(
+                    f"bad image {dataset.names[index]}: {found.reason}",
+                    do="remove it, or set such images aside with --on-bad skip",
                 )
             yield found
 
 
 class _Computation:
-    """Computes what is missing, with an engine that is made when the first picture is: a run may have none."""
+    """Computes what is missing, with an engine that is made when the first image is: a run may have none."""
 
     def __init__(
         self,
-        listing: Listing,
+        dataset: Dataset,
         targets: list[Target],
         options: PipelineOptions,
         committer: Committer,
@@ -265,7 +265,7 @@ class _Computation:
     ) -> None:
         self._converted, self._interrupted = converted, interrupted
         self._kept: Converted | None = None
-        self._listing, self._targets, self._options = listing, targets, options
+        self._dataset, self._targets, self._options = dataset, targets, options
         self._committer, self._stopwatch = committer, stopwatch
         self._engine: Engine | None = None
         self._batches: Batches | None = None
@@ -279,7 +279,7 @@ class _Computation:
             self._batches.close()
 
     def add(self, index: int, found: Found) -> None:
-        """Have the missing views of a picture computed."""
+        """Have the missing views of an image computed."""
         if found.missing and self._batches is None:
             started = time.perf_counter()
             with self._interrupted.at_once():
@@ -315,7 +315,7 @@ class _Computation:
         for target in self._targets:
             kept = target.has([key for _, key in members])
             wanted = [row for row, was_kept in enumerate(kept) if not was_kept]
-            names = [self._listing.names[members[row][0]] for row in wanted]
+            names = [self._dataset.names[members[row][0]] for row in wanted]
             chosen = slice(None) if len(wanted) == len(members) else wanted  # A slice copies nothing.
             tensors = tuple(as_stored(next(remaining)[chosen], target.spec, names) for _ in target.spec.shapes)
             self._committer.add(target, [members[row][1] for row in wanted], tensors, self._engine.record)
@@ -323,16 +323,16 @@ class _Computation:
 
 @contextlib.contextmanager
 def _progress(count: int, stopwatch: Stopwatch, *, shown: bool) -> Iterator[Callable[[bool], None]]:
-    """A progress bar, where standard error is a terminal; gives what to call with whether a picture was kept."""
+    """A progress bar, where standard error is a terminal; gives what to call with whether an image was kept."""
     from tqdm import tqdm
 
     kept = 0
-    with tqdm(total=count, unit=" pictures", disable=None if shown else True, leave=False, dynamic_ncols=True) as bar:
+    with tqdm(total=count, unit=" images", disable=None if shown else True, leave=False, dynamic_ncols=True) as bar:
 
         def done(was_kept: bool) -> None:
             nonlocal kept
             kept += was_kept
-            if bar.update():  # It has just been drawn: what it says next is found out now, and not for each picture.
+            if bar.update():  # It has just been drawn: what it says next is found out now, and not for each image.
                 bar.set_postfix_str(f"{kept:,} kept already, limited by {stopwatch.limit_lately}", refresh=False)
 
         yield done

@@ -1,8 +1,8 @@
-"""Pictures read, hashed, decoded and resized ahead by threads, in the order of their listing.
+"""Images read, hashed, decoded and resized ahead by threads, in the order of their dataset.
 
 Threads win over processes here: reading, SHA-256, decoding and resizing all release the interpreter's lock, and pixels
-need not be copied from one process to another. A task is a handful of pictures, since handing over a task costs as much
-as hashing a small picture, and more of them where none has to be decoded. What is decoded ahead is bounded by count,
+need not be copied from one process to another. A task is a handful of images, since handing over a task costs as much
+as hashing a small image, and more of them where none has to be decoded. What is decoded ahead is bounded by count,
 what is being decoded by bytes.
 """
 
@@ -17,10 +17,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from permafrost.errors import PictureError
-from permafrost.images.dataset import Listing
+from permafrost.errors import ImageError
+from permafrost.images.dataset import Dataset
 from permafrost.images.decoding import DecodingMemory, quiet_decoding
-from permafrost.images.sources import LoadedPicture
+from permafrost.images.sources import LoadedImage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,33 +28,33 @@ if TYPE_CHECKING:
     from permafrost.images.augmentation import Augmentation
 
 TASK: Final = 8
-"""Pictures a task, where any of the last one had to be decoded."""
+"""Images a task, where any of the last one had to be decoded."""
 
 KEPT_TASK: Final = 32
-"""Pictures a task, where none of the last one had to be."""
+"""Images a task, where none of the last one had to be."""
 
 AHEAD: Final = 64
-"""Pictures decoded ahead at least, so that batches need not wait: a few megabytes at the usual sizes."""
+"""Images decoded ahead at least, so that batches need not wait: a few megabytes at the usual sizes."""
 
 LOADED_BYTES: Final = 4 * 2**20
 """Of files' contents, about, that a thread holds while it looks up what is kept of them."""
 
 QUICK: Final = 0.00025
-"""Seconds in which a thread reads and hashes a picture of up to about 200 kB that is in the file cache."""
+"""Seconds in which a thread reads and hashes an image of up to about 200 kB that is in the file cache."""
 
 DECODING_BYTES: Final = 512 * 2**20
-"""Of full-size pictures, decoded at the same time; a larger one is decoded alone."""
+"""Of full-size images, decoded at the same time; a larger one is decoded alone."""
 
 RowKey = tuple[bytes, int]
-"""What a row is of: a picture's content digest, and a view."""
+"""What a row is of: an image's content digest, and a view."""
 
 ViewsOf = Callable[[int, bytes], Sequence[int]]
-"""Given a picture's index in the listing and its digest, which of its views are wanted."""
+"""Given an image's index in the dataset and its digest, which of its views are wanted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What came of one picture of a listing.
+    """What came of one image of a dataset.
 
     Attributes:
         digest: of its content; None where it cannot be decoded.
@@ -79,30 +79,30 @@ class Turns:
         self._quick = True
 
     @contextlib.contextmanager
-    def turn(self, pictures: Sized) -> Iterator[None]:
-        """Wait for a turn, where there are turns, and take it for the length of the block, which fills `pictures`."""
+    def turn(self, images: Sized) -> Iterator[None]:
+        """Wait for a turn, where there are turns, and take it for the length of the block, which fills `images`."""
         with self._lock if self._quick else contextlib.nullcontext():
             started = time.perf_counter()
             yield
-            self._quick = time.perf_counter() - started < QUICK * len(pictures)
+            self._quick = time.perf_counter() - started < QUICK * len(images)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reader:
-    """What is to be found out about the pictures of a listing.
+    """What is to be found out about the images of a dataset.
 
     Attributes:
-        listing: the pictures.
+        dataset: the images.
         size: height and width in pixels to which they are resized.
-        are_kept: of some pictures' views whether the features are kept already: they are not decoded then.
-        views_of: which views of each picture are wanted.
+        are_kept: of some images' views whether the features are kept already: they are not decoded then.
+        views_of: which views of each image are wanted.
         augmentation: how views are made, where any are wanted.
         decode: whether to decode at all, or only to look what is kept.
-        max_pixels: a picture with more, by its header, is refused before it is decoded.
+        max_pixels: an image with more, by its header, is refused before it is decoded.
         threads: that do it.
     """
 
-    listing: Listing
+    dataset: Dataset
     size: tuple[int, int]
     are_kept: Callable[[Sequence[RowKey]], Sequence[bool]]
     views_of: ViewsOf
@@ -112,10 +112,10 @@ class Reader:
     threads: int
 
     def read(self) -> Generator[Found]:
-        """What comes of each picture, in the order of the listing, read ahead by threads."""
+        """What comes of each image, in the order of the dataset, read ahead by threads."""
         memory, turns = DecodingMemory(DECODING_BYTES), Turns()
-        count, size, start, done = len(self.listing), TASK, 0, 0
-        with quiet_decoding(), ThreadPoolExecutor(self.threads, "pictures") as threads:
+        count, size, start, done = len(self.dataset), TASK, 0, 0
+        with quiet_decoding(), ThreadPoolExecutor(self.threads, "images") as threads:
             running: collections.deque[Future[list[Found]]] = collections.deque()
             try:
                 while start < count or running:
@@ -132,52 +132,52 @@ class Reader:
                     future.cancel()
 
     def _find(self, indices: range, memory: DecodingMemory, turns: Turns) -> list[Found]:
-        """What comes of some pictures."""
+        """What comes of some images."""
         found: list[Found] = []
         while indices:
             loaded = self._load(indices, turns)
-            found += [self._found(picture, missing, memory) for picture, missing in loaded]
+            found += [self._found(image, missing, memory) for image, missing in loaded]
             indices = indices[len(loaded) :]
         return found
 
-    def _load(self, indices: range, turns: Turns) -> list[tuple[LoadedPicture | PictureError, list[int]]]:
-        """The first of some pictures, as many as may be in memory together, and which views of each are not kept."""
-        loaded: list[LoadedPicture | PictureError] = []
+    def _load(self, indices: range, turns: Turns) -> list[tuple[LoadedImage | ImageError, list[int]]]:
+        """The first of some images, as many as may be in memory together, and which views of each are not kept."""
+        loaded: list[LoadedImage | ImageError] = []
         held = 0
         with turns.turn(loaded):
             for index in indices:
-                picture = self._picture(index)
-                loaded.append(picture)
-                held += 0 if isinstance(picture, PictureError) else picture.size
+                image = self._image(index)
+                loaded.append(image)
+                held += 0 if isinstance(image, ImageError) else image.size
                 if held > LOADED_BYTES:
                     break
             return list(zip(loaded, self._missing(indices, loaded), strict=True))
 
-    def _picture(self, index: int) -> LoadedPicture | PictureError:
+    def _image(self, index: int) -> LoadedImage | ImageError:
         try:
-            return self.listing.picture(index).load(self.max_pixels)
-        except PictureError as error:
+            return self.dataset.image(index).load(self.max_pixels)
+        except ImageError as error:
             return error
 
-    def _missing(self, indices: range, loaded: list[LoadedPicture | PictureError]) -> list[list[int]]:
+    def _missing(self, indices: range, loaded: list[LoadedImage | ImageError]) -> list[list[int]]:
         wanted = [
             []
-            if isinstance(picture, PictureError)
-            else [(picture.digest, view) for view in self.views_of(index, picture.digest)]
-            for index, picture in zip(indices, loaded, strict=False)
+            if isinstance(image, ImageError)
+            else [(image.digest, view) for view in self.views_of(index, image.digest)]
+            for index, image in zip(indices, loaded, strict=False)
         ]
         kept = iter(self.are_kept([key for keys in wanted for key in keys]))
         return [[view for _, view in keys if not next(kept)] for keys in wanted]
 
-    def _found(self, picture: LoadedPicture | PictureError, missing: list[int], memory: DecodingMemory) -> Found:
-        if isinstance(picture, PictureError):
-            return Found(reason=str(picture))
+    def _found(self, image: LoadedImage | ImageError, missing: list[int], memory: DecodingMemory) -> Found:
+        if isinstance(image, ImageError):
+            return Found(reason=str(image))
         if not self.decode or not missing:
-            return Found(picture.digest, dict.fromkeys(missing))
+            return Found(image.digest, dict.fromkeys(missing))
         try:
-            pixels = picture.pixels(self.size, memory=memory)
-            return Found(picture.digest, {view: self._view(pixels, picture.digest, view) for view in missing})
-        except PictureError as error:
+            pixels = image.pixels(self.size, memory=memory)
+            return Found(image.digest, {view: self._view(pixels, image.digest, view) for view in missing})
+        except ImageError as error:
             return Found(reason=str(error))
 
     def _view(self, pixels: np.ndarray, digest: bytes, view: int) -> np.ndarray:

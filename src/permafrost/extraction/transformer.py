@@ -1,4 +1,4 @@
-"""`FeatureExtractor`: a scikit-learn transformer over paths or pictures, on the same store as `extract`."""
+"""`FeatureExtractor`: a scikit-learn transformer over paths or images, on the same store as `extract`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from permafrost.errors import OptionError
 from permafrost.extraction.extract import DEFAULT_FOLDER, build_trunks_of, compute_features
 from permafrost.extraction.pipeline import PipelineOptions
-from permafrost.images.dataset import Listing
+from permafrost.images.dataset import Dataset
 from permafrost.store.feature_set import STORE_FOLDER
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Pictures in, one row of features a picture out: the first step of a scikit-learn pipeline.
+    """Images in, one row of features an image out: the first step of a scikit-learn pipeline.
 
-    Features are kept in the store below `store` and computed once a picture, so a grid search over what comes after
-    costs one extraction. There is nothing to learn: `fit` builds the trunk and looks at no picture.
+    Features are kept in the store below `store` and computed once an image, so a grid search over what comes after
+    costs one extraction. There is nothing to learn: `fit` builds the trunk and looks at no image.
 
     Args:
         base, weights, cut, pool, image_size, preprocessing, dtype, precision, engine, batch_size, workers: as for
@@ -73,20 +73,20 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Build the trunk.
 
         Args:
-            X: pictures, as for `transform`; only their form is looked at.
+            X: images, as for `transform`; only their form is looked at.
             y: not used.
 
         Raises:
-            PermafrostError: an unknown base, cut or option; weights that do not fit; no pictures.
+            PermafrostError: an unknown base, cut or option; weights that do not fit; no images.
         """
-        _listing(X)
+        _dataset(X)
         spec = self._build().spec
         self.spec_ = spec
         self.n_features_out_ = int(np.prod(spec.shapes[0]))
         return self
 
     def transform(self, X: Any) -> np.ndarray:  # noqa: N803 - scikit-learn's name
-        """Features of pictures; those that are kept already are not computed.
+        """Features of images; those that are kept already are not computed.
 
         Args:
             X: n paths of files; or n arrays (h, w, 3), numbers from 0 to 255, of any sizes, or one array of them.
@@ -95,20 +95,20 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             (n, n_features_out_) float32, in the order of `X`.
 
         Raises:
-            PictureError: a picture that cannot be decoded; it is named.
+            ImageError: an image that cannot be decoded; it is named.
         """
         check_is_fitted(self, "spec_")
-        listing = _listing(X)
+        dataset = _dataset(X)
         features = compute_features(
-            listing,
+            dataset,
             self._build(),
             Path(self.store) / STORE_FOLDER,
             PipelineOptions(engine=self.engine, batch_size=self.batch_size, workers=self.workers, progress=False),
         )
-        return features.reshape(len(listing), -1)
+        return features.reshape(len(dataset), -1)
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn should know: takes pictures or their paths, needs no labels."""
+        """What scikit-learn should know: takes images or their paths, needs no labels."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
@@ -142,28 +142,28 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return built[1]
 
 
-def _listing(pictures: Any) -> Listing:
-    """Pictures as a data set without labels.
+def _dataset(images: Any) -> Dataset:
+    """Images as a dataset without labels.
 
     Raises:
-        OptionError: neither paths nor pictures.
+        OptionError: neither paths nor images.
     """
-    if isinstance(pictures, str | bytes | os.PathLike) or not isinstance(pictures, Sequence | np.ndarray):
+    if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Sequence | np.ndarray):
         # A column of paths in a data frame is neither, and has a form that is.
-        if not hasattr(pictures, "__array__"):
+        if not hasattr(images, "__array__"):
             raise OptionError(
-                "not a list of pictures", expected="paths, or arrays (h, w, 3)", found=type(pictures).__name__
+                "not a list of images", expected="paths, or arrays (h, w, 3)", found=type(images).__name__
             )
-        pictures = np.asarray(pictures)
-    if len(pictures) == 0:
-        raise OptionError("no pictures", expected="at least one", found="none")
-    items = [item[0] if isinstance(item, np.ndarray) and item.shape == (1,) else item for item in pictures]
+        images = np.asarray(images)
+    if len(images) == 0:
+        raise OptionError("no images", expected="at least one", found="none")
+    items = [item[0] if isinstance(item, np.ndarray) and item.shape == (1,) else item for item in images]
     if all(isinstance(item, str | os.PathLike) for item in items):
         names, arrays = tuple(os.fspath(item) for item in items), None
     elif all(isinstance(item, np.ndarray) for item in items):
         names, arrays = tuple(f"X[{number}]" for number in range(len(items))), tuple(items)
     else:
         kinds = ", ".join(sorted({type(item).__name__ for item in items}))
-        raise OptionError("not a list of pictures", expected="paths, or arrays (h, w, 3)", found=kinds)
+        raise OptionError("not a list of images", expected="paths, or arrays (h, w, 3)", found=kinds)
     nothing = (None,) * len(names)
-    return Listing(root="", names=names, labels=(0,) * len(names), splits=nothing, class_names=("",), arrays=arrays)
+    return Dataset(root="", names=names, labels=(0,) * len(names), splits=nothing, class_names=("",), arrays=arrays)

@@ -105,7 +105,7 @@ def as_stored(features: np.ndarray, spec: TrunkSpec, names: list[str]) -> np.nda
     """Features in the dtype that they are stored in.
 
     Raises:
-        FeatureError: one is not finite, in that dtype; its picture is named.
+        FeatureError: one is not finite, in that dtype; its image is named.
     """
     import numpy as np
 

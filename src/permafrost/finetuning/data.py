@@ -1,6 +1,6 @@
-"""What fine-tuning trains on: kept features at the frontier, or pictures through the whole model; and which of the two.
+"""What fine-tuning trains on: kept features at the frontier, or images through the whole model; and which of the two.
 
-Kept features cost a run of the frozen part for each picture and view once, and room on disk; the fused way, as ordinary
+Kept features cost a run of the frozen part for each image and view once, and room on disk; the fused way, as ordinary
 fine-tuning goes, costs that run in every epoch, and no room.
 """
 
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from permafrost.errors import PictureError, RunError
+from permafrost.errors import ImageError, RunError
 from permafrost.extraction.cache import Target
 from permafrost.extraction.extract import try_rate
-from permafrost.extraction.pipeline import PipelineOptions, engine_for, kept_conversion, run_pictures
+from permafrost.extraction.pipeline import PipelineOptions, engine_for, kept_conversion, run_images
 from permafrost.finetuning.frontier import Frontier
 from permafrost.images.augmentation import Views
 from permafrost.images.splits import SPLITS
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from permafrost.store.feature_set import FeatureSet
 
 CACHED_BYTES: Final = 2 * 2**30
-"""What is trained on, features or decoded pictures, is held in memory as long as it takes no more than this."""
+"""What is trained on, features or decoded images, is held in memory as long as it takes no more than this."""
 
 DISK_MARGIN: Final = 0.9
 """Of the free disk, the share that kept features may take."""
@@ -48,7 +48,7 @@ class Keeping:
         why: the reason, for people.
         crossing: the layers whose output crosses the cut.
         shapes: of each of their outputs.
-        rows: pictures and views whose features would be kept.
+        rows: images and views whose features would be kept.
         missing: of those, how many are not kept yet.
         bytes: that the features of all take on disk, uncompressed.
         seconds: that computing the missing ones takes, at the speed of one batch tried; 0 where nothing is kept.
@@ -68,12 +68,12 @@ class Keeping:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which pictures and views fine-tuning trains on and looks at.
+    """Which images and views fine-tuning trains on and looks at.
 
     Attributes:
         features: the set that they are of.
         rows: of each split.
-        views: which views of training pictures.
+        views: which views of training images.
     """
 
     features: FeatureSet
@@ -82,11 +82,11 @@ class Wanted:
 
     @property
     def kept_views(self) -> int:
-        """How many views of each training picture can be kept: none where each epoch has new ones."""
+        """How many views of each training image can be kept: none where each epoch has new ones."""
         return self.views.count or 0
 
     def views_by_row(self) -> dict[int, range]:
-        """For each picture that is wanted its views."""
+        """For each image that is wanted its views."""
         train = {int(row): range(max(self.kept_views, 1)) for row in self.rows["train"]}
         return {int(row): range(1) for split in ("validation", "test") for row in self.rows[split]} | train
 
@@ -112,7 +112,7 @@ class KeptData:
         self._converted: Converted | None = None
 
     def missing(self) -> dict[int, list[int]]:
-        """For each picture of which views are not kept those views."""
+        """For each image of which views are not kept those views."""
         wanted = [(row, view) for row, views in self._views.items() for view in views]
         kept = self.target.has([(self._digests[row], view) for row, view in wanted])
         missing: dict[int, list[int]] = {}
@@ -144,32 +144,32 @@ class KeptData:
         """Compute and keep what is missing.
 
         Raises:
-            RunError: a picture is gone, or is no longer what it was; it is named.
+            RunError: an image is gone, or is no longer what it was; it is named.
         """
         missing = self.missing()
         rows = np.array(sorted(missing), np.int64)
         features = self._wanted.features
         if len(rows):
             try:
-                outcome = run_pictures(
-                    features.listing(rows),
+                outcome = run_images(
+                    features.dataset(rows),
                     [self.target],
                     self._options,
                     augmentation=self._wanted.views.augmentation,
                     views_of=lambda index, _: missing[int(rows[index])],
                     converted=self._converted,
                 )
-            except PictureError as error:
+            except ImageError as error:
                 raise cannot_be_trained_on(features, error.what) from error
             for index, digest in outcome.kept:
                 if digest != self._digests[rows[index]]:
-                    path = features.listing(rows[index : index + 1]).names[0]
+                    path = features.dataset(rows[index : index + 1]).names[0]
                     raise cannot_be_trained_on(features, f"{path} has changed since its features were kept")
             self._converted = None
         save_trunk(self._frontier.trunk, self.target.folder)
 
     def examples(self, split: str) -> Examples:
-        """The features of a split, those of training pictures by turns of their views."""
+        """The features of a split, those of training images by turns of their views."""
         views = self._wanted.views
         return Examples(
             self._wanted.features.labels()[self._wanted.rows[split]],
@@ -184,7 +184,7 @@ class KeptData:
         self._arrays.clear()
 
     def rows(self, rows: np.ndarray) -> Any:
-        """The features of the pictures with these indices, as a model takes them."""
+        """The features of the images with these indices, as a model takes them."""
         return _as_input(self.target.gather([self._digests[row] for row in rows]))
 
     def _loader(self, split: str, view: int) -> Any:
@@ -215,7 +215,7 @@ class KeptData:
         if missing_bytes > free * DISK_MARGIN:
             return "fused", f"its features take {size(missing_bytes)}, and {size(free)} of the disk are free"
         epoch = min(len(rows["train"]), training.batch_size * (training.steps_per_epoch or 2**31))
-        # Once before training and once after it, pictures of all splits are looked at.
+        # Once before training and once after it, images of all splits are looked at.
         around = sum(len(rows[split]) for split in SPLITS) + len(rows["validation"]) + len(rows["test"])
         fused = training.epochs * (epoch + len(rows["validation"])) + around
         counts = f"{keeping.missing:,} times, training without keeping {fused:,} times in {training.epochs} epochs"
@@ -225,13 +225,13 @@ class KeptData:
 
     def _rate(self) -> float:
         engine = engine_for([self.target], self._options, kept_conversion([self.target]))
-        # Not the engine itself: it is held against Keras on its first batch, which is to be one of pictures.
+        # Not the engine itself: it is held against Keras on its first batch, which is to be one of images.
         self._converted = engine.converted
         return try_rate(engine, self.target.spec.image_size)
 
 
-class PictureData:
-    """Pictures as the trunk sees them, read when they are first asked for, and views of them.
+class ImageData:
+    """Images as the trunk sees them, read when they are first asked for, and views of them.
 
     Args:
         wanted: which.
@@ -246,7 +246,7 @@ class PictureData:
         self._cache: dict[int, np.ndarray] | None = {} if whole <= CACHED_BYTES else None
 
     def examples(self, split: str) -> Examples:
-        """The pictures of a split; of training pictures the view of each epoch."""
+        """The images of a split; of training images the view of each epoch."""
         rows, views = self._wanted.rows[split], self._wanted.views
         return Examples(
             self._wanted.features.labels()[rows],
@@ -257,10 +257,10 @@ class PictureData:
         )
 
     def rows(self, rows: np.ndarray, view: int = 0) -> np.ndarray:
-        """One view of the pictures with these indices: (n, h, w, 3) float32, 0 to 255.
+        """One view of the images with these indices: (n, h, w, 3) float32, 0 to 255.
 
         Raises:
-            RunError: a picture is gone, or is no longer what it was; it is named.
+            RunError: an image is gone, or is no longer what it was; it is named.
         """
 
         def load(row: int) -> np.ndarray:
@@ -274,8 +274,8 @@ class PictureData:
             return self._cache[row]
         features = self._wanted.features
         try:
-            pixels = features.load_picture(row).pixels(self._size)
-        except PictureError as error:
+            pixels = features.load_image(row).pixels(self._size)
+        except ImageError as error:
             raise cannot_be_trained_on(features, str(error)) from error
         if self._cache is not None:
             self._cache[row] = pixels
@@ -283,8 +283,8 @@ class PictureData:
 
 
 def cannot_be_trained_on(features: FeatureSet, reason: str) -> RunError:
-    """The error for a picture that is gone, or is no longer what it was."""
-    return RunError(f"a picture of {features.path} cannot be trained on: {reason}", do="extract and fit the head again")
+    """The error for an image that is gone, or is no longer what it was."""
+    return RunError(f"an image of {features.path} cannot be trained on: {reason}", do="extract and fit the head again")
 
 
 def _as_input(tensors: Sequence[np.ndarray]) -> Any:

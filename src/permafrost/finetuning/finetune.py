@@ -18,7 +18,7 @@ import numpy as np
 from permafrost.engines.selection import make_engine
 from permafrost.errors import HeadError, OptionError, RunError
 from permafrost.extraction.pipeline import PipelineOptions
-from permafrost.finetuning.data import Keeping, KeptData, PictureData, Wanted
+from permafrost.finetuning.data import ImageData, Keeping, KeptData, Wanted
 from permafrost.finetuning.frontier import Frontier, cut_below
 from permafrost.finetuning.layers import find_stages, set_trainable, step_rates
 from permafrost.heads.data import split_rows
@@ -61,7 +61,7 @@ def finetune(
 ) -> Run:
     """Train the top of a run's base together with its head, starting from the run's model.
 
-    The frozen part runs once a picture: what crosses the cut is kept, and training goes on from there. Where that would
+    The frozen part runs once an image: what crosses the cut is kept, and training goes on from there. Where that would
     take too much room, or no less time, it runs in each epoch, and gives the same.
 
     If no epoch does better on what is monitored than the model that it started from, that model is the result. Where
@@ -72,11 +72,11 @@ def finetune(
         unfreeze: the lowest layer of the base that is trained, with all above it in the base's order: a layer's name,
             the beginning of a block's names (`block5`), an index in the base, or `all`; its upper quarter if None. A
             list of them, each lower than the one before, is trained one after the other, each for up to `epochs`.
-        views: how many views of each training picture are trained on by turns, one an epoch, the picture itself among
+        views: how many views of each training image are trained on by turns, one an epoch, the image itself among
             them; `live` for new ones in each epoch; 1 if None.
-        augment: how views differ from their picture, as for `extract`.
+        augment: how views differ from their image, as for `extract`.
         train_batchnorm: whether BatchNorm layers of the base are trained too. Their statistics come from millions of
-            pictures; a few small batches spoil them.
+            images; a few small batches spoil them.
         lowest_rate: the learning rate of the lowest unfrozen layer, as a share of the head's; layers in between have
             rates in between.
         dtype: what features are kept in: `float32` or `float16`.
@@ -188,14 +188,14 @@ class FineTuning:
         """
         plans = self.plan() if plans is None else plans
         checkpoints = [self._checkpoint(number, plans) for number in range(len(self._stages))]
-        with ThreadPoolExecutor(os.cpu_count(), "pictures") as threads, staging(self.folder) as stage_folder:
-            pictures = PictureData(self._wanted, threads)
+        with ThreadPoolExecutor(os.cpu_count(), "images") as threads, staging(self.folder) as stage_folder:
+            images = ImageData(self._wanted, threads)
             outcomes: list[_Outcome] = []
             before: dict[str, np.ndarray] = {}
             for stage, plan, checkpoint in zip(self._stages, plans, checkpoints, strict=True):
                 for other in self._stages:
                     other.kept.release()  # Those of the stage before are not looked at again.
-                model, examples = self._material(stage, plan, pictures)
+                model, examples = self._material(stage, plan, images)
                 self._set_trainable(stage.lowest)
                 if not before:
                     before = {split: predict_examples(model, examples[split]) for split in SPLITS[1:]}
@@ -209,7 +209,7 @@ class FineTuning:
                 stage_folder,
                 self._features,
                 self._wanted.rows,
-                on_rows=lambda rows: _predict(model, kept.rows(rows) if kept else pictures.rows(rows)),
+                on_rows=lambda rows: _predict(model, kept.rows(rows) if kept else images.rows(rows)),
                 on_pixels=lambda pixels: make_engine("keras", body, batch_size=len(pixels))(pixels)[0],
                 spec=self._spec if kept else dataclasses.replace(self._spec, dtype="float32"),
             )
@@ -243,12 +243,12 @@ class FineTuning:
         unfrozen, frozen = self._base_layers[lowest:], self._base_layers[:lowest]
         set_trainable(self._model, unfrozen, frozen=frozen, train_batchnorm=self._train_batchnorm)
 
-    def _material(self, stage: _Stage, plan: Keeping, pictures: PictureData) -> tuple[keras.Model, dict[str, Examples]]:
+    def _material(self, stage: _Stage, plan: Keeping, images: ImageData) -> tuple[keras.Model, dict[str, Examples]]:
         """What is trained, and on what."""
         if plan.how == "kept":
             stage.kept.compute()
             return stage.frontier.tail, {split: stage.kept.examples(split) for split in SPLITS}
-        return body_of(self._model), {split: pictures.examples(split) for split in SPLITS}
+        return body_of(self._model), {split: images.examples(split) for split in SPLITS}
 
     def _tune(
         self, stage: _Stage, plan: Keeping, model: keras.Model, examples: dict[str, Examples], checkpoint: Path
@@ -275,7 +275,7 @@ class FineTuning:
             model.set_weights(trained.get_weights())
         figures = [row[options.monitor] for row in history if math.isfinite(row[options.monitor])]
         higher = options.monitor.endswith("accuracy")
-        # The figures of an epoch's training pictures are means over its steps: only a look at the end can be compared.
+        # The figures of an epoch's training images are means over its steps: only a look at the end can be compared.
         after = (
             (max if higher else min)(figures, default=math.nan) if on_validation else self._monitored(model, watched)
         )
@@ -371,7 +371,7 @@ def features_of(run: Run) -> FeatureSet:
     """The feature set that a run came from, made sure to be the same still.
 
     Raises:
-        RunError: it has other pictures, labels, splits or another trunk now; the first difference is named.
+        RunError: it has other images, labels, splits or another trunk now; the first difference is named.
         SetError: it is gone.
     """
     features = open_features(run.about["features"])
@@ -393,7 +393,7 @@ def features_of(run: Run) -> FeatureSet:
         )
     if features.digest != run.about["features_digest"]:
         raise RunError(
-            f"{features.path} is no longer what {run.folder} was fitted to: pictures, labels or splits",
+            f"{features.path} is no longer what {run.folder} was fitted to: images, labels or splits",
             do="fit the head again",
         )
     return features
@@ -415,7 +415,7 @@ def _require_trained(run: Run, allowed: bool) -> None:
     if not allowed and not figures["log_loss"] < guessing and figures["balanced_accuracy"] < half_way:
         raise HeadError(
             f"the head of {run.folder} is not trained: its large gradients would destroy the base",
-            expected=f"a log loss below {guessing:.3f}, that of guessing, on training pictures",
+            expected=f"a log loss below {guessing:.3f}, that of guessing, on training images",
             found=f"{figures['log_loss']:.3f}",
             do="fit the head better, or go on all the same with --untrained-head",
         )

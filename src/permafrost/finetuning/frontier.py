@@ -43,8 +43,8 @@ def cut_below(model: keras.Model, pixels: Any, lowest: int, spec: TrunkSpec, bas
     """Cut a model just below the layer of the base with index `lowest`.
 
     Args:
-        model: as it was loaded from its file, from pictures to probabilities.
-        pixels: the tensor in it that holds pictures of the trunk's size, (n, h, w, 3) from 0 to 255.
+        model: as it was loaded from its file, from images to probabilities.
+        pixels: the tensor in it that holds images of the trunk's size, (n, h, w, 3) from 0 to 255.
         lowest: the layer's index in the base. A base's layers are in an order in which each comes after those that it
             depends on, so all with a lower index lie below.
         spec: of the features on which the model's head was fitted.

@@ -1,4 +1,4 @@
-"""Choose a head: every head, setting, scaling and feature set on the same folds of the training pictures."""
+"""Choose a head: every head, setting, scaling and feature set on the same folds of the training images."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Entry:
         scaling: one of `heads.SCALINGS`.
         setting: the name of its setting.
         value: of it, the one with the least log loss.
-        log_loss: mean over the folds, on held-out pictures, once a temperature has made probabilities comparable.
+        log_loss: mean over the folds, on held-out images, once a temperature has made probabilities comparable.
         standard_error: of that mean.
-        accuracy, balanced_accuracy: on held-out pictures.
+        accuracy, balanced_accuracy: on held-out images.
         seconds: that comparing its values took.
     """
 
@@ -75,17 +75,17 @@ def choose_head(
     best figure of the leaderboard is a little too good. Nothing here sees the rows of other splits.
 
     Args:
-        sets: for each feature set of the same pictures its training rows.
+        sets: for each feature set of the same images its training rows.
         heads: of `heads.CLASSICAL_HEADS`.
         options: `regularization`, `neighbours` and `scaling` are chosen and not read.
         report: is told what is being compared.
 
     Raises:
-        HeadError: a class with a single training picture.
+        HeadError: a class with a single training image.
     """
     first = next(iter(sets.values()))
     folds = make_folds(
-        first.y, first.class_names, options.training.seed, purpose="compare heads", do="add pictures of it"
+        first.y, first.class_names, options.training.seed, purpose="compare heads", do="add images of it"
     )
     found: list[tuple[Entry, list[Compared], Compared]] = []
     for (name, scaling, turned), tried in _groups(sets, heads):

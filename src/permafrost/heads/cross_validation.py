@@ -62,10 +62,10 @@ def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose:
         seed: of the folds.
         purpose: what they are for, in an error.
         do: what to do without them, in an error.
-        views: of each picture, as in `HeadData`; all in one fold, which else would hold out what it has seen.
+        views: of each image, as in `HeadData`; all in one fold, which else would hold out what it has seen.
 
     Raises:
-        HeadError: a class with a single picture.
+        HeadError: a class with a single image.
     """
     count = len(y) // views
     y = y[:count]
@@ -73,7 +73,7 @@ def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose:
     smallest = int(counts.min())
     if smallest < 2:
         raise HeadError(
-            f"class {class_names[int(counts.argmin())]} has too few training pictures to {purpose} by cross-validation",
+            f"class {class_names[int(counts.argmin())]} has too few training images to {purpose} by cross-validation",
             expected="at least 2",
             found=smallest,
             do=do,

@@ -1,4 +1,4 @@
-"""What a head is fitted to: feature sets of the same pictures, their splits, and features that are fit for it."""
+"""What a head is fitted to: feature sets of the same images, their splits, and features that are fit for it."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ SAMPLE_SHARE: Final = 24
 """Of the memory limit, what a sample of features that stay on disk may take: copies of it are made."""
 
 HELD_OUT: Final = 0.1
-"""Of the training pictures, the share that is held out where a head has to watch validation pictures and has none."""
+"""Of the training images, the share that is held out where a head has to watch validation images and has none."""
 
 
 def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
-    """The sets, made sure to be of the same pictures.
+    """The sets, made sure to be of the same images.
 
     Raises:
         HeadError: they are not.
     """
     given = [features] if isinstance(features, FeatureSet | str | os.PathLike) else list(features)
     if not given:
-        raise OptionError("no feature set", expected="one, or several of the same pictures")
+        raise OptionError("no feature set", expected="one, or several of the same images")
     sets = [found if isinstance(found, FeatureSet) else open_features(found) for found in given]
     first = sets[0]
     for other in sets[1:]:
         for what, same in (
             ("classes", other.class_names == first.class_names),
-            ("pictures", np.array_equal(other.digests(), first.digests())),
+            ("images", np.array_equal(other.digests(), first.digests())),
             ("labels", np.array_equal(other.labels(), first.labels())),
             ("splits", all(np.array_equal(other.rows(split), first.rows(split)) for split in SPLITS)),
         ):
             if not same:
                 raise HeadError(
                     f"{other.path} and {first.path} cannot be compared: other {what}",
-                    expected="sets of the same pictures",
+                    expected="sets of the same images",
                     do="extract both from the same data",
                 )
     if len({set_name(found) for found in sets}) < len(sets):
@@ -57,8 +57,8 @@ def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
 
 def needs_disk(sets: Sequence[FeatureSet], views: int, limit: int) -> bool:
     """Whether the features to fit to and to choose on take more memory than fitting may."""
-    pictures = views * len(sets[0].rows("train")) + len(sets[0].rows("validation"))
-    return COPIES * pictures * sum(4 * math.prod(features.shape) for features in sets) > limit
+    images = views * len(sets[0].rows("train")) + len(sets[0].rows("validation"))
+    return COPIES * images * sum(4 * math.prod(features.shape) for features in sets) > limit
 
 
 def set_name(features: FeatureSet) -> str:
@@ -74,7 +74,7 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
     """
     rows = {split: features.rows(split) for split in SPLITS}
     if not len(rows["train"]):
-        raise HeadError(f"no training pictures in {features.path}", do="extract with smaller --validation-fraction")
+        raise HeadError(f"no training images in {features.path}", do="extract with smaller --validation-fraction")
     if hold_out and not len(rows["validation"]):
         # A second hash: where splits were drawn from the digest itself, its leading bits are no longer uniform.
         digests = features.digests("train")
@@ -92,7 +92,7 @@ def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
     counts = np.bincount(labels, minlength=len(class_names))
     if not counts.all():
         raise HeadError(
-            f"class {class_names[int(counts.argmin())]} has no training pictures",
+            f"class {class_names[int(counts.argmin())]} has no training images",
             expected="at least one in each class",
             do="add some, or leave the class out",
         )
@@ -103,22 +103,22 @@ def require_features(x: np.ndarray, name_of: Callable[[int], str]) -> None:
 
     Args:
         x: (n, *shape) float32.
-        name_of: given a number, the picture's name.
+        name_of: given a number, the image's name.
 
     Raises:
-        HeadError: one is not finite, or they are the same for all pictures.
+        HeadError: one is not finite, or they are the same for all images.
     """
     finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
     if not finite.all():
         raise HeadError(
             f"the features of {name_of(int(finite.argmin()))} are not finite",
             expected="numbers",
-            found=f"NaN or infinity in {int((~finite).sum())} of {len(x)} pictures",
+            found=f"NaN or infinity in {int((~finite).sum())} of {len(x)} images",
             do="extract again with sound weights, or in float32",
         )
     if len(x) > 1 and (x == x[0]).all():
         raise HeadError(
-            "all pictures have the same features", expected="features that differ", do="extract at another cut"
+            "all images have the same features", expected="features that differ", do="extract at another cut"
         )
 
 
@@ -158,7 +158,7 @@ def head_data(
     Args:
         features: the set.
         rows: of each split.
-        views: how many of each training picture.
+        views: how many of each training image.
         memory_limit: bytes that features may take; they are loaded whole if None.
         options: the head's.
 

@@ -24,7 +24,7 @@ USES: Final = {
     "validation": "watched while fitting, and what calibration and threshold were chosen on",
     "test": "computed once, after every choice",
 }
-"""What the pictures of a split were used for, as `metrics.json` says."""
+"""What the images of a split were used for, as `metrics.json` says."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Judged:
     Attributes:
         fitted: the head, calibrated where that was asked for.
         metrics: for each split `evaluation.metrics`, with `split`, `use`, and for two classes `at_threshold`.
-        calibration: the temperature that suits held-out pictures, 1 where none is determined since all are right,
+        calibration: the temperature that suits held-out images, 1 where none is determined since all are right,
             and the calibration error before and after.
         threshold: for two classes the probability of the second from which on to say it, and what it was chosen on.
     """
@@ -54,13 +54,13 @@ def judge(
     calibrate: bool,
     limit: int,
 ) -> Judged:
-    """Say how well a head does; what is still chosen is chosen on pictures that it was not fitted to, never on test.
+    """Say how well a head does; what is still chosen is chosen on images that it was not fitted to, never on test.
 
     Args:
         fitted: the head.
         features: the set.
         rows, labels: of each split.
-        calibrate: whether to apply the temperature that suits held-out pictures.
+        calibrate: whether to apply the temperature that suits held-out images.
         limit: bytes that the features which are read at once may take.
 
     Raises:
@@ -70,8 +70,8 @@ def judge(
     held = _held_out(fitted, features, rows, labels, limit)
     if held is None and calibrate:
         raise OptionError(
-            "nothing to calibrate on: there are no validation pictures",
-            expected="validation pictures, or a head that is cross-validated",
+            "nothing to calibrate on: there are no validation images",
+            expected="validation images, or a head that is cross-validated",
         )
     calibration, threshold, factor = None, None, 1.0
     if held is not None:
@@ -97,7 +97,7 @@ def judge(
 
 @dataclasses.dataclass(frozen=True)
 class _HeldOut:
-    """Pictures that a head was not fitted to.
+    """Images that a head was not fitted to.
 
     Attributes:
         split: which.
@@ -117,7 +117,7 @@ def cooled(probabilities: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _calibration(held: _HeldOut, *, calibrate: bool) -> tuple[dict[str, Any], float]:
-    """What a run says of the temperature that suits held-out pictures, and the temperature's inverse."""
+    """What a run says of the temperature that suits held-out images, and the temperature's inverse."""
     require_numbers(held.probabilities)
     suited = determined(held.probabilities, held.labels)
     factor = inverse_temperature(log_probabilities(held.probabilities), held.labels) if suited else 1.0
@@ -134,7 +134,7 @@ def _calibration(held: _HeldOut, *, calibrate: bool) -> tuple[dict[str, Any], fl
 
 
 def _threshold(held: _HeldOut, class_names: Sequence[str]) -> dict[str, Any] | None:
-    """For two classes, both of which are there, the threshold that is best on held-out pictures."""
+    """For two classes, both of which are there, the threshold that is best on held-out images."""
     if len(class_names) != 2 or len(np.unique(held.labels)) != 2:
         return None
     value = best_threshold(held.labels, held.probabilities[:, 1])
@@ -143,7 +143,7 @@ def _threshold(held: _HeldOut, class_names: Sequence[str]) -> dict[str, Any] | N
 
 
 def _error_on_test(labels: np.ndarray, outputs: np.ndarray, factor: float, *, applied: bool) -> dict[str, float]:
-    """What calibration does to the error on pictures that it was not chosen on, whether it is applied or not."""
+    """What calibration does to the error on images that it was not chosen on, whether it is applied or not."""
     other = cooled(outputs, 1 / factor if applied else factor)
     errors = [calibration_error(labels, values) for values in (outputs, other)]
     before, after = reversed(errors) if applied else errors
@@ -153,7 +153,7 @@ def _error_on_test(labels: np.ndarray, outputs: np.ndarray, factor: float, *, ap
 def _held_out(
     fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], limit: int
 ) -> _HeldOut | None:
-    """What to choose on: validation pictures, or the training pictures by heads that were not fitted to them."""
+    """What to choose on: validation images, or the training images by heads that were not fitted to them."""
     if len(rows["validation"]):
         outputs = outputs_of_rows(fitted, features, rows["validation"], limit)
         return _HeldOut("validation", labels["validation"], outputs)

@@ -1,4 +1,4 @@
-"""How well a head does with few pictures: for each number of them several draws, their mean and spread."""
+"""How well a head does with few images: for each number of them several draws, their mean and spread."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from permafrost.heads.head import Fit, HeadData
 from permafrost.heads.options import HeadOptions
 
 SINGLE: Final = {"regularization": 0.01, "neighbours": 1}
-"""Settings with a single picture a class, which cannot be cross-validated, where none are given."""
+"""Settings with a single image a class, which cannot be cross-validated, where none are given."""
 
 
 def require_shots(data: HeadData, shots: Sequence[int]) -> None:
-    """Refuse to draw more pictures a class than there are, or so many that none is left to judge on.
+    """Refuse to draw more images a class than there are, or so many that none is left to judge on.
 
     Raises:
         HeadError: the class is named.
@@ -26,7 +26,7 @@ def require_shots(data: HeadData, shots: Sequence[int]) -> None:
     counts = np.bincount(data.y, minlength=len(data.class_names))
     if max(shots) > counts.min() - (data.validation_x is None):
         raise HeadError(
-            f"class {data.class_names[int(counts.argmin())]} has too few training pictures for so many shots",
+            f"class {data.class_names[int(counts.argmin())]} has too few training images for so many shots",
             expected=f"{counts.min() - (data.validation_x is None)} at most",
             found=max(shots),
             do="ask for fewer",
@@ -36,16 +36,16 @@ def require_shots(data: HeadData, shots: Sequence[int]) -> None:
 def few_shots(
     fit: Fit, data: HeadData, options: HeadOptions, *, shots: Sequence[int], draws: int
 ) -> list[dict[str, float]]:
-    """Fit a head to few training pictures of each class, drawn at random, and judge it on others.
+    """Fit a head to few training images of each class, drawn at random, and judge it on others.
 
-    It is judged on the validation pictures, or where there are none on the training pictures that were not drawn; test
-    pictures are left for the final figure.
+    It is judged on the validation images, or where there are none on the training images that were not drawn; test
+    images are left for the final figure.
 
     Args:
         fit: how the head is fitted.
         data: what is drawn from.
         options: of the head; its seed is that of the draws.
-        shots: pictures a class, 1 or more, let pass by `require_shots`.
+        shots: images a class, 1 or more, let pass by `require_shots`.
         draws: of each number.
 
     Returns:

@@ -50,7 +50,7 @@ class Asked:
 
     Attributes:
         candidates: the heads that `auto` compares.
-        shots: numbers of training pictures a class for which to say how well the head does.
+        shots: numbers of training images a class for which to say how well the head does.
         draws: how often each number is drawn.
         memory_limit: bytes that fitting may take; half of what is free if None.
     """
@@ -91,17 +91,17 @@ def fit_head(
     """Fit a classifier to kept features and export it, with the trunk, as one Keras model.
 
     Args:
-        features: a feature set, or its file; or several of the same pictures, of other cuts, poolings or bases, which
+        features: a feature set, or its file; or several of the same images, of other cuts, poolings or bases, which
             are compared.
-        head: one of `heads.HEADS`; `auto`, which compares `candidates` by cross-validation on the training pictures; or
+        head: one of `heads.HEADS`; `auto`, which compares `candidates` by cross-validation on the training images; or
             a scikit-learn classifier, or a `Pipeline` that ends in one, which can be folded into Keras layers.
         candidates: the heads that `auto` compares.
-        shots: numbers of training pictures a class, for each of which the head is fitted to some drawn at random, and
-            judged on the validation pictures, or where there are none on the other training pictures.
+        shots: numbers of training images a class, for each of which the head is fitted to some drawn at random, and
+            judged on the validation images, or where there are none on the other training images.
         draws: how often, for each number.
-        views: how many views of each training picture to fit to, the picture itself among them; all that the set has if
+        views: how many views of each training image to fit to, the image itself among them; all that the set has if
             None. Heads that Keras trains take one of them an epoch, by turns; others all at once. Where heads or sets
-            are compared, or shots are drawn, it is the picture itself alone.
+            are compared, or shots are drawn, it is the image itself alone.
         memory_limit: bytes that fitting may take, as a number or like `2GB`; half of what is free if None. Features
             that take more are read from disk as they are needed.
         out: the run's folder; `runs/<set>-<head>` if None, with a number where that is taken.

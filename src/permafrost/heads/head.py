@@ -24,7 +24,7 @@ class HeadData:
         y: (n,) int64, each class at least once.
         validation_x, validation_y: the same for validation; None where there is none.
         class_names: the classes.
-        views: of each picture, n being a multiple: the rows of view 0 come first, then those of view 1, and so on.
+        views: of each image, n being a multiple: the rows of view 0 come first, then those of view 1, and so on.
         stream: all training rows, where they stay on disk; `x` and `y` are a sample of them then.
     """
 

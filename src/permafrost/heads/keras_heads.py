@@ -15,7 +15,7 @@ from permafrost.store.streaming import ShuffledRows
 from permafrost.training.loop import Examples, train
 
 NORM: Final = 3.5
-"""Of the centred features of one picture, on average; found to suit Adam's default rate from 64 to 37,632 features."""
+"""Of the centred features of one image, on average; found to suit Adam's default rate from 64 to 37,632 features."""
 
 
 def fit_dense(data: HeadData, options: HeadOptions) -> FittedHead:
@@ -72,7 +72,7 @@ def fit_conv(data: HeadData, options: HeadOptions) -> FittedHead:
 
 
 def _training_examples(data: HeadData) -> Examples:
-    """Training pictures, in memory or not; where they have views, one of them in each epoch, by turns."""
+    """Training images, in memory or not; where they have views, one of them in each epoch, by turns."""
     if data.stream is not None:
         shuffled = ShuffledRows(data.stream)
         return Examples(data.stream.labels, shuffled.load, order=shuffled.order)
@@ -137,14 +137,14 @@ def centring(x: np.ndarray) -> tuple[keras.Layer, float]:
         The layer, and the divisor.
 
     Raises:
-        HeadError: the features are the same for all pictures.
+        HeadError: the features are the same for all images.
     """
     rows = x.reshape(-1, x.shape[-1])
     mean = rows.mean(axis=0, dtype=np.float64)
     variance = float(np.mean(np.square(rows - mean.astype(np.float32)), dtype=np.float64))
     if not variance:
         raise HeadError(
-            "all pictures have the same features", expected="features that differ", do="extract at another cut"
+            "all images have the same features", expected="features that differ", do="extract at another cut"
         )
     divisor = (variance * x[0].size) ** 0.5 / NORM
     layer = keras.layers.Normalization(name="head_centring")

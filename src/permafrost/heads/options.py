@@ -40,7 +40,7 @@ class HeadOptions:
             leaves features that are nearly always zero as small as they are.
         pca: principal components to which those heads reduce the features, or below 1 the share of the variance to
             keep; None for all features.
-        calibrate: `temperature` divides the fitted head's logits by the temperature that suits the validation pictures;
+        calibrate: `temperature` divides the fitted head's logits by the temperature that suits the validation images;
             `none` leaves them.
         progress: whether to draw a progress bar where standard error is a terminal.
     """
@@ -107,7 +107,7 @@ def options_from(settings: HeadSettings, *, progress: bool) -> HeadOptions:
 
 
 KERAS_HEADS: Final = ("dense", "linear", "conv")
-"""Heads that Keras trains; they watch validation pictures meanwhile."""
+"""Heads that Keras trains; they watch validation images meanwhile."""
 
 
 CLASSICAL_HEADS: Final = ("logistic", "ridge", "svm", "lda", "knn", "nb", "mlp")

@@ -186,7 +186,7 @@ def _scaling_from(count: int, sums: np.ndarray, squares: np.ndarray, scaling: st
 def _held_out(data: HeadData) -> tuple[np.ndarray, np.ndarray]:
     if data.validation_x is None or data.validation_y is None:
         raise HeadError(
-            "features on disk need validation pictures to choose on", do="extract with a --validation-fraction"
+            "features on disk need validation images to choose on", do="extract with a --validation-fraction"
         )
     return data.validation_x, data.validation_y
 

@@ -44,7 +44,7 @@ class Prepared:
 def prepare(x: np.ndarray, options: HeadOptions, *, turned: bool) -> Prepared:
     """Standardise features, take their principal components where that is asked for, and turn them where that helps.
 
-    With more features than pictures, a head that does not mind being turned is fitted in the space that the pictures
+    With more features than images, a head that does not mind being turned is fitted in the space that the images
     span, which holds its solution: Hastie, Tibshirani and Friedman, section 18.3.5.
 
     Args:
@@ -94,13 +94,13 @@ def fit_family(name: str, data: HeadData, options: HeadOptions, *, probabilities
     """Standardised features and a head of `FAMILIES`.
 
     Where its setting is not given, it is the one with the least log loss in stratified five-fold cross-validation on
-    the training pictures. Scores that are no probabilities are made so by a temperature, fitted to the pictures that
+    the training images. Scores that are no probabilities are made so by a temperature, fitted to the images that
     each fold holds out, as scikit-learn's `CalibratedClassifierCV` does; unless only the labels matter, and not the
     probabilities.
 
     Raises:
         OptionError: a setting out of range.
-        HeadError: a class with a single training picture, where folds are needed.
+        HeadError: a class with a single training image, where folds are needed.
     """
     family = FAMILIES[name]
     given = options.neighbours if name == "knn" else options.regularization
@@ -119,7 +119,7 @@ def fit_family(name: str, data: HeadData, options: HeadOptions, *, probabilities
             data.class_names,
             options.training.seed,
             purpose=purpose,
-            do=f"add pictures of it{instead}",
+            do=f"add images of it{instead}",
             views=data.views,
         )
         if len(values) > 1:
@@ -189,7 +189,7 @@ def fit_estimator(estimator: BaseEstimator, data: HeadData, options: HeadOptions
             data.class_names,
             options.training.seed,
             purpose="calibrate",
-            do="add pictures of it",
+            do="add images of it",
             views=data.views,
         )
         model = CalibratedClassifierCV(model, method="temperature", ensemble=False, cv=folds)
@@ -206,7 +206,7 @@ def _require_valid(family: Family, value: float, count: int) -> None:
     if not valid(value):
         raise OptionError(f"{family.setting} is out of range", expected=expected, found=value)
     if family.setting == "neighbours" and value > count:
-        raise OptionError("more neighbours than training pictures", expected=f"{count} at most", found=int(value))
+        raise OptionError("more neighbours than training images", expected=f"{count} at most", found=int(value))
 
 
 def _option(name: str) -> str:

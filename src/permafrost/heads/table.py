@@ -33,5 +33,5 @@ def find_head(name: str) -> Fit:
 
 
 def needs_validation(name: str) -> bool:
-    """Whether the head watches validation pictures while it is trained."""
+    """Whether the head watches validation images while it is trained."""
     return name in KERAS_HEADS

@@ -83,7 +83,7 @@ def to_keras(steps: Sequence[Step], shape: tuple[int, ...]) -> keras.Model:
 
     Args:
         steps: from flattened features (n, d) on; the last one gives probabilities.
-        shape: of one picture's features.
+        shape: of one image's features.
     """
     steps = merged(steps)
     features = x = keras.Input(shape, name="features")
@@ -247,7 +247,7 @@ def _fold_neighbours(model: KNeighborsClassifier) -> list[Step]:
 
 def _refuse_neighbours(model: KNeighborsClassifier) -> str:
     if model.weights != "uniform":
-        return "weighs neighbours by their distance, which float32 does not hold precisely enough near a picture itself"
+        return "weighs neighbours by their distance, which float32 does not hold precisely enough near an image itself"
     euclidean = model.metric == "euclidean" or (model.metric == "minkowski" and model.p == 2)
     return "" if euclidean else "measures another distance than the Euclidean; for the cosine put Normalizer before it"
 

@@ -1,10 +1,10 @@
-"""Views: augmented versions of a picture, the same ones every time.
+"""Views: augmented versions of an image, the same ones every time.
 
-What a view is follows from the picture's content, the view's number and the augmentation alone: adding, moving or
-relabelling pictures changes no view, and a view that is kept is the same as one that is made anew in each epoch.
+What a view is follows from the image's content, the view's number and the augmentation alone: adding, moving or
+relabelling images changes no view, and a view that is kept is the same as one that is made anew in each epoch.
 
-The rule (`AUGMENTING`): flip, shift, rotation and zoom are one affine map about the picture's centre, bilinear, with
-what lies outside filled by reflection, so that pixels are resampled once; then contrast about the picture's mean and
+The rule (`AUGMENTING`): flip, shift, rotation and zoom are one affine map about the image's centre, bilinear, with
+what lies outside filled by reflection, so that pixels are resampled once; then contrast about the image's mean and
 brightness, as one table of 256 values. Pixels are those that the trunk sees, resized already, and are rounded.
 
 OpenCV does both, and releases the interpreter's lock, so that threads share the work. Pillow, with the reflection put
@@ -39,7 +39,7 @@ USUAL: Final = "flip,shift,rotate,zoom"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How views differ from their picture; each value is drawn uniformly from its range.
+    """How views differ from their image; each value is drawn uniformly from its range.
 
     Attributes:
         flip: whether half of the views are mirrored, left and right.
@@ -47,7 +47,7 @@ class Augmentation:
         rotate: at most so many degrees either way.
         zoom: the scale lies between 1 - `zoom` and 1 + `zoom`.
         brightness: at most this share of 255 is added or subtracted.
-        contrast: differences from the picture's mean are multiplied by 1 - `contrast` to 1 + `contrast`.
+        contrast: differences from the image's mean are multiplied by 1 - `contrast` to 1 + `contrast`.
     """
 
     flip: bool = False
@@ -68,16 +68,16 @@ class Augmentation:
 
     @property
     def rule(self) -> str:
-        """All that decides a view but its picture and its number, as text for a trunk's key."""
+        """All that decides a view but its image and its number, as text for a trunk's key."""
         return f"{self};{AUGMENTING}"
 
     def view(self, pixels: np.ndarray, digest: bytes, number: int) -> np.ndarray:
-        """One view of a picture.
+        """One view of an image.
 
         Args:
-            pixels: (h, w, 3) uint8, 0 to 255, as the trunk sees the picture.
-            digest: of the picture's content.
-            number: 0 for the picture itself, which is returned as it is.
+            pixels: (h, w, 3) uint8, 0 to 255, as the trunk sees the image.
+            digest: of the image's content.
+            number: 0 for the image itself, which is returned as it is.
 
         Returns:
             (h, w, 3) uint8.
@@ -109,10 +109,10 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Views:
-    """Which views of each training picture there are.
+    """Which views of each training image there are.
 
     Attributes:
-        count: how many, the picture itself among them; 1 is the picture alone. None makes new ones in each epoch.
+        count: how many, the image itself among them; 1 is the image alone. None makes new ones in each epoch.
         augmentation: how they are made.
     """
 
@@ -130,7 +130,7 @@ class Views:
 
     @property
     def rule(self) -> str:
-        """The augmentation's rule; empty where there is only the picture itself."""
+        """The augmentation's rule; empty where there is only the image itself."""
         return "" if self.count == 1 else self.augmentation.rule
 
 
@@ -138,8 +138,8 @@ def read_views(views: int | str | None, augment: str | None, *, live: bool = Fal
     """Views as users ask for them.
 
     Args:
-        views: how many of each training picture, the picture itself among them; `live` for new ones in each epoch;
-            None for the picture alone.
+        views: how many of each training image, the image itself among them; `live` for new ones in each epoch;
+            None for the image alone.
         augment: names of augmentations, separated by commas, each with its range behind an equals sign where it is not
             to be the usual one: `flip,shift=0.05,rotate`; None for the usual ones.
         live: whether `live` is allowed.
@@ -217,7 +217,7 @@ def _draws(digest: bytes, number: int) -> list[float]:
 def _inverse_map(
     size: tuple[int, ...], *, flip: bool, shift: tuple[float, float], degrees: float, scale: float
 ) -> np.ndarray:
-    """For each pixel of a view where in the picture it comes from: (2, 3) float64, of x and y."""
+    """For each pixel of a view where in the image it comes from: (2, 3) float64, of x and y."""
     import numpy as np
 
     height, width = size

@@ -1,8 +1,8 @@
-"""What a data set is: paths, labels, splits, class names.
+"""What a dataset is: paths, labels, splits, class names.
 
 Three forms are read: a folder with one folder a class, or with `train/`, `validation/` and `test/` folders of those; a
 CSV with the columns `path,label[,split]`; an `.npz` with `X_train, y_train[, X_validation, y_validation, ...]`.
-Labels belong here and never to the features: the same picture may be listed under any number of labels.
+Labels belong here and never to the features: the same image may be listed under any number of labels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from permafrost.errors import ListingError
+from permafrost.errors import DatasetError
 from permafrost.images.decoding import (
     EXTENSIONS,
 )
-from permafrost.images.sources import ArrayPicture, FilePicture, Picture
+from permafrost.images.sources import ArrayImage, FileImage, ImageSource
 from permafrost.images.splits import SPLIT_FOLDERS, SPLITS
 
 if TYPE_CHECKING:
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Listing:
-    """A data set: one entry a picture, in a stable order.
+class Dataset:
+    """A dataset: one entry an image, in a stable order.
 
     Attributes:
         root: the absolute path of the folder, CSV or npz file.
-        names: for each picture its path relative to the root's folder, any bytes, undecodable ones as surrogates
-            (PEP 383); for a picture in an npz file `X_train[17]`.
-        labels: for each picture its class's index.
-        splits: for each picture its split's name, or None where the data set does not say.
+        names: for each image its path relative to the root's folder, any bytes, undecodable ones as surrogates
+            (PEP 383); for an image in an npz file `X_train[17]`.
+        labels: for each image its class's index.
+        splits: for each image its split's name, or None where the dataset does not say.
         class_names: the classes, sorted.
-        set_aside: names of things that were found and are no pictures, with the reason.
-        arrays: for an npz file its pictures.
+        skipped: names of things that were found and are no images, with the reason.
+        arrays: for an npz file its images.
     """
 
     root: str
@@ -50,71 +50,71 @@ class Listing:
     labels: tuple[int, ...]
     splits: tuple[str | None, ...]
     class_names: tuple[str, ...]
-    set_aside: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
     arrays: tuple[np.ndarray, ...] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def picture(self, index: int) -> Picture:
-        """The picture of entry `index`."""
+    def image(self, index: int) -> ImageSource:
+        """The image of entry `index`."""
         if self.arrays is not None:
-            return ArrayPicture(self.arrays[index])
-        return FilePicture(path_of(self.root, self.names[index]))
+            return ArrayImage(self.arrays[index])
+        return FileImage(path_of(self.root, self.names[index]))
 
     @property
     def name(self) -> str:
-        """A name for what is made of this data set: the folder's or file's own."""
+        """A name for what is made of this dataset: the folder's or file's own."""
         return Path(self.root).stem if _is_file(self.root, ".csv", ".npz") else Path(self.root).name
 
 
 def path_of(root: str, name: str) -> str:
-    """The path of the picture `name` of the data set at `root`."""
+    """The path of the image `name` of the dataset at `root`."""
     return os.path.join(os.path.dirname(root) if _is_file(root, ".csv") else root, name)
 
 
 def _is_file(root: str, *endings: str) -> bool:
-    # A folder may be called `photos.csv`. Where nothing is left of a data set, its name has to do.
+    # A folder may be called `photos.csv`. Where nothing is left of a dataset, its name has to do.
     return root.endswith(endings) and not os.path.isdir(root)
 
 
-def read_listing(data: str | os.PathLike[str]) -> Listing:
-    """List the data set at `data`.
+def read_dataset(data: str | os.PathLike[str]) -> Dataset:
+    """List the dataset at `data`.
 
     Raises:
-        ListingError: it is not there, has no pictures, or fewer than two classes.
+        DatasetError: it is not there, has no images, or fewer than two classes.
     """
     root = os.path.abspath(os.fspath(data))
     if os.path.isdir(root):
-        listing = _read_folder(root)
+        dataset = _read_folder(root)
     elif not os.path.exists(root):
-        raise ListingError(
+        raise DatasetError(
             f"no such folder or file: {root}", do="give a folder with one folder a class, a .csv or an .npz"
         )
     elif root.endswith(".csv"):
-        listing = _read_csv(root)
+        dataset = _read_csv(root)
     elif root.endswith(".npz"):
-        listing = _read_npz(root)
+        dataset = _read_npz(root)
     else:
-        raise ListingError(f"not a data set: {root}", expected="a folder, a .csv or an .npz", found="another file")
-    if not listing.names:
-        raise ListingError(
-            f"no pictures in {root}",
-            expected="folders of pictures, one folder a class",
-            found=f"{len(listing.set_aside)} other things" if listing.set_aside else "none",
+        raise DatasetError(f"not a dataset: {root}", expected="a folder, a .csv or an .npz", found="another file")
+    if not dataset.names:
+        raise DatasetError(
+            f"no images in {root}",
+            expected="folders of images, one folder a class",
+            found=f"{len(dataset.skipped)} other things" if dataset.skipped else "none",
         )
-    if len(listing.class_names) < 2:
-        raise ListingError(
+    if len(dataset.class_names) < 2:
+        raise DatasetError(
             f"only one class in {root}",
             expected="at least two",
-            found=listing.class_names[0],
-            do="put the pictures of each class into a folder of its own",
+            found=dataset.class_names[0],
+            do="put the images of each class into a folder of its own",
         )
-    return listing
+    return dataset
 
 
-def _read_folder(root: str) -> Listing:
-    with _listing_errors(root):
+def _read_folder(root: str) -> Dataset:
+    with _dataset_errors(root):
         children = sorted(os.scandir(root), key=lambda entry: entry.name)
     split_folders = [entry.name for entry in children if entry.name.lower() in SPLIT_FOLDERS and _has_folders(entry)]
     entries: list[tuple[str, str, str | None]] = []
@@ -127,14 +127,14 @@ def _read_folder(root: str) -> Listing:
         aside += [(name, "hidden" if _hidden(name) else "beside the split folders") for name in strays]
     else:
         _collect(root, "", None, entries, aside)
-    return _listing(root, entries, aside)
+    return _dataset(root, entries, aside)
 
 
 def _has_folders(entry: os.DirEntry[str]) -> bool:
-    """Whether a folder holds folders: `train/` with classes in it is a split, with pictures in it a class."""
+    """Whether a folder holds folders: `train/` with classes in it is a split, with images in it a class."""
     if not _is_folder(entry):
         return False
-    with _listing_errors(entry.path), os.scandir(entry) as children:
+    with _dataset_errors(entry.path), os.scandir(entry) as children:
         return any(_is_folder(child) and not _hidden(child.name) for child in children)
 
 
@@ -145,24 +145,24 @@ def _collect(
     entries: list[tuple[str, str, str | None]],
     aside: list[tuple[str, str]],
 ) -> None:
-    """Add the pictures of `folder`, which has one folder a class, as (name, class, split)."""
-    with _listing_errors(root):
+    """Add the images of `folder`, which has one folder a class, as (name, class, split)."""
+    with _dataset_errors(root):
         children = sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name)
     for child in children:
         name = os.path.join(folder, child.name)
         if _hidden(child.name):
             aside.append((name, "hidden"))
         elif _is_folder(child):
-            pictures = list(_walk(root, name, aside))
-            entries += [(picture, child.name, split) for picture in pictures]
-            if not pictures:
-                aside.append((name, "a class folder without pictures"))
+            images = list(_walk(root, name, aside))
+            entries += [(image, child.name, split) for image in images]
+            if not images:
+                aside.append((name, "a class folder without images"))
         else:
             aside.append((name, "not in a class folder"))
 
 
 def _walk(root: str, folder: str, aside: list[tuple[str, str]]) -> Iterator[str]:
-    """Names of the pictures below `folder`, sorted; what is none is set aside. Linked folders are not entered."""
+    """Names of the images below `folder`, sorted; what is none is skipped. Linked folders are not entered."""
     try:
         children = sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name)
     except OSError as error:
@@ -174,24 +174,24 @@ def _walk(root: str, folder: str, aside: list[tuple[str, str]]) -> Iterator[str]
             aside.append((name, "hidden"))
         elif child.is_dir(follow_symlinks=False):
             before = len(aside)
-            pictures = list(_walk(root, name, aside))
-            yield from pictures
-            if not pictures and len(aside) == before:
+            images = list(_walk(root, name, aside))
+            yield from images
+            if not images and len(aside) == before:
                 aside.append((name, "an empty folder"))
         elif os.path.splitext(child.name)[1].lower() not in EXTENSIONS:
-            aside.append((name, "not a picture by its name"))
+            aside.append((name, "not an image by its name"))
         elif _is_folder(child):
             aside.append((name, "a link to a folder"))
         else:
             yield name
 
 
-def _read_csv(path: str) -> Listing:
-    with _listing_errors(path), open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+def _read_csv(path: str) -> Dataset:
+    with _dataset_errors(path), open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         columns = set(reader.fieldnames or ())
         if not {"path", "label"} <= columns:
-            raise ListingError(
+            raise DatasetError(
                 f"columns missing in {path}",
                 expected="path,label and, if you like, split",
                 found=",".join(reader.fieldnames or ()) or "an empty file",
@@ -199,21 +199,21 @@ def _read_csv(path: str) -> Listing:
         try:
             entries = [_csv_entry(path, reader.line_num, row) for row in reader]
         except csv.Error as error:
-            raise ListingError(f"cannot read {path}, line {reader.line_num}", found=str(error)) from error
-    return _listing(path, entries, [])
+            raise DatasetError(f"cannot read {path}, line {reader.line_num}", found=str(error)) from error
+    return _dataset(path, entries, [])
 
 
 def _csv_entry(path: str, line: int, row: dict[str, str | None]) -> tuple[str, str, str | None]:
     name, label, split = (row.get("path") or ""), (row.get("label") or "").strip(), (row.get("split") or "").strip()
     if not name or not label:
         missing = "path" if not name else "label"
-        raise ListingError(f"no {missing} in {path}, line {line}", do=f"fill in the {missing} or remove the line")
+        raise DatasetError(f"no {missing} in {path}, line {line}", do=f"fill in the {missing} or remove the line")
     if split and split.lower() not in SPLIT_FOLDERS:
-        raise ListingError(f"unknown split in {path}, line {line}", expected=", ".join(SPLITS), found=split)
+        raise DatasetError(f"unknown split in {path}, line {line}", expected=", ".join(SPLITS), found=split)
     return name, label, SPLIT_FOLDERS[split.lower()] if split else None
 
 
-def _read_npz(path: str) -> Listing:
+def _read_npz(path: str) -> Dataset:
     import numpy as np
 
     try:
@@ -222,30 +222,30 @@ def _read_npz(path: str) -> Listing:
                 _require_room(path, parts, part)
             stored = {key: file[key] for key in file.files}
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise ListingError(f"cannot read {path}", found=str(error), do="save it with numpy.savez") from error
+        raise DatasetError(f"cannot read {path}", found=str(error), do="save it with numpy.savez") from error
     pieces: list[tuple[str, str | None, np.ndarray, np.ndarray]] = []
     for key in stored:
         if key != "X" and not key.startswith("X_"):
             continue
         suffix = key[1:]
         if suffix and suffix[1:].lower() not in SPLIT_FOLDERS:
-            raise ListingError(f"unknown split in {path}", expected="X_train, X_validation, X_test", found=key)
+            raise DatasetError(f"unknown split in {path}", expected="X_train, X_validation, X_test", found=key)
         if f"y{suffix}" not in stored:
-            raise ListingError(f"labels missing in {path}", expected=f"y{suffix} beside {key}", found=", ".join(stored))
-        pictures, labels = stored[key], stored[f"y{suffix}"]
-        _check_npz(path, key, pictures, labels)
+            raise DatasetError(f"labels missing in {path}", expected=f"y{suffix} beside {key}", found=", ".join(stored))
+        images, labels = stored[key], stored[f"y{suffix}"]
+        _check_npz(path, key, images, labels)
         split = SPLIT_FOLDERS[suffix[1:].lower()] if suffix else None
-        pieces.append((key, split, pictures, labels))
+        pieces.append((key, split, images, labels))
     if not pieces:
-        raise ListingError(f"no pictures in {path}", expected="X_train and y_train", found=", ".join(stored) or "none")
-    return _npz_listing(path, pieces, stored.get("class_names"))
+        raise DatasetError(f"no images in {path}", expected="X_train and y_train", found=", ".join(stored) or "none")
+    return _npz_dataset(path, pieces, stored.get("class_names"))
 
 
 def _require_room(path: str, parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> None:
     """Refuse an array that claims more than its part of the file has, or more than this machine's memory.
 
     Raises:
-        ListingError: it does.
+        DatasetError: it does.
     """
     import numpy as np
 
@@ -256,56 +256,56 @@ def _require_room(path: str, parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> N
         claimed, held = math.prod(shape) * dtype.itemsize, part.file_size - file.tell()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if not dtype.hasobject and claimed > held:
-        raise ListingError(
+        raise DatasetError(
             f"{part.filename} in {path} claims more than it has", expected=f"{held:,} bytes", found=f"{claimed:,}"
         )
     if claimed > memory:
-        raise ListingError(
+        raise DatasetError(
             f"{part.filename} in {path} does not fit into memory",
             expected=f"at most {memory:,} bytes",
             found=f"{claimed:,}",
-            do="save the pictures as files",
+            do="save the images as files",
         )
 
 
-def _check_npz(path: str, key: str, pictures: np.ndarray, labels: np.ndarray) -> None:
-    if pictures.ndim not in (3, 4):
-        raise ListingError(f"{key} in {path} holds no pictures", expected="shape (n, h, w, 3)", found=pictures.shape)
-    if labels.shape not in ((len(pictures),), (len(pictures), 1)) or labels.dtype.kind not in "iuUS":
-        raise ListingError(
-            f"labels of {key} in {path} are not one class a picture",
-            expected=f"{len(pictures)} whole numbers or names, shape ({len(pictures)},)",
+def _check_npz(path: str, key: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if images.ndim not in (3, 4):
+        raise DatasetError(f"{key} in {path} holds no images", expected="shape (n, h, w, 3)", found=images.shape)
+    if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iuUS":
+        raise DatasetError(
+            f"labels of {key} in {path} are not one class an image",
+            expected=f"{len(images)} whole numbers or names, shape ({len(images)},)",
             found=f"{labels.dtype} {labels.shape}",
         )
     if labels.dtype.kind in "US":
         (missing,) = (labels.reshape(-1) == labels.dtype.type()).nonzero()
         if len(missing):
-            raise ListingError(
+            raise DatasetError(
                 f"{len(missing):,} labels of {key} in {path} are empty, the first is number {missing[0]}",
-                expected="a class's name for each picture",
-                do="fill them in, or leave those pictures out",
+                expected="a class's name for each image",
+                do="fill them in, or leave those images out",
             )
 
 
-def _npz_listing(
+def _npz_dataset(
     path: str, pieces: list[tuple[str, str | None, np.ndarray, np.ndarray]], class_names: np.ndarray | None
-) -> Listing:
+) -> Dataset:
     names: list[str] = []
     splits: list[str | None] = []
     arrays: list[np.ndarray] = []
     labels: list[Any] = []
-    for key, split, pictures, targets in pieces:
-        names += [f"{key}[{i}]" for i in range(len(pictures))]
-        splits += [split] * len(pictures)
-        arrays += list(pictures)
+    for key, split, images, targets in pieces:
+        names += [f"{key}[{i}]" for i in range(len(images))]
+        splits += [split] * len(images)
+        arrays += list(images)
         labels += [os.fsdecode(label) if isinstance(label, bytes) else label for label in targets.reshape(-1).tolist()]
     if len({type(label) for label in labels}) > 1:
-        raise ListingError(f"labels in {path} are numbers in one split and names in another", expected="the same kind")
+        raise DatasetError(f"labels in {path} are numbers in one split and names in another", expected="the same kind")
     classes = sorted(set(labels))
     shown = [str(label) for label in classes]
     if class_names is not None and classes and isinstance(classes[0], int):
         if class_names.ndim != 1 or classes[0] < 0 or classes[-1] >= len(class_names):
-            raise ListingError(
+            raise DatasetError(
                 f"class_names in {path} do not fit the labels",
                 expected=f"a name for each of {classes[0]} to {classes[-1]}",
                 found=f"shape {class_names.shape}",
@@ -313,7 +313,7 @@ def _npz_listing(
         shown = [str(class_names[label]) for label in classes]
     _check_case(path, shown)
     index = {label: i for i, label in enumerate(classes)}
-    return Listing(
+    return Dataset(
         root=path,
         names=tuple(names),
         labels=tuple(index[label] for label in labels),
@@ -323,17 +323,17 @@ def _npz_listing(
     )
 
 
-def _listing(root: str, entries: list[tuple[str, str, str | None]], aside: list[tuple[str, str]]) -> Listing:
+def _dataset(root: str, entries: list[tuple[str, str, str | None]], aside: list[tuple[str, str]]) -> Dataset:
     class_names = sorted({label for _, label, _ in entries})
     _check_case(root, class_names)
     index = {label: i for i, label in enumerate(class_names)}
-    return Listing(
+    return Dataset(
         root=root,
         names=tuple(name for name, _, _ in entries),
         labels=tuple(index[label] for _, label, _ in entries),
         splits=tuple(split for _, _, split in entries),
         class_names=tuple(class_names),
-        set_aside=tuple(aside),
+        skipped=tuple(aside),
     )
 
 
@@ -342,7 +342,7 @@ def _check_case(root: str, class_names: list[str]) -> None:
     for name in class_names:
         folded = unicodedata.normalize("NFC", name).casefold()
         if folded in seen:
-            raise ListingError(
+            raise DatasetError(
                 f"two classes in {root} differ at most in upper and lower case",
                 found=f"{seen[folded]} and {name}",
                 do="give both the same name, or clearly different ones",
@@ -362,9 +362,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 @contextlib.contextmanager
-def _listing_errors(root: str) -> Iterator[None]:
-    """Turn the operating system's refusal to read a data set into one clear line."""
+def _dataset_errors(root: str) -> Iterator[None]:
+    """Turn the operating system's refusal to read a dataset into one clear line."""
     try:
         yield
     except OSError as error:
-        raise ListingError(f"cannot read {root}: {error.strerror or error}") from error
+        raise DatasetError(f"cannot read {root}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Bytes of a picture file in, RGB pixels out: the one decoder and the one resize.
+"""Bytes of an image file in, RGB pixels out: the one decoder and the one resize.
 
 The decoding rule (`trunk_spec.DECODING`):
 
@@ -11,7 +11,7 @@ The decoding rule (`trunk_spec.DECODING`):
 - floating-point and 32-bit integer pixels have no known range and are refused.
 
 The resizing rule (`trunk_spec.RESIZING`): Pillow's antialiased `BILINEAR`, straight to the trunk's height and
-width; the aspect ratio is not kept, as in `keras.layers.Resizing`. A picture of that size already is not touched.
+width; the aspect ratio is not kept, as in `keras.layers.Resizing`. An image of that size already is not touched.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from permafrost.errors import PictureError
+from permafrost.errors import ImageError
 from permafrost.images.resizing import resized_image
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ EXTENSIONS: Final = frozenset({
     ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2",
 })
 # fmt: on
-"""File names that end so are taken for pictures; what they hold is found out from their bytes."""
+"""File names that end so are taken for images; what they hold is found out from their bytes."""
 
 
 MAX_PIXELS: Final = 178_956_970
-"""Pictures with more pixels are refused before decoding: Pillow's own limit against decompression bombs."""
+"""Images with more pixels are refused before decoding: Pillow's own limit against decompression bombs."""
 
 
 _SIXTEEN_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -54,28 +54,28 @@ def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
     """All bytes of a regular file.
 
     Raises:
-        PictureError: it is missing, unreadable, or no regular file. A FIFO is refused, not waited for.
+        ImageError: it is missing, unreadable, or no regular file. A FIFO is refused, not waited for.
     """
     try:
         # O_NONBLOCK: opening a FIFO without a writer would otherwise hang.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(handle, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise PictureError("not a regular file")
+                raise ImageError("not a regular file")
             return file.read()
     except OSError as error:
-        raise PictureError(error.strerror or str(error)) from error
+        raise ImageError(error.strerror or str(error)) from error
     except ValueError as error:
-        raise PictureError(f"no file can have this name: {error}") from error
+        raise ImageError(f"no file can have this name: {error}") from error
 
 
 def content_digest(data: bytes) -> bytes:
-    """The SHA-256 of a picture file's bytes, 32 bytes: the name under which its features are kept."""
+    """The SHA-256 of an image file's bytes, 32 bytes: the name under which its features are kept."""
     return hashlib.sha256(data).digest()
 
 
 def array_digest(pixels: np.ndarray) -> bytes:
-    """The SHA-256 of a picture given as an array (h, w, 3) uint8: of its shape and bytes, 32 bytes."""
+    """The SHA-256 of an image given as an array (h, w, 3) uint8: of its shape and bytes, 32 bytes."""
     import numpy as np
 
     header = f"permafrost array {pixels.dtype.str} {pixels.shape}\n".encode("ascii")
@@ -83,13 +83,13 @@ def array_digest(pixels: np.ndarray) -> bytes:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode a picture file's bytes by the rule above.
+    """Decode an image file's bytes by the rule above.
 
     Returns:
         (h, w, 3) uint8, 0 to 255, at full size.
 
     Raises:
-        PictureError: the bytes are no picture, or a damaged one, or one with more than `max_pixels` pixels.
+        ImageError: the bytes are no image, or a damaged one, or one with more than `max_pixels` pixels.
     """
     import numpy as np
 
@@ -99,19 +99,19 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def decode_resized(
     data: bytes, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS, memory: DecodingMemory | None = None
 ) -> np.ndarray:
-    """Decode a picture file's bytes and resize to `size`, its height and width.
+    """Decode an image file's bytes and resize to `size`, its height and width.
 
     Args:
         data: the file's bytes.
         size: height and width in pixels.
-        max_pixels: the most that a picture may have.
-        memory: what the full-size picture takes its memory from, shared by the threads that decode.
+        max_pixels: the most that an image may have.
+        memory: what the full-size image takes its memory from, shared by the threads that decode.
 
     Returns:
         (size[0], size[1], 3) uint8, 0 to 255.
 
     Raises:
-        PictureError: as `decode`.
+        ImageError: as `decode`.
     """
     with contextlib.ExitStack() as held:
 
@@ -123,10 +123,10 @@ def decode_resized(
 
 
 class DecodingMemory:
-    """Memory for full-size pictures that threads decode at the same time: few large ones, or many small ones.
+    """Memory for full-size images that threads decode at the same time: few large ones, or many small ones.
 
     Args:
-        total: bytes; a picture that takes more than that is decoded while there is no other.
+        total: bytes; an image that takes more than that is decoded while there is no other.
     """
 
     def __init__(self, total: int) -> None:
@@ -149,7 +149,7 @@ class DecodingMemory:
 
 
 def as_pixels(array: np.ndarray) -> np.ndarray:
-    """A picture given as an array, in the form that the rest works on.
+    """An image given as an array, in the form that the rest works on.
 
     Args:
         array: (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); uint8, or any numbers from 0 to 255, which are rounded.
@@ -158,8 +158,8 @@ def as_pixels(array: np.ndarray) -> np.ndarray:
         (h, w, 3) uint8.
 
     Raises:
-        PictureError: another shape, or values outside 0 to 255. Values from 0 to 1 are told apart from nearly black
-            pictures by being fractions, and refused rather than rounded to nothing.
+        ImageError: another shape, or values outside 0 to 255. Values from 0 to 1 are told apart from nearly black
+            images by being fractions, and refused rather than rounded to nothing.
     """
     import numpy as np
 
@@ -167,15 +167,15 @@ def as_pixels(array: np.ndarray) -> np.ndarray:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise PictureError("not a picture", expected="shape (h, w, 3)", found=f"shape {array.shape}")
+        raise ImageError("not an image", expected="shape (h, w, 3)", found=f"shape {array.shape}")
     if array.dtype != np.uint8:
         if array.dtype.kind not in "uif":
-            raise PictureError("not a picture", expected="numbers from 0 to 255", found=f"dtype {array.dtype}")
+            raise ImageError("not an image", expected="numbers from 0 to 255", found=f"dtype {array.dtype}")
         low, high = array.min(), array.max()
         if not (low >= 0 and high <= 255):
-            raise PictureError("pixels out of range", expected="0 to 255", found=f"{low} to {high}")
+            raise ImageError("pixels out of range", expected="0 to 255", found=f"{low} to {high}")
         if high <= 1 and array.dtype.kind == "f" and np.any(array != np.round(array)):
-            raise PictureError("pixels out of range", expected="0 to 255", found=f"fractions, {low} to {high}")
+            raise ImageError("pixels out of range", expected="0 to 255", found=f"fractions, {low} to {high}")
         array = np.round(array).astype(np.uint8)
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else np.ascontiguousarray(array[:, :, :3])
 
@@ -199,34 +199,34 @@ def quiet_decoding() -> Iterator[None]:
 
 
 _PIXEL_BYTES: Final = 8
-"""What a pixel takes at most while it is decoded: Pillow keeps RGB in four bytes, twice where a picture is turned."""
+"""What a pixel takes at most while it is decoded: Pillow keeps RGB in four bytes, twice where an image is turned."""
 
 
 def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object] = lambda _: None) -> Image.Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
-        raise PictureError("the file is empty")
+        raise ImageError("the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise PictureError("too many pixels", expected=f"at most {max_pixels:,}", found=f"{width} x {height}")
+                raise ImageError("too many pixels", expected=f"at most {max_pixels:,}", found=f"{width} x {height}")
             reserve(_PIXEL_BYTES * width * height)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image, image.format)
-    except PictureError:
+    except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError("not a picture in any format that Pillow reads") from error
+        raise ImageError("not an image in any format that Pillow reads") from error
     except Image.DecompressionBombError as error:
-        raise PictureError("too many pixels", expected=f"at most {max_pixels:,}", found=str(error)) from error
+        raise ImageError("too many pixels", expected=f"at most {max_pixels:,}", found=str(error)) from error
     except MemoryError as error:
-        raise PictureError("not enough memory to decode it") from error
+        raise ImageError("not enough memory to decode it") from error
     except Exception as error:
         # Pillow's plugins raise whatever their parser meets: OSError, SyntaxError, ValueError, struct.error, KeyError.
-        raise PictureError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+        raise ImageError(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
@@ -239,6 +239,6 @@ def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
     if image.mode in _SIXTEEN_BIT or (image.mode == "I" and file_format == "PPM"):
         return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise PictureError("pixels of no known range", expected="8 or 16 bits a channel", found=f"mode {image.mode}")
+        raise ImageError("pixels of no known range", expected="8 or 16 bits a channel", found=f"mode {image.mode}")
     # By way of RGBA, palettes keep their colours where an entry is transparent.
     return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Where a picture's content comes from: a file or an array."""
+"""Where an image's content comes from: a file or an array."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class FilePicture:
-    """A picture in a file.
+class FileImage:
+    """An image in a file.
 
     Attributes:
         path: where it is.
@@ -31,42 +31,42 @@ class FilePicture:
 
     path: str
 
-    def load(self, max_pixels: int = MAX_PIXELS) -> LoadedPicture:
+    def load(self, max_pixels: int = MAX_PIXELS) -> LoadedImage:
         """Read it; one with more than `max_pixels` is refused when it is to be decoded.
 
         Raises:
-            PictureError: it cannot be read.
+            ImageError: it cannot be read.
         """
         data = read_file(self.path)
-        return LoadedPicture(content_digest(data), data, max_pixels)
+        return LoadedImage(content_digest(data), data, max_pixels)
 
 
 @dataclasses.dataclass(frozen=True)
-class ArrayPicture:
-    """A picture in memory.
+class ArrayImage:
+    """An image in memory.
 
     Attributes:
-        array: what `pictures.as_pixels` takes.
+        array: what `images.as_pixels` takes.
     """
 
     array: np.ndarray
 
-    def load(self, max_pixels: int = MAX_PIXELS) -> LoadedPicture:
+    def load(self, max_pixels: int = MAX_PIXELS) -> LoadedImage:
         """Bring it into the common form; `max_pixels` is for files.
 
         Raises:
-            PictureError: it is no picture.
+            ImageError: it is no image.
         """
         pixels = as_pixels(self.array)
-        return LoadedPicture(array_digest(pixels), pixels, max_pixels)
+        return LoadedImage(array_digest(pixels), pixels, max_pixels)
 
 
-Picture = FilePicture | ArrayPicture
+ImageSource = FileImage | ArrayImage
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedPicture:
-    """A picture's content before decoding.
+class LoadedImage:
+    """An image's content before decoding.
 
     Attributes:
         digest: SHA-256 of the content, 32 bytes.
@@ -87,17 +87,17 @@ class LoadedPicture:
         """Decoded: (h, w, 3) uint8.
 
         Raises:
-            PictureError: it cannot be decoded.
+            ImageError: it cannot be decoded.
         """
         if isinstance(self.content, bytes):
             return decode(self.content, max_pixels=self.max_pixels)
         return self.content
 
     def pixels(self, size: tuple[int, int], *, memory: DecodingMemory | None = None) -> np.ndarray:
-        """Decoded and resized: (size[0], size[1], 3) uint8; `memory` is as for `pictures.decode_resized`.
+        """Decoded and resized: (size[0], size[1], 3) uint8; `memory` is as for `images.decode_resized`.
 
         Raises:
-            PictureError: it cannot be decoded.
+            ImageError: it cannot be decoded.
         """
         if isinstance(self.content, bytes):
             return decode_resized(self.content, size, max_pixels=self.max_pixels, memory=memory)

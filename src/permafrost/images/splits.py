@@ -1,4 +1,4 @@
-"""Splits: their names, and the split that follows from a picture's content."""
+"""Splits: their names, and the split that follows from an image's content."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def assign_splits(
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
 ) -> list[str]:
-    """The split of each picture: the given one, or where none is given one that follows from its content.
+    """The split of each image: the given one, or where none is given one that follows from its content.
 
-    A picture's split stays what it is when others come and go, and copies of one picture share theirs.
+    An image's split stays what it is when others come and go, and copies of one image share theirs.
 
     Args:
         digests: content digests, 32 bytes each.
         given: splits' names, or None.
-        validation_fraction: of the pictures without a split, the share for validation, 0 to 1.
+        validation_fraction: of the images without a split, the share for validation, 0 to 1.
         test_fraction: the share for test.
 
     Raises:

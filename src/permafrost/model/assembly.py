@@ -1,4 +1,4 @@
-"""One Keras model from pictures to probabilities, and the check that it agrees with what it was made of."""
+"""One Keras model from images to probabilities, and the check that it agrees with what it was made of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from permafrost.atomic import replacing
 from permafrost.engines.keras_engine import KerasEngine
-from permafrost.errors import PictureError, RunError
+from permafrost.errors import ImageError, RunError
 from permafrost.images.resizing import resize
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ def assemble(trunk: Trunk, head: keras.Model) -> keras.Model:
         head: from features to probabilities.
 
     Returns:
-        From (n, height, width, 3), any height and width, 0 to 255, to (n, classes) float32. A picture of the trunk's
+        From (n, height, width, 3), any height and width, 0 to 255, to (n, classes) float32. An image of the trunk's
         size passes its resizing untouched.
     """
     height, width = trunk.spec.image_size
     _reserve_names(trunk.model)
-    pictures = keras.Input((None, None, 3), name=_free_name("pictures", trunk.model), dtype="float32")
+    images = keras.Input((None, None, 3), name=_free_name("images", trunk.model), dtype="float32")
     resizing = keras.layers.Resizing(
         height,
         width,
@@ -56,11 +56,11 @@ def assemble(trunk: Trunk, head: keras.Model) -> keras.Model:
         name=_free_name(RESIZING_LAYER, trunk.model),
     )
     # Rounded, as the extraction's resize gives whole numbers.
-    pixels = keras.ops.round(resizing(pictures))
+    pixels = keras.ops.round(resizing(images))
     features = trunk.model.call(pixels)
     for layer in head.layers:
         layer.name = _free_name(layer.name, trunk.model)
-    return keras.Model(pictures, head.call(features), name="permafrost")
+    return keras.Model(images, head.call(features), name="permafrost")
 
 
 @contextlib.contextmanager
@@ -90,32 +90,32 @@ def export_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
         model.save(temporary)
 
 
-def probabilities(model: keras.Model, pictures: Iterable[np.ndarray], *, batch_size: int = 32) -> np.ndarray:
-    """What a model gives for pictures of any sizes, each resized by the model's own layer.
+def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_size: int = 32) -> np.ndarray:
+    """What a model gives for images of any sizes, each resized by the model's own layer.
 
-    Pictures of different sizes cannot share a batch, and a network of many layers is slow one by one: so the model's
-    resizing alone runs on each picture, and the whole model on batches of what it gives, which it leaves as it is.
+    Images of different sizes cannot share a batch, and a network of many layers is slow one by one: so the model's
+    resizing alone runs on each image, and the whole model on batches of what it gives, which it leaves as it is.
 
     Args:
-        model: from pictures of any size to probabilities; or of a fixed size, to which pictures are resized here.
-        pictures: each (h, w, 3), 0 to 255; never more than a batch of them is held.
-        batch_size: pictures a batch.
+        model: from images of any size to probabilities; or of a fixed size, to which images are resized here.
+        images: each (h, w, 3), 0 to 255; never more than a batch of them is held.
+        batch_size: images a batch.
 
     Returns:
         (n, classes) float32.
     """
     prepare = resizer(model)
-    return computed(model, (prepare(pixels) for pixels in pictures), batch_size=batch_size)
+    return computed(model, (prepare(pixels) for pixels in images), batch_size=batch_size)
 
 
-def computed(model: keras.Model, pictures: Iterable[np.ndarray], *, batch_size: int = 32) -> np.ndarray:
-    """What a model gives, as `probabilities`, for pictures that are of its size already."""
+def computed(model: keras.Model, images: Iterable[np.ndarray], *, batch_size: int = 32) -> np.ndarray:
+    """What a model gives, as `probabilities`, for images that are of its size already."""
     engine = KerasEngine(model, batch_size=batch_size)
     chunks = [np.empty((0, model.outputs[0].shape[-1]), np.float32)]
-    remaining = iter(pictures)
+    remaining = iter(images)
     while batch := [pixels.astype(np.float32, copy=False) for pixels in itertools.islice(remaining, batch_size)]:
         if len({pixels.shape for pixels in batch}) > 1:
-            raise PictureError("pictures of different sizes", expected="a model that resizes them")
+            raise ImageError("images of different sizes", expected="a model that resizes them")
         chunks.append(engine(np.stack(batch))[0])
     return np.concatenate(chunks)
 
@@ -130,7 +130,7 @@ def body_of(model: keras.Model) -> keras.Model:
 
 
 def pixels_of(model: keras.Model) -> Any:
-    """The tensor in an exported model that holds pictures of the trunk's size, (n, h, w, 3) from 0 to 255.
+    """The tensor in an exported model that holds images of the trunk's size, (n, h, w, 3) from 0 to 255.
 
     Raises:
         RunError: the model has no resizing that `assemble` put there.
@@ -138,11 +138,11 @@ def pixels_of(model: keras.Model) -> Any:
     for operation in model.operations[:4]:
         if type(operation).__name__ == "Round":
             return operation.output
-    raise RunError(f"{model.name} was not exported by permafrost", expected="a model that resizes its pictures")
+    raise RunError(f"{model.name} was not exported by permafrost", expected="a model that resizes its images")
 
 
 def resizer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """What brings a picture (h, w, 3) to the one size at which `model` works on it.
+    """What brings an image (h, w, 3) to the one size at which `model` works on it.
 
     Returns:
         A function from (h, w, 3), 0 to 255, to (height, width, 3) float32.
@@ -153,7 +153,7 @@ def resizer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     for layer in model.layers[:3]:
         if isinstance(layer, keras.layers.Resizing):
             return _layer_resizer(layer)
-    # Nothing says at which size it was trained: pictures go in as they are.
+    # Nothing says at which size it was trained: images go in as they are.
     return lambda pixels: pixels.astype(np.float32)
 
 

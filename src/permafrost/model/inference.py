@@ -1,4 +1,4 @@
-"""Use a model on pictures: the work behind `evaluate` and `predict`."""
+"""Use a model on images: the work behind `evaluate` and `predict`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from permafrost.errors import ListingError, OptionError, PictureError, RunError
-from permafrost.images.dataset import read_listing
+from permafrost.errors import DatasetError, ImageError, OptionError, RunError
+from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import EXTENSIONS, quiet_decoding
-from permafrost.images.sources import ArrayPicture, FilePicture, Picture
+from permafrost.images.sources import ArrayImage, FileImage, ImageSource
 from permafrost.images.splits import SPLITS, assign_splits
 from permafrost.model.assembly import probabilities
 from permafrost.model.run import LABELS_FILE, Run, open_run
@@ -32,16 +32,16 @@ def evaluate(
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
 ) -> dict[str, Any]:
-    """Figures of a model on the pictures of a data set, read from their files at full size.
+    """Figures of a model on the images of a dataset, read from their files at full size.
 
     Args:
         model: a run, its folder, a `.keras` file, or a Keras model.
         data: as for `extract`.
         split: `train`, `validation` or `test`.
-        validation_fraction, test_fraction: as for `extract`, where the data set names no splits.
+        validation_fraction, test_fraction: as for `extract`, where the dataset names no splits.
 
     Returns:
-        `evaluation.metrics`, with `split`, `model`, `data`, and `set_aside`, the number of pictures that could not be
+        `evaluation.metrics`, with `split`, `model`, `data`, and `skipped`, the number of images that could not be
         decoded.
 
     Raises:
@@ -49,63 +49,63 @@ def evaluate(
     """
     if split not in SPLITS:
         raise OptionError("no such split", expected=", ".join(SPLITS), found=split)
-    listing = read_listing(data)
+    dataset = read_dataset(data)
     network, class_names = open_model(model)
-    class_names = class_names or listing.class_names
-    unknown = sorted(set(listing.class_names) - set(class_names))
+    class_names = class_names or dataset.class_names
+    unknown = sorted(set(dataset.class_names) - set(class_names))
     if unknown:
-        raise ListingError(
-            f"{listing.root} has a class that the model does not know",
+        raise DatasetError(
+            f"{dataset.root} has a class that the model does not know",
             expected=", ".join(class_names),
             found=", ".join(unknown),
         )
     _require_outputs(network, class_names)
-    wanted = _wanted(listing.splits, split)
+    wanted = _wanted(dataset.splits, split)
     kept: list[int] = []
     digests: list[bytes] = []
     failed = 0
 
-    def pictures() -> Iterator[np.ndarray]:
+    def images() -> Iterator[np.ndarray]:
         nonlocal failed
-        found = _load([listing.picture(index) for index in wanted])
+        found = _load([dataset.image(index) for index in wanted])
         for index, outcome in zip(wanted, found, strict=True):
-            if isinstance(outcome, PictureError):
+            if isinstance(outcome, ImageError):
                 failed += 1
                 continue
             digest, pixels = outcome
             chosen = assign_splits(
-                [digest], [listing.splits[index]], validation_fraction=validation_fraction, test_fraction=test_fraction
+                [digest], [dataset.splits[index]], validation_fraction=validation_fraction, test_fraction=test_fraction
             )
             if chosen == [split]:
                 kept.append(index)
                 digests.append(digest)
                 yield pixels
 
-    outputs = probabilities(network, pictures())
+    outputs = probabilities(network, images())
     if not kept:
-        raise ListingError(f"no pictures for {split} in {listing.root}", found=_counts(listing.splits))
-    renumber = [class_names.index(name) for name in listing.class_names]
-    labels = np.array([renumber[listing.labels[index]] for index in kept], np.int64)
-    about = {"split": split, "model": str(_path(model)), "data": listing.root, "set_aside": failed}
+        raise DatasetError(f"no images for {split} in {dataset.root}", found=_counts(dataset.splits))
+    renumber = [class_names.index(name) for name in dataset.class_names]
+    labels = np.array([renumber[dataset.labels[index]] for index in kept], np.int64)
+    about = {"split": split, "model": str(_path(model)), "data": dataset.root, "skipped": failed}
     return metrics(labels, outputs, class_names) | about
 
 
 def predict(
     model: Run | keras.Model | str | os.PathLike[str],
-    pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | np.ndarray],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | np.ndarray],
     *,
     top: int = 3,
 ) -> list[dict[str, Any]]:
-    """What a model says of pictures.
+    """What a model says of images.
 
     Args:
         model: a run, its folder, a `.keras` file, or a Keras model.
-        pictures: paths of files, or of folders, whose pictures are taken; or arrays (h, w, 3), 0 to 255. One path alone
+        images: paths of files, or of folders, whose images are taken; or arrays (h, w, 3), 0 to 255. One path alone
             will do.
         top: how many classes to give for each, the most probable first.
 
     Returns:
-        For each picture `path` (None for an array), `label`, `probability`, and `top`, a list of `label` and
+        For each image `path` (None for an array), `label`, `probability`, and `top`, a list of `label` and
         `probability`; or `path` and `error` where it cannot be decoded.
 
     Raises:
@@ -113,19 +113,19 @@ def predict(
     """
     if top < 1:
         raise OptionError("top is too small", expected="1 or more", found=top)
-    wanted = list(_expanded([pictures] if isinstance(pictures, str | os.PathLike) else pictures))
+    wanted = list(_expanded([images] if isinstance(images, str | os.PathLike) else images))
     if not wanted:
-        raise ListingError("no pictures to predict", expected="paths of pictures, or of folders with some")
+        raise DatasetError("no images to predict", expected="paths of images, or of folders with some")
     network, class_names = open_model(model)
     count = int(network.outputs[0].shape[-1])
     class_names = class_names or tuple(f"class {number}" for number in range(count))
     _require_outputs(network, class_names)
-    outcomes: list[PictureError | None] = []
+    outcomes: list[ImageError | None] = []
 
     def decoded() -> Iterator[np.ndarray]:
-        for outcome in _load([picture for _, picture in wanted]):
-            outcomes.append(outcome if isinstance(outcome, PictureError) else None)
-            if not isinstance(outcome, PictureError):
+        for outcome in _load([image for _, image in wanted]):
+            outcomes.append(outcome if isinstance(outcome, ImageError) else None)
+            if not isinstance(outcome, ImageError):
                 yield outcome[1]
 
     outputs = iter(probabilities(network, decoded()))
@@ -175,37 +175,37 @@ def _counts(splits: Sequence[str | None]) -> str:
     return ", ".join(f"{splits.count(split)} for {split}" for split in SPLITS if split in splits) or "none"
 
 
-def _load(pictures: Sequence[Picture]) -> Iterator[tuple[bytes, np.ndarray] | PictureError]:
-    """Digest and pixels at full size of each picture, decoded by threads a little ahead."""
+def _load(images: Sequence[ImageSource]) -> Iterator[tuple[bytes, np.ndarray] | ImageError]:
+    """Digest and pixels at full size of each image, decoded by threads a little ahead."""
 
-    def load(picture: Picture) -> tuple[bytes, np.ndarray] | PictureError:
+    def load(image: ImageSource) -> tuple[bytes, np.ndarray] | ImageError:
         try:
-            loaded = picture.load()
+            loaded = image.load()
             return loaded.digest, loaded.full_size()
-        except PictureError as error:
+        except ImageError as error:
             return error
 
     workers = os.cpu_count() or 1
     ahead = 4 * workers
-    with quiet_decoding(), ThreadPoolExecutor(workers, "pictures") as threads:
-        for start in range(0, len(pictures), ahead):
-            yield from threads.map(load, pictures[start : start + ahead])
+    with quiet_decoding(), ThreadPoolExecutor(workers, "images") as threads:
+        for start in range(0, len(images), ahead):
+            yield from threads.map(load, images[start : start + ahead])
 
 
-def _expanded(pictures: Iterable[str | os.PathLike[str] | np.ndarray]) -> Iterator[tuple[str | None, Picture]]:
-    for picture in pictures:
-        if isinstance(picture, np.ndarray):
-            yield None, ArrayPicture(picture)
+def _expanded(images: Iterable[str | os.PathLike[str] | np.ndarray]) -> Iterator[tuple[str | None, ImageSource]]:
+    for image in images:
+        if isinstance(image, np.ndarray):
+            yield None, ArrayImage(image)
             continue
-        path = os.fspath(picture)
+        path = os.fspath(image)
         if not os.path.isdir(path):
-            yield path, FilePicture(path)
+            yield path, FileImage(path)
             continue
         for folder, folders, names in os.walk(path):
             folders.sort()
             for name in sorted(names):
                 if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
-                    yield os.path.join(folder, name), FilePicture(os.path.join(folder, name))
+                    yield os.path.join(folder, name), FileImage(os.path.join(folder, name))
 
 
 def _answer(row: np.ndarray, class_names: Sequence[str], top: int) -> dict[str, Any]:

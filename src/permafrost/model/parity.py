@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import keras
 import numpy as np
 
-from permafrost.errors import ParityError, PictureError
+from permafrost.errors import ImageError, ParityError
 from permafrost.images.resizing import resize
 from permafrost.model.assembly import computed, resizer
 from permafrost.trunk.bases import load_model_file
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     pass
 
 
-PARITY_PICTURES: Final = 64
+PARITY_IMAGES: Final = 64
 
 
 TOLERANCE: Final = 1e-4
@@ -43,18 +43,18 @@ REDUCED_TOLERANCE: Final = 3e-2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How an exported model compares with what it was made of, on some pictures.
+    """How an exported model compares with what it was made of, on some images.
 
     Attributes:
-        pictures: how many were compared.
-        synthetic: whether they were made up, because none of the data set's could be read.
-        resized_max_difference: the largest difference of a probability, on pictures resized as in extraction.
+        images: how many were compared.
+        synthetic: whether they were made up, because none of the dataset's could be read.
+        resized_max_difference: the largest difference of a probability, on images resized as in extraction.
         tolerance: what it may be.
-        full_size_equal_labels: on pictures at full size, which the model resizes itself, the share of equal labels.
+        full_size_equal_labels: on images at full size, which the model resizes itself, the share of equal labels.
         full_size_max_difference: there, the largest difference of a probability.
     """
 
-    pictures: int
+    images: int
     synthetic: bool
     resized_max_difference: float
     tolerance: float
@@ -65,7 +65,7 @@ class Parity:
 def check_parity(
     path: str | os.PathLike[str],
     spec: TrunkSpec,
-    pictures: Iterable[tuple[np.ndarray, np.ndarray]],
+    images: Iterable[tuple[np.ndarray, np.ndarray]],
     *,
     reference: Callable[[np.ndarray], np.ndarray],
 ) -> Parity:
@@ -74,16 +74,16 @@ def check_parity(
     Args:
         path: the model's file; it is opened in safe mode.
         spec: of the features that the head was fitted to.
-        pictures: of the data set, (h, w, 3) uint8 at full size, each with the probabilities (classes,) of the head on
+        images: of the dataset, (h, w, 3) uint8 at full size, each with the probabilities (classes,) of the head on
             its kept features.
-        reference: probabilities of the parts in memory for pixels (n, h, w, 3) uint8, for where there is no picture.
+        reference: probabilities of the parts in memory for pixels (n, h, w, 3) uint8, for where there is no image.
 
     Raises:
-        ParityError: on pictures resized as in extraction, a probability differs by more than the tolerance.
+        ParityError: on images resized as in extraction, a probability differs by more than the tolerance.
     """
     model = load_model_file(path)
     prepare = resizer(model)
-    trios = [(resize(pixels, spec.image_size), prepare(pixels), row) for pixels, row in pictures]
+    trios = [(resize(pixels, spec.image_size), prepare(pixels), row) for pixels, row in images]
     synthetic = not trios
     if synthetic:
         resized = np.random.default_rng(0).integers(0, 256, (8, *spec.image_size, 3), np.uint8)
@@ -96,12 +96,12 @@ def check_parity(
     if not difference <= tolerance:
         raise ParityError(
             f"the exported model {path} does not agree with the head on kept features",
-            expected=f"probabilities within {tolerance:g} on {len(resized)} pictures",
+            expected=f"probabilities within {tolerance:g} on {len(resized)} images",
             found=f"a difference of {difference:.3g}",
         )
     served = None if synthetic else computed(model, [pixels for _, pixels, _ in trios])
     return Parity(
-        pictures=len(resized),
+        images=len(resized),
         synthetic=synthetic,
         resized_max_difference=difference,
         tolerance=tolerance,
@@ -130,12 +130,12 @@ def export_checked(
     """Save a run's model, and compare it, read back, with what it was made of.
 
     Args:
-        model: from pictures to probabilities.
+        model: from images to probabilities.
         stage: the folder in which the run is put together.
         features: the set that it came from.
         rows: of each split.
         on_rows: given (k,) rows of the set, the probabilities (k, classes) to compare with.
-        on_pixels: given pixels (k, h, w, 3) uint8, the same; for where no picture can be read.
+        on_pixels: given pixels (k, h, w, 3) uint8, the same; for where no image can be read.
         spec: of the kept features behind `on_rows`, where they are not the set's.
 
     Raises:
@@ -143,13 +143,13 @@ def export_checked(
     """
     path = stage / MODEL_FILE
     export_model(model, path)
-    return check_parity(path, spec or features.spec, sample_pictures(features, rows, on_rows), reference=on_pixels)
+    return check_parity(path, spec or features.spec, sample_images(features, rows, on_rows), reference=on_pixels)
 
 
-def sample_pictures(
+def sample_images(
     features: FeatureSet, rows: dict[str, np.ndarray], outputs: Outputs
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Up to 64 pictures, spread over the test pictures, or where there are none over all, to check parity on.
+    """Up to 64 images, spread over the test images, or where there are none over all, to check parity on.
 
     Args:
         features: the set.
@@ -157,10 +157,10 @@ def sample_pictures(
         outputs: given (k,) rows, the probabilities (k, classes) to compare with.
 
     Yields:
-        (h, w, 3) uint8 at full size, and (classes,), for each picture that is still there and has not changed.
+        (h, w, 3) uint8 at full size, and (classes,), for each image that is still there and has not changed.
     """
     candidates = rows["test"] if len(rows["test"]) else np.arange(len(features))
-    chosen = candidates[np.unique(np.linspace(0, len(candidates) - 1, PARITY_PICTURES).astype(int))]
+    chosen = candidates[np.unique(np.linspace(0, len(candidates) - 1, PARITY_IMAGES).astype(int))]
     for row, expected in zip(chosen, outputs(chosen), strict=True):
-        with contextlib.suppress(PictureError):
-            yield features.load_picture(int(row)).full_size(), expected
+        with contextlib.suppress(ImageError):
+            yield features.load_image(int(row)).full_size(), expected

@@ -1,10 +1,10 @@
 """A run: a folder with a fitted model and all that explains it.
 
-model.keras     pictures in, probabilities out; opens with plain Keras
+model.keras     images in, probabilities out; opens with plain Keras
 labels.txt      the classes, one a line, in the order of the probabilities
 run.json        what it was made of and how; its parity
 metrics.json    figures for each split, with its size
-leaderboard.csv heads and settings that were compared; shots.csv: how well few pictures do; where that was asked for
+leaderboard.csv heads and settings that were compared; shots.csv: how well few images do; where that was asked for
 history.csv     a row for each epoch, or for each setting that was compared
 curves.png      the history, drawn
 confusion.png   which class was taken for which
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import keras
 
 FORMAT: Final = "permafrost run"
-VERSION: Final = 1
+VERSION: Final = 2
 LABELS_FILE: Final = "labels.txt"
 METRICS_FILE: Final = "metrics.json"
 DEFAULT_FOLDER: Final = "runs"
@@ -100,7 +100,7 @@ class Run:
 
     @functools.cached_property
     def model(self) -> keras.Model:
-        """The model: pictures (n, h, w, 3), 0 to 255, in; probabilities (n, classes) out.
+        """The model: images (n, h, w, 3), 0 to 255, in; probabilities (n, classes) out.
 
         Raises:
             RunError: the file is not the one that the run wrote.
@@ -208,7 +208,7 @@ def write_run(folder: Path, stage: Path, content: RunContent, *, replace: bool =
         import numpy as np
 
         matrix = np.array(content.metrics[shown]["confusion"])
-        title = f"{content.title}: {shown}, {content.metrics[shown]['n']:,} pictures"
+        title = f"{content.title}: {shown}, {content.metrics[shown]['n']:,} images"
         files["confusion.png"] = confusion_png(matrix, content.class_names, title)
     for name, data in files.items():
         commit_bytes(stage / name, data)

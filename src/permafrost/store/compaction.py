@@ -1,6 +1,6 @@
 """Many small shards, joined into few large ones.
 
-A folder that grows by ten pictures a day leaves a shard a day; a long run two a second. Each takes a millisecond to
+A folder that grows by ten images a day leaves a shard a day; a long run two a second. Each takes a millisecond to
 open. So where there are many small shards, their rows are copied into large ones, and only then are the small ones
 removed.
 

@@ -25,7 +25,7 @@ def export_features(features: FeatureSet, out: str | os.PathLike[str]) -> Path:
     """Write the features of a set, its labels and paths to one file that needs neither a store nor this package.
 
     The arrays are `X` (n, *shape) float32, and `X_1`, ... where the cut crosses several tensors; `y` (n,) int64,
-    numbers in `class_names`; `splits` (n,), `train`, `validation` or `test`; `paths` (n,), as the data set has them.
+    numbers in `class_names`; `splits` (n,), `train`, `validation` or `test`; `paths` (n,), as the dataset has them.
     In HDF5 text is UTF-8 of fixed length, and paths are the bytes that they are; in an npz text is Unicode, with bytes
     that are no UTF-8 as surrogates (PEP 383).
 

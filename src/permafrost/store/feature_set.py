@@ -1,4 +1,4 @@
-"""A feature set: a listing's rows in one store, as arrays and batches."""
+"""A feature set: a dataset's rows in one store, as arrays and batches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from permafrost.errors import OptionError, PictureError, SetError, ShardError, StoreError
-from permafrost.images.dataset import Listing, path_of, read_listing
+from permafrost.errors import ImageError, OptionError, SetError, ShardError, StoreError
+from permafrost.images.dataset import Dataset, path_of, read_dataset
 from permafrost.images.decoding import MAX_PIXELS
-from permafrost.images.sources import FilePicture, LoadedPicture
+from permafrost.images.sources import FileImage, LoadedImage
 from permafrost.images.splits import SPLITS
 from permafrost.store.set_file import SetContent, ViewRows, located, parts, read_set, with_part
 from permafrost.store.store import Store
@@ -28,13 +28,13 @@ STORE_FOLDER: Final = "store"
 
 
 class FeatureSet:
-    """Kept features of one data set. Made by `permafrost.extract`, opened by `permafrost.open_features`.
+    """Kept features of one dataset. Made by `permafrost.extract`, opened by `permafrost.open_features`.
 
     Attributes:
         path: the set's file.
         spec: what decides the features.
         class_names: the classes, in the order of the labels.
-        set_aside: what was found and is not in the set, with the reason.
+        skipped: what was found and is not in the set, with the reason.
         summary: of the extraction that made it, where it has just been made: what `extract --json` prints.
     """
 
@@ -42,7 +42,7 @@ class FeatureSet:
         self.path = path
         self.spec = content.spec
         self.class_names = list(content.class_names)
-        self.set_aside = content.set_aside
+        self.skipped = content.skipped
         self.root = content.root
         self.about = content.about
         self.summary = summary
@@ -66,7 +66,7 @@ class FeatureSet:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one picture's features, e.g. `(7, 7, 768)`; of its first tensor where it has several."""
+        """The shape of one image's features, e.g. `(7, 7, 768)`; of its first tensor where it has several."""
         return self.spec.shapes[0]
 
     @property
@@ -107,7 +107,7 @@ class FeatureSet:
 
     @property
     def views(self) -> int:
-        """How many views each training picture has, the picture itself, view 0, among them: 1 or more."""
+        """How many views each training image has, the image itself, view 0, among them: 1 or more."""
         return 1 if self._content.views is None else 1 + len(self._content.views.places)
 
     @property
@@ -117,7 +117,7 @@ class FeatureSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the trunk, the pictures' contents, the labels and the splits: what a head is fitted to."""
+        """SHA-256 of the trunk, the images' contents, the labels and the splits: what a head is fitted to."""
         hasher = hashlib.sha256(self.spec.digest.encode())
         hasher.update(canonical_json(self.class_names))
         for array in (self._content.digests, self._content.labels, self._content.splits):
@@ -125,7 +125,7 @@ class FeatureSet:
         return hasher.hexdigest()
 
     def rows(self, split: str | None = None) -> np.ndarray:
-        """Indices of the pictures of `split`, or of all: (n,) int64, ascending.
+        """Indices of the images of `split`, or of all: (n,) int64, ascending.
 
         Raises:
             OptionError: there is no such split.
@@ -139,29 +139,29 @@ class FeatureSet:
         return np.flatnonzero(self._content.splits == SPLITS.index(split))
 
     def labels(self, split: str | None = None) -> np.ndarray:
-        """The labels of the pictures of `split`, or of all: (n,) int64, indices into `class_names`."""
+        """The labels of the images of `split`, or of all: (n,) int64, indices into `class_names`."""
         labels: np.ndarray = self._content.labels[self.rows(split)]
         return labels
 
     def digests(self, split: str | None = None) -> np.ndarray:
-        """The content digests of the pictures of `split`, or of all: (n, 32) uint8."""
+        """The content digests of the images of `split`, or of all: (n, 32) uint8."""
         digests: np.ndarray = self._content.digests[self.rows(split)]
         return digests
 
     def names(self, split: str | None = None) -> list[str]:
-        """The pictures' paths relative to the data set."""
+        """The images' paths relative to the dataset."""
         return [self._content.names[row] for row in self.rows(split)]
 
     def paths(self, split: str | None = None) -> list[str]:
-        """The pictures' paths, in the order of `arrays`. Bytes that are no UTF-8 are surrogates (PEP 383)."""
+        """The images' paths, in the order of `arrays`. Bytes that are no UTF-8 are surrogates (PEP 383)."""
         return [path_of(self.root, name) for name in self.names(split)]
 
     def copies(self) -> list[np.ndarray]:
-        """Pictures that are the same, byte for byte: for each content listed more than once its rows, (k,) int64."""
+        """Images that are the same, byte for byte: for each content listed more than once its rows, (k,) int64."""
         import numpy as np
 
         digests = self._content.digests
-        # Of a million pictures the first eight bytes are sorted in a tenth of the time that all of them take.
+        # Of a million images the first eight bytes are sorted in a tenth of the time that all of them take.
         rows = _repeated(digests[:, :8].copy().view(np.uint64).reshape(-1))
         rows = rows[_repeated(digests[rows].view("V32").reshape(-1))]
         numbers = np.unique(digests[rows].view("V32").reshape(-1), return_inverse=True)[1]
@@ -176,31 +176,31 @@ class FeatureSet:
         labels = [group for group in groups if len(set(content.labels[group].tolist())) > 1]
         told = {int(group[0]): group for group in (*splits, *labels)}
         return {
-            "pictures": sum(len(group) - 1 for group in groups),
+            "images": sum(len(group) - 1 for group in groups),
             "across_splits": len(splits),
             "across_labels": len(labels),
-            "groups": [[self._describe_picture(row) for row in told[first].tolist()] for first in sorted(told)],
+            "groups": [[self._describe_image(row) for row in told[first].tolist()] for first in sorted(told)],
         }
 
-    def _describe_picture(self, row: int) -> dict[str, str]:
+    def _describe_image(self, row: int) -> dict[str, str]:
         content = self._content
         split, label = SPLITS[content.splits[row]], self.class_names[content.labels[row]]
         return {"path": content.names[row], "split": split, "label": label}
 
-    def listing(self, rows: np.ndarray) -> Listing:
-        """The pictures with these indices as a data set, named by their whole paths.
+    def dataset(self, rows: np.ndarray) -> Dataset:
+        """The images with these indices as a dataset, named by their whole paths.
 
         Raises:
-            PictureError: pictures are arrays in a file, which lacks one now.
+            ImageError: images are arrays in a file, which lacks one now.
         """
         wanted, arrays = [self._content.names[row] for row in rows], None
-        if self._listing is not None and self._listing.arrays is not None:
-            there = dict(zip(self._listing.names, self._listing.arrays, strict=True))
+        if self._dataset is not None and self._dataset.arrays is not None:
+            there = dict(zip(self._dataset.names, self._dataset.arrays, strict=True))
             gone = next((name for name in wanted if name not in there), None)
             if gone is not None:
-                raise PictureError(f"{gone} is no longer in {self.root}", do="extract again")
+                raise ImageError(f"{gone} is no longer in {self.root}", do="extract again")
             arrays = tuple(there[name] for name in wanted)
-        return Listing(
+        return Dataset(
             root="",
             names=tuple(path_of(self.root, name) for name in wanted),
             labels=tuple(self._content.labels[rows].tolist()),
@@ -209,49 +209,47 @@ class FeatureSet:
             arrays=arrays,
         )
 
-    def load_picture(self, row: int) -> LoadedPicture:
-        """Read the picture with this index, and make sure that its content is still what its features came from.
+    def load_image(self, row: int) -> LoadedImage:
+        """Read the image with this index, and make sure that its content is still what its features came from.
 
         Raises:
-            PictureError: it is gone, cannot be read, or has changed.
+            ImageError: it is gone, cannot be read, or has changed.
         """
         name = self._content.names[row]
-        picture = self._listing.picture(self._listing.names.index(name)) if self._listing else None
+        image = self._dataset.image(self._dataset.names.index(name)) if self._dataset else None
         max_pixels = self.about.get("max_pixels", MAX_PIXELS)  # What the extraction took is taken again.
         try:
-            loaded = (picture or FilePicture(path_of(self.root, name))).load(max_pixels)
-        except PictureError as error:
-            raise PictureError(f"cannot read {path_of(self.root, name)}: {error}") from error
+            loaded = (image or FileImage(path_of(self.root, name))).load(max_pixels)
+        except ImageError as error:
+            raise ImageError(f"cannot read {path_of(self.root, name)}: {error}") from error
         if loaded.digest != self._content.digests[row].tobytes():
-            raise PictureError(
-                f"{path_of(self.root, name)} has changed since its features were kept", do="extract again"
-            )
+            raise ImageError(f"{path_of(self.root, name)} has changed since its features were kept", do="extract again")
         return loaded
 
     @functools.cached_property
-    def _listing(self) -> Listing | None:
-        """Where pictures are arrays in a file: that file, read."""
-        return read_listing(self.root) if self.root.endswith(".npz") else None
+    def _dataset(self) -> Dataset | None:
+        """Where images are arrays in a file: that file, read."""
+        return read_dataset(self.root) if self.root.endswith(".npz") else None
 
     def arrays(self, split: str | None = None, *, view: int = 0) -> tuple[Any, np.ndarray]:
         """Features and labels of `split`, or of all.
 
         Args:
-            split: `train`, `validation` or `test`; all pictures if None.
-            view: which view of each picture; only training pictures have views above 0.
+            split: `train`, `validation` or `test`; all images if None.
+            view: which view of each image; only training images have views above 0.
 
         Returns:
             X, (n, *shape) float32, or a tuple of such arrays where the cut crosses several tensors; and y, (n,) int64.
 
         Raises:
-            OptionError: the pictures have no such view.
+            OptionError: the images have no such view.
             ShardError: a shard is missing or damaged.
         """
         rows = self.rows(split)
         return self.features(rows, view=view), self._content.labels[rows]
 
     def features(self, rows: np.ndarray, *, view: int = 0) -> Any:
-        """Features of one view of the pictures with these indices, in this order: as `arrays` returns them."""
+        """Features of one view of the images with these indices, in this order: as `arrays` returns them."""
         while True:
             store, shards, places = self._places(rows, view)
             try:
@@ -287,7 +285,7 @@ class FeatureSet:
             )
         places: np.ndarray = views.places[view - 1, rows]
         if (places < 0).any():
-            raise OptionError("only training pictures have views", expected="training pictures, or view 0", found=view)
+            raise OptionError("only training images have views", expected="training images, or view 0", found=view)
         return views, places
 
     def batches(
@@ -296,9 +294,9 @@ class FeatureSet:
         """Features and labels in batches, once through; never more than one batch in memory.
 
         Args:
-            split: `train`, `validation` or `test`; all pictures if None.
-            view: which view of each picture, as for `arrays`.
-            batch_size: pictures a batch; the last one may be smaller.
+            split: `train`, `validation` or `test`; all images if None.
+            view: which view of each image, as for `arrays`.
+            batch_size: images a batch; the last one may be smaller.
             shuffle: whether in an order drawn from `seed` rather than that of `paths`.
             seed: of the order.
 
@@ -308,7 +306,7 @@ class FeatureSet:
         import numpy as np
 
         if batch_size < 1:
-            raise OptionError("a batch has at least one picture", expected="1 or more", found=batch_size)
+            raise OptionError("a batch has at least one image", expected="1 or more", found=batch_size)
         rows = self.rows(split)
         if shuffle:
             rows = np.random.default_rng(seed).permutation(rows)
@@ -327,7 +325,7 @@ class FeatureSet:
             "set": str(self.path),
             "store": str(self.path.parent / content.store),
             "data": self.root,
-            "pictures": len(self),
+            "images": len(self),
             "classes": self.class_names,
             "splits": {split: {"n": sum(classes.values()), "classes": classes} for split, classes in counts.items()},
             "shape": list(self.shape),
@@ -336,7 +334,7 @@ class FeatureSet:
             "trunk": self.spec.to_json(),
             "key": self.spec.key,
             "shards": len(content.shards),
-            "set_aside": [{"path": name, "reason": reason} for name, reason in content.set_aside],
+            "skipped": [{"path": name, "reason": reason} for name, reason in content.skipped],
             "copies": self.describe_copies(),
         }
 

@@ -70,7 +70,7 @@ def read_version(file: h5py.File) -> int:
 
 
 def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """A data set whose values lie in this very file, in one piece, as they are.
+    """A dataset whose values lie in this very file, in one piece, as they are.
 
     Links, external and virtual data could read anything else; filters could run a plug-in or unpack without end; what
     was never written would read as zeros.
@@ -81,16 +81,16 @@ def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     import h5py
 
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name} is no plain data set: missing, or a link")
+        raise ValueError(f"{name} is no plain dataset: missing, or a link")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise ValueError(f"{name} is no plain data set: a group, or outside this file")
+        raise ValueError(f"{name} is no plain dataset: a group, or outside this file")
     if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
-        raise ValueError(f"{name} is no plain data set: in chunks, which may have filters")
+        raise ValueError(f"{name} is no plain dataset: in chunks, which may have filters")
     claimed = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
     held = max(0, file.id.get_filesize() - (dataset.id.get_offset() or 0))
     if dataset.shape is None or dataset.dtype.kind not in "iuf":
-        raise ValueError(f"{name} is no plain data set: no numbers")
+        raise ValueError(f"{name} is no plain dataset: no numbers")
     if dataset.id.get_storage_size() != claimed or claimed > held:
         raise ValueError(f"{name} claims more than the file holds")
     return dataset

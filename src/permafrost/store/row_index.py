@@ -53,11 +53,11 @@ class RowIndex:
         return len(self._digests)
 
     def find(self, digest: bytes, view: int = 0) -> RowAddress | None:
-        """Where the row of a picture's view lies, or None where it is not kept."""
+        """Where the row of an image's view lies, or None where it is not kept."""
         return self.find_all([(digest, view)])[0]
 
     def find_all(self, keys: Sequence[tuple[bytes, int]]) -> list[RowAddress | None]:
-        """The same of many rows, each given by a picture's digest and the view: it takes little longer than of one."""
+        """The same of many rows, each given by an image's digest and the view: it takes little longer than of one."""
         with self._lock:
             while True:
                 copies = self._addresses(keys)

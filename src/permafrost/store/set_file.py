@@ -1,6 +1,6 @@
 """The file of a feature set: what it says, written whole and read with suspicion.
 
-It holds the listing (paths, content digests, labels, splits, class names), a copy of the trunk's description, and
+It holds the dataset (paths, content digests, labels, splits, class names), a copy of the trunk's description, and
 where each row lies. It is small; the features themselves stay in the store.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT: Final = "permafrost feature set"
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class ViewRows:
         spec: what decides them: the set's trunk, with the augmentation.
         store: their store's folder, relative to the set file's folder.
         shards: names of the shards that hold the rows.
-        places: (views, n, 2) int64, of view 1 first; for each picture the index of its shard and its row there, -1
+        places: (views, n, 2) int64, of view 1 first; for each image the index of its shard and its row there, -1
             where it has no views.
     """
 
@@ -55,16 +55,16 @@ class SetContent:
     Attributes:
         spec: the trunk.
         store: the store's folder, relative to the set file's folder.
-        root: the data set's absolute path.
-        names: for each picture its path relative to the root's folder; undecodable bytes as surrogates (PEP 383).
-            Read from a file they are decoded one by one: as text, those of a million pictures take 150 MB.
+        root: the dataset's absolute path.
+        names: for each image its path relative to the root's folder; undecodable bytes as surrogates (PEP 383).
+            Read from a file they are decoded one by one: as text, those of a million images take 150 MB.
         digests: (n, 32) uint8.
         labels: (n,) int64.
-        splits: (n,) uint8, indices into `listing.SPLITS`.
+        splits: (n,) uint8, indices into `dataset.SPLITS`.
         class_names: the classes.
         shards: names of the shards that hold the rows.
-        places: (n, 2) int64, for each picture the index of its shard and its row there.
-        set_aside: what was found and is not in the set, with the reason.
+        places: (n, 2) int64, for each image the index of its shard and its row there.
+        skipped: what was found and is not in the set, with the reason.
         about: what the set was made with: the base and the weights as they were asked for, versions.
         views: where the features of augmented views lie; None where there are none.
     """
@@ -79,7 +79,7 @@ class SetContent:
     class_names: tuple[str, ...]
     shards: tuple[str, ...]
     places: np.ndarray
-    set_aside: tuple[tuple[str, str], ...]
+    skipped: tuple[tuple[str, str], ...]
     about: dict[str, Any]
     views: ViewRows | None = None
 
@@ -121,14 +121,14 @@ def is_feature_set(path: Path) -> bool | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Rows of a set that lie in one store: those of its pictures, or those of their augmented views.
+    """Rows of a set that lie in one store: those of its images, or those of their augmented views.
 
     Attributes:
         spec: what decides them.
         store: the store's folder, relative to the set file's folder.
         shards: names of the shards that held the rows when the set was written.
         places: (m, 2) int64, for each row the index of its shard and its row there.
-        digests: (m, 32) uint8, for each row its picture's content.
+        digests: (m, 32) uint8, for each row its image's content.
         views: (m,) int64, for each row its view.
     """
 
@@ -157,8 +157,8 @@ def parts(content: SetContent) -> list[Part]:
     ]
     views = content.views
     if views is not None:
-        numbers, pictures = np.nonzero(views.places[:, :, 0] >= 0)
-        places, digests = views.places[numbers, pictures], content.digests[pictures]
+        numbers, images = np.nonzero(views.places[:, :, 0] >= 0)
+        places, digests = views.places[numbers, images], content.digests[images]
         found.append(
             Part(
                 spec=views.spec,
@@ -197,7 +197,7 @@ def with_part(content: SetContent, part: Part) -> SetContent:
     """What a set says, with the places of one of its `parts` changed."""
     if part.store == content.store:
         return dataclasses.replace(content, shards=part.shards, places=part.places)
-    assert content.views is not None, "a set's parts are its pictures and its views"
+    assert content.views is not None, "a set's parts are its images and its views"
     places = content.views.places.copy()
     places[places[:, :, 0] >= 0] = part.places
     return dataclasses.replace(content, views=dataclasses.replace(content.views, shards=part.shards, places=places))
@@ -257,7 +257,7 @@ def _description(content: SetContent) -> dict[str, Any]:
         "root": content.root,
         "class_names": list(content.class_names),
         "shards": list(content.shards),
-        "set_aside": [list(entry) for entry in content.set_aside],
+        "skipped": [list(entry) for entry in content.skipped],
         "about": content.about,
     }
 
@@ -284,7 +284,7 @@ def _read_content(path: Path, file: h5py.File) -> SetContent:
         class_names=tuple(description["class_names"]),
         shards=tuple(description["shards"]),
         places=arrays["places"],
-        set_aside=tuple((name, reason) for name, reason in description["set_aside"]),
+        skipped=tuple((name, reason) for name, reason in description["skipped"]),
         about=description["about"],
         views=_read_views(arrays, description.get("views")),
     )
@@ -304,7 +304,7 @@ def _read_views(arrays: dict[str, np.ndarray], described: dict[str, Any] | None)
 
 
 def _datasets(present: Container[str]) -> dict[str, str]:
-    """The data sets that a set's file has to have, each with its dtype."""
+    """The datasets that a set's file has to have, each with its dtype."""
     return {name: dtype for name, dtype in _DATASETS.items() if name != OPTIONAL or name in present}
 
 
@@ -355,7 +355,7 @@ def _damaged(path: Path, how: str) -> SetError:
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    """XXH3 (128 bits) of names, shapes, dtypes and bytes of all data sets."""
+    """XXH3 (128 bits) of names, shapes, dtypes and bytes of all datasets."""
     import numpy as np
     import xxhash
 

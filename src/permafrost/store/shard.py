@@ -1,6 +1,6 @@
 """Shards: the one place that lays out features in HDF5. The format is written down in `features/README.md`.
 
-A shard holds rows, each the features of one picture, found by the SHA-256 of the picture's content and the view. Its
+A shard holds rows, each the features of one image, found by the SHA-256 of the image's content and the view. Its
 index and each of its rows have checksums, so that damage is noticed.
 """
 
@@ -25,7 +25,7 @@ FORMAT: Final = "permafrost shard"
 VERSION: Final = 1
 DIGEST_BYTES: Final = 32
 INDEX: Final = ("digests", "view", "checksums")
-"""The data sets that say what the rows are."""
+"""The datasets that say what the rows are."""
 
 _HEAL: Final = "run the same extract again: it computes what is missing"
 _SPAN_BYTES: Final = 4 * 2**20
@@ -36,11 +36,11 @@ _GAP_BYTES: Final = 32 * 2**10
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Features of some pictures, in memory.
+    """Features of some images, in memory.
 
     Attributes:
-        digests: (n, 32) uint8, the SHA-256 of each picture's content.
-        views: (n,) int32, 0 for the picture itself.
+        digests: (n, 32) uint8, the SHA-256 of each image's content.
+        views: (n,) int32, 0 for the image itself.
         features: one array a tensor of the trunk, each (n, *shape) in the trunk's stored dtype.
     """
 
@@ -64,7 +64,7 @@ def is_shard_name(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[0-9a-f]{32}\.h5", name) is not None
 
 
-def shard_image(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
+def shard_bytes(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
     """The bytes of a shard file."""
     import numpy as np
 
@@ -88,7 +88,7 @@ def shard_image(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
 
 
 def tensor_names(count: int) -> list[str]:
-    """Names of the data sets that hold `count` tensors: `features`, `features_1`, ..."""
+    """Names of the datasets that hold `count` tensors: `features`, `features_1`, ..."""
     return ["features" if i == 0 else f"features_{i}" for i in range(count)]
 
 
@@ -118,7 +118,7 @@ class Shard:
 
     Attributes:
         path: the file.
-        tensors: the open data sets, one a tensor of the trunk, each (n, *shape).
+        tensors: the open datasets, one a tensor of the trunk, each (n, *shape).
         digests: (n, 32) uint8.
         views: (n,) int32.
         checksums: (n, tensors) uint64.
@@ -162,7 +162,7 @@ class Shard:
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
             raise self._damaged(f"it has no rows {rows[0]} to {rows[-1]}, only {len(self)}")
         if digests is not None and not np.array_equal(self.digests[rows], digests):
-            raise self._damaged("it holds other pictures' rows")
+            raise self._damaged("it holds other images' rows")
         for number, tensor in enumerate(self.tensors):
             row_bytes = tensor.nbytes // max(1, len(self))
             for start, stop in _spans(rows, row_bytes):

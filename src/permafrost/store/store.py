@@ -22,7 +22,7 @@ from permafrost.store.shard import (
     Shard,
     damaged,
     is_shard_name,
-    shard_image,
+    shard_bytes,
     unreadable,
 )
 from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
@@ -110,7 +110,7 @@ class Store:
         Raises:
             WriteError: the disk is full, the folder is read-only, or the like; nothing was kept then.
         """
-        image = shard_image(rows, self.spec, engine=engine)
+        image = shard_bytes(rows, self.spec, engine=engine)
         name = hashlib.sha256(image).hexdigest()[:32] + ".h5"
         commit_bytes(self.folder / name, image)
         return name
@@ -143,7 +143,7 @@ class Store:
             rows: (k,) int64, indices of rows in the shard, ascending.
             out: for each tensor an array (m, *shape), which is filled.
             at: (k,) int64, for each row its index in `out`.
-            digests: (k, 32) uint8, of the pictures whose rows these have to be; not checked if None.
+            digests: (k, 32) uint8, of the images whose rows these have to be; not checked if None.
 
         Raises:
             ShardError: the shard is missing, damaged, or another trunk's, or a row's checksum does not hold.
@@ -159,7 +159,7 @@ class Store:
         Args:
             shards: file names.
             places: (n, 2) int64, for each row the index of its shard in `shards` and its row there.
-            digests: (n, 32) uint8, of the pictures whose rows these have to be; not checked if None.
+            digests: (n, 32) uint8, of the images whose rows these have to be; not checked if None.
 
         Returns:
             For each tensor of the trunk (n, *shape) float32.

@@ -24,8 +24,8 @@ BLOCK_BYTES: Final = 32 * 2**20
 CHUNK_BYTES: Final = 2**20
 """Of rows that lie next to each other and stay together when they are shuffled: a disk reads as much at full speed."""
 
-PICTURE_BYTES: Final = 200
-"""Of memory a picture takes beside its features: where they lie, digest, label, name; orders; what is said of it."""
+IMAGE_BYTES: Final = 200
+"""Of memory an image takes beside its features: where they lie, digest, label, name; orders; what is said of it."""
 
 COPIES: Final = 4
 """How often fitting in memory holds the features: as they are, in double precision, scaled, and a fold's."""
@@ -39,13 +39,13 @@ class FeatureRows:
 
     Attributes:
         labels: (n,) int64.
-        shape: of one picture's features.
+        shape: of one image's features.
         memory_limit: bytes that all that is held of them may take.
         disk_order: (n,) int64, their numbers as they lie on the disk.
 
     Args:
         features: the set.
-        rows: (n,) int64, indices of its pictures.
+        rows: (n,) int64, indices of its images.
         memory_limit: bytes that all that is held of them may take.
     """
 
@@ -184,15 +184,15 @@ class ShuffledRows:
 
 
 def bytes_for_rows(features: FeatureSet, limit: int) -> int:
-    """What is left of a memory limit for features, beside the list of pictures.
+    """What is left of a memory limit for features, beside the list of images.
 
     Raises:
         HeadError: next to nothing.
     """
-    listed = len(features) * (PICTURE_BYTES + 12 * len(features.class_names))
+    listed = len(features) * (IMAGE_BYTES + 12 * len(features.class_names))
     if listed > 0.9 * limit:
         raise HeadError(
-            f"the list of {len(features):,} pictures alone takes nearly all of the memory limit",
+            f"the list of {len(features):,} images alone takes nearly all of the memory limit",
             expected=f"a --memory-limit of {2 * listed / 1e9:.3g} GB or more",
             found=f"{limit / 1e9:.3g} GB",
         )

@@ -29,7 +29,7 @@ COMPILED_FROM: Final = 10**9
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Pictures or features, by number, with labels.
+    """Images or features, by number, with labels.
 
     Attributes:
         labels: (n,) int64.
@@ -86,7 +86,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def begin(self, epoch: int) -> None:
         """Give out the batches of this epoch from here on, the first being 0.
 
-        Told by a callback: Keras calls a data set's own `on_epoch_end` once before the first epoch, too.
+        Told by a callback: Keras calls a dataset's own `on_epoch_end` once before the first epoch, too.
         """
         count = len(self._examples)
         passes = math.ceil(self._steps / max(self._per_pass, 1))
@@ -182,20 +182,20 @@ def _worth_compiling(model: keras.Model, steps: int) -> bool:
 
 
 def require_watched(validation: Examples | None, options: TrainingOptions) -> None:
-    """Refuse to watch validation pictures where there are none.
+    """Refuse to watch validation images where there are none.
 
     Raises:
         OptionError: there are none.
     """
     if validation is None and options.monitor.startswith("val_"):
         raise OptionError(
-            f"nothing to watch {options.monitor} on: there are no validation pictures",
-            expected="validation pictures, or --monitor loss",
+            f"nothing to watch {options.monitor} on: there are no validation images",
+            expected="validation images, or --monitor loss",
         )
 
 
 def class_weights(labels: np.ndarray, class_count: int) -> dict[int, float]:
-    """Weights that give each class the same say: n / (classes * pictures of the class)."""
+    """Weights that give each class the same say: n / (classes * images of the class)."""
     counts = np.bincount(labels, minlength=class_count)
     return {label: float(len(labels) / (class_count * count)) for label, count in enumerate(counts) if count}
 

@@ -27,7 +27,7 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence
         `n`; `accuracy`, the share of right labels; `balanced_accuracy`, its mean over the classes that occur;
         `log_loss`, mean, in nats; `calibration_error`, see `calibration_error`; `intervals`, of the accuracies, see
         `bootstrap_intervals`; `classes`, for each `n`, `precision`, `recall`, `f1`, None where undefined; and
-        `confusion`, (classes, classes), a row a true class. Only `n` where there are no pictures.
+        `confusion`, (classes, classes), a row a true class. Only `n` where there are no images.
     """
     if not len(labels):
         return {"n": 0}
@@ -56,23 +56,23 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence
 
 
 def paired_difference(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """By how much one model's accuracy differs from another's on the same pictures.
+    """By how much one model's accuracy differs from another's on the same images.
 
     The interval is that of the paired bootstrap by percentiles (Efron and Tibshirani 1993, "An Introduction to the
-    Bootstrap", chapter 13): pictures are drawn anew, each with what both models say of it.
+    Bootstrap", chapter 13): images are drawn anew, each with what both models say of it.
 
     Args:
         labels: (n,) int64.
         before, after: (n, classes), probabilities of both models.
 
     Returns:
-        `n`, `accuracy_difference`, after less before, `interval`, of 95 %, and `resamples`; only `n` without pictures.
+        `n`, `accuracy_difference`, after less before, `interval`, of 95 %, and `resamples`; only `n` without images.
     """
     if not len(labels):
         return {"n": 0}
     right = [(outputs.argmax(axis=1) == labels).astype(int) for outputs in (before, after)]
     change = right[1] - right[0]
-    # All that matters of a drawing is how many pictures got better, worse, and neither.
+    # All that matters of a drawing is how many images got better, worse, and neither.
     shares = np.array([(change == 1).mean(), (change == -1).mean(), (change == 0).mean()])
     drawn = np.random.default_rng(0).multinomial(len(labels), shares / shares.sum(), size=RESAMPLES)
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / len(labels), [0.025, 0.975])
@@ -85,13 +85,13 @@ def paired_difference(labels: np.ndarray, before: np.ndarray, after: np.ndarray)
 
 
 def bootstrap_intervals(matrix: np.ndarray, *, draws: int = 2000, level: float = 0.95) -> dict[str, Any]:
-    """Between which values accuracies lie in most sets of as many pictures, drawn from these with replacement.
+    """Between which values accuracies lie in most sets of as many images, drawn from these with replacement.
 
     Percentile intervals: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13. A drawn set is a
     multinomial draw over the cells of the confusion matrix. The same matrix gives the same intervals.
 
     Args:
-        matrix: (classes, classes) int64, from `confusion`, with at least one picture.
+        matrix: (classes, classes) int64, from `confusion`, with at least one image.
         draws: how many sets are drawn.
         level: the share of them between the two values.
 
@@ -105,7 +105,7 @@ def bootstrap_intervals(matrix: np.ndarray, *, draws: int = 2000, level: float =
     accuracies = drawn[:, right].sum(axis=1) / counts.sum()
     recalls = []
     for label in np.unique(truths):
-        # A drawn set may have no picture of a class; it has no say there.
+        # A drawn set may have no image of a class; it has no say there.
         of_class = drawn[:, truths == label].sum(axis=1)
         hits = drawn[:, right & (truths == label)].sum(axis=1)
         recalls.append(np.divide(hits, of_class, out=np.full(draws, np.nan), where=of_class > 0))

@@ -34,8 +34,8 @@ class TrainingOptions:
     """How a Keras model is trained.
 
     Attributes:
-        epochs: at most so many passes over the training pictures.
-        batch_size: pictures a step.
+        epochs: at most so many passes over the training images.
+        batch_size: images a step.
         steps_per_epoch: steps after which an epoch ends; None for a whole pass. More than a pass begins another.
         optimizer: one of `OPTIMIZERS`.
         learning_rate: of the optimizer.
@@ -53,8 +53,8 @@ class TrainingOptions:
         patience: epochs without an improvement after which training stops; 0 never stops early. Either way the weights
             of the best epoch are kept.
         min_delta: what counts as an improvement.
-        class_weight: `balanced` weighs each class by the inverse of its share; `none` weighs pictures equally.
-        seed: of initial weights, dropout and the order of the pictures.
+        class_weight: `balanced` weighs each class by the inverse of its share; `none` weighs images equally.
+        seed: of initial weights, dropout and the order of the images.
     """
 
     epochs: int = 30

@@ -261,7 +261,7 @@ def _load_file(path: str, weights: str | None, image_size: tuple[int, int] | Non
     model = load_model_file(path)
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
         shapes = ", ".join(str(tensor.shape) for tensor in model.inputs)
-        raise BaseError(f"{path} takes no RGB pictures", expected="one input (n, h, w, 3)", found=shapes)
+        raise BaseError(f"{path} takes no RGB images", expected="one input (n, h, w, 3)", found=shapes)
     if weights is None or weights == "imagenet":
         source = path  # Its own.
     elif weights == "none":
@@ -272,7 +272,7 @@ def _load_file(path: str, weights: str | None, image_size: tuple[int, int] | Non
         _load_weights(model, weights)
     size = image_size or _file_size(model)
     if size is None:
-        raise OptionError(f"{path} takes pictures of any size", do="say which with --image-size")
+        raise OptionError(f"{path} takes images of any size", do="say which with --image-size")
     return Base(
         model=model,
         name=Path(path).stem,

@@ -92,7 +92,7 @@ def build_trunks(
         # Called once for all cuts, so that the trunks share each tensor and not only the layers.
         features = keras.Model(inputs, tensors).call(prepared)
     except Exception as error:
-        raise CutError(f"{base.name} takes no pictures of {base.image_size}: {error}") from error
+        raise CutError(f"{base.name} takes no images of {base.image_size}: {error}") from error
     trunks = []
     for layer, tensor in zip(layers, features if isinstance(features, list) else [features], strict=True):
         trunk = keras.Model(pixels, _pooled(tensor, layer, pool, precision), name="trunk")

@@ -1,4 +1,4 @@
-"""ResNet-20, the smallest residual network of He et al. 2015 (arXiv:1512.03385, section 4.2), for 32 x 32 pictures.
+"""ResNet-20, the smallest residual network of He et al. 2015 (arXiv:1512.03385, section 4.2), for 32 x 32 images.
 
 `tools/pretrain_resnet20.py` trains it; its weights come with this package, see `docs/bundled-base.md`.
 """

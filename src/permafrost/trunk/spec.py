@@ -13,10 +13,10 @@ MEANING: Final = 1
 """Raised when the meaning of any field below changes, so that features kept under the old meaning are not used."""
 
 DECODING: Final = "rgb8-exif-1"
-"""The decoding rule, `pictures.decode`."""
+"""The decoding rule, `images.decode`."""
 
 RESIZING: Final = "pillow-bilinear-antialias-1"
-"""The resizing rule, `pictures.resize`."""
+"""The resizing rule, `images.resize`."""
 
 DESCRIPTION: Final = ("base", "weights_source", "cut", "shapes")
 """Fields that only say in people's words what others decide; they are not part of the digest."""
@@ -30,17 +30,17 @@ class TrunkSpec:
         architecture: SHA-256 of the trunk's graph and layer settings, without layer names.
         weights: SHA-256 of the trunk's weights, without the name of their file.
         preprocessing: how pixels from 0 to 255 become the base's input; see `preprocessing.RULES`.
-        image_size: height and width in pixels at which the trunk sees each picture.
+        image_size: height and width in pixels at which the trunk sees each image.
         pooling: `none`, `avg` or `max`, over height and width.
         precision: what the trunk computes in: `float32` or `bfloat16`.
         dtype: what features are stored in: `float32` or `float16`.
-        augmentation: how augmented views are made (`augmentation.Augmentation.rule`); empty for pictures themselves,
+        augmentation: how augmented views are made (`augmentation.Augmentation.rule`); empty for images themselves,
             whose features it does not decide.
         decoding, resizing, meaning: the rules in force; see the constants above.
         base: the base's name, e.g. `inception_v3`.
         weights_source: `imagenet`, `bundled`, `none`, or the file's name.
         cut: the layer whose output is kept, e.g. `mixed7`.
-        shapes: the shape of each tensor of one picture's features, e.g. `((7, 7, 768),)`.
+        shapes: the shape of each tensor of one image's features, e.g. `((7, 7, 768),)`.
     """
 
     architecture: str

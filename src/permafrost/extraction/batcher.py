@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from permafrost.extraction.reader import RowKey
 from permafrost.extraction.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from permafrost.engines.selection import Engine
 
 Member = tuple[int, RowKey]
@@ -62,8 +62,6 @@ class Batches:
         self._threads.shutdown(cancel_futures=True)
 
     def _start(self) -> None:
-        import numpy as np
-
         batch = np.stack(self._pixels)
         self._running.append((self._members, self._threads.submit(self._engine, batch)))
         self._members, self._pixels = [], []

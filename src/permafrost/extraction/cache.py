@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from permafrost.errors import ShardError, WriteError
 from permafrost.extraction.reader import RowKey
 from permafrost.store.compaction import compact
@@ -18,8 +20,6 @@ from permafrost.store.store import DESCRIPTION_FILE, Store
 from permafrost.trunk.spec import TrunkSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from permafrost.trunk.cutting import Trunk
 
 
@@ -79,8 +79,6 @@ class Shelf:
         self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str, base_layers: Sequence[str]
     ) -> None:
         """Keep rows; the store's folder is made with the first of them, so a run that fails early leaves none."""
-        import numpy as np
-
         if self._store is None:
             about = {"libraries": library_versions(), "base_layers": list(base_layers)}
             self._store = Store.create(self.folder.parent, self.spec, about=about)
@@ -155,8 +153,6 @@ class Target:
     @property
     def row_bytes(self) -> int:
         """Bytes that one row takes, uncompressed, with its index."""
-        import numpy as np
-
         values = sum(int(np.prod(shape)) for shape in self.spec.shapes)
         return values * np.dtype(self.spec.dtype).itemsize + 44
 

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from permafrost.atomic import clear_leftovers
 from permafrost.errors import DatasetError, OptionError
 from permafrost.extraction import interrupts
@@ -34,8 +36,6 @@ from permafrost.store.set_file import SetContent, ViewRows, write_set
 from permafrost.store.shard import digest_rows
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from permafrost.engines.selection import Engine
     from permafrost.trunk.cutting import Trunk
 
@@ -307,8 +307,6 @@ class Extraction:
         return features
 
     def _content(self, target: Target, path: Path, outcome: Outcome, aside: tuple[tuple[str, str], ...]) -> SetContent:
-        import numpy as np
-
         dataset = self.dataset
         indices, digests = [index for index, _ in outcome.kept], [digest for _, digest in outcome.kept]
         splits = assign_splits(digests, (dataset.splits[index] for index in indices), **self._fractions)
@@ -339,8 +337,6 @@ class Extraction:
         return assign_splits([digest], [self.dataset.splits[index]], **self._fractions)[0]
 
     def _view_rows(self, target: Target, path: Path, outcome: Outcome) -> ViewRows | None:
-        import numpy as np
-
         if target.views is None:
             return None
         wanted = [
@@ -407,8 +403,6 @@ def build_trunks_of(
 
 def try_rate(engine: Engine, size: tuple[int, int]) -> float:
     """Images a second that `engine` computes: a batch in each stream to warm up, and one to time."""
-    import numpy as np
-
     pixels = np.zeros((engine.batch_size, *size, 3), np.uint8)
     with ThreadPoolExecutor(engine.streams) as threads:
         for _ in range(2):

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from permafrost.atomic import clear_leftovers
 from permafrost.errors import ImageError, OptionError, WriteError
 from permafrost.extraction import interrupts
@@ -28,8 +30,6 @@ from permafrost.images.dataset import Dataset
 from permafrost.images.decoding import MAX_PIXELS
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from permafrost.engines.conversion import Converted, Place
     from permafrost.engines.selection import Engine
     from permafrost.images.augmentation import Augmentation

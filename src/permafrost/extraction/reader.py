@@ -17,14 +17,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from permafrost.errors import ImageError
 from permafrost.images.dataset import Dataset
 from permafrost.images.decoding import DecodingMemory, quiet_decoding
 from permafrost.images.sources import LoadedImage
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from permafrost.images.augmentation import Augmentation
 
 TASK: Final = 8

@@ -6,15 +6,14 @@ import collections
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
+
+import numpy as np
 
 from permafrost.errors import FeatureError
 from permafrost.extraction.reader import RowKey
 from permafrost.extraction.stopwatch import Stopwatch
 from permafrost.trunk.spec import TrunkSpec
-
-if TYPE_CHECKING:
-    import numpy as np
 
 COMMIT_SECONDS: Final = 0.5
 COMMIT_BYTES: Final = 64 * 2**20
@@ -83,8 +82,6 @@ class Committer:
         self._wait(0)
 
     def _commit(self) -> None:
-        import numpy as np
-
         for keeper in self._keepers:
             rows, self._rows[id(keeper)] = self._rows[id(keeper)], []
             if rows:
@@ -107,8 +104,6 @@ def as_stored(features: np.ndarray, spec: TrunkSpec, names: list[str]) -> np.nda
     Raises:
         FeatureError: one is not finite, in that dtype; its image is named.
     """
-    import numpy as np
-
     with np.errstate(over="ignore"):
         stored = features.astype(spec.dtype, copy=False)
     finite = np.isfinite(stored).all(axis=tuple(range(1, stored.ndim)))  # Of no rows too: all may be kept already.

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from permafrost.heads.options import HeadOptions
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
 
     from permafrost.store.streaming import FeatureRows
 

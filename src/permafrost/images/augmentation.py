@@ -17,12 +17,11 @@ import dataclasses
 import hashlib
 import math
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import numpy as np
 
 from permafrost.errors import OptionError, nearest
-
-if TYPE_CHECKING:
-    import numpy as np
 
 AUGMENTING: Final = "opencv-affine-bilinear-reflect-1"
 """Raised when a view's pixels change for the same augmentation, content and number."""
@@ -218,8 +217,6 @@ def _inverse_map(
     size: tuple[int, ...], *, flip: bool, shift: tuple[float, float], degrees: float, scale: float
 ) -> np.ndarray:
     """For each pixel of a view where in the image it comes from: (2, 3) float64, of x and y."""
-    import numpy as np
-
     height, width = size
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     cosine, sine = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
@@ -232,7 +229,5 @@ def _inverse_map(
 
 def _table(pixels: np.ndarray, factor: float, added: float) -> np.ndarray:
     """For each of 256 values what becomes of it: (256,) uint8."""
-    import numpy as np
-
     mean = float(pixels.mean())
     return np.clip(np.round((np.arange(256) - mean) * factor + mean + added), 0, 255).astype(np.uint8)

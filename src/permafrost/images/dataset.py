@@ -17,7 +17,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from permafrost.errors import DatasetError
 from permafrost.images.decoding import (
@@ -25,9 +27,6 @@ from permafrost.images.decoding import (
 )
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
 from permafrost.images.splits import SPLIT_FOLDERS, SPLITS
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,8 +213,6 @@ def _csv_entry(path: str, line: int, row: dict[str, str | None]) -> tuple[str, s
 
 
 def _read_npz(path: str) -> Dataset:
-    import numpy as np
-
     try:
         with zipfile.ZipFile(path) as parts, np.load(path, allow_pickle=False) as file:
             for part in parts.infolist():
@@ -247,8 +244,6 @@ def _require_room(path: str, parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> N
     Raises:
         DatasetError: it does.
     """
-    import numpy as np
-
     with parts.open(part) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -26,11 +26,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from permafrost.errors import ImageError
 from permafrost.images.resizing import resized_image
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
 
@@ -76,8 +77,6 @@ def content_digest(data: bytes) -> bytes:
 
 def array_digest(pixels: np.ndarray) -> bytes:
     """The SHA-256 of an image given as an array (h, w, 3) uint8: of its shape and bytes, 32 bytes."""
-    import numpy as np
-
     header = f"permafrost array {pixels.dtype.str} {pixels.shape}\n".encode("ascii")
     return hashlib.sha256(header + np.ascontiguousarray(pixels).tobytes()).digest()
 
@@ -91,8 +90,6 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         ImageError: the bytes are no image, or a damaged one, or one with more than `max_pixels` pixels.
     """
-    import numpy as np
-
     return np.asarray(_open(data, max_pixels))
 
 
@@ -161,8 +158,6 @@ def as_pixels(array: np.ndarray) -> np.ndarray:
         ImageError: another shape, or values outside 0 to 255. Values from 0 to 1 are told apart from nearly black
             images by being fractions, and refused rather than rounded to nothing.
     """
-    import numpy as np
-
     array = np.asarray(array)
     if array.ndim == 2:
         array = array[:, :, None]
@@ -230,7 +225,6 @@ def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object] = lambd
 
 
 def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
-    import numpy as np
     from PIL import Image
 
     if image.mode == "RGB":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
 
@@ -18,7 +19,6 @@ def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def resized_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """Resize a Pillow image to `size`, its height and width: (h, w, 3) uint8."""
-    import numpy as np
     from PIL import Image
 
     height, width = size

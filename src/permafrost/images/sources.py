@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from permafrost.images.decoding import (
     MAX_PIXELS,
@@ -16,9 +17,6 @@ from permafrost.images.decoding import (
     read_file,
 )
 from permafrost.images.resizing import resize
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from permafrost.store.feature_set import FeatureSet
 from permafrost.trunk.run_base import MODEL_FILE
@@ -205,8 +206,6 @@ def write_run(folder: Path, stage: Path, content: RunContent, *, replace: bool =
         RUN_FILE: _json(about),
     } | {f"{name}.csv": _csv(rows) for name, rows in content.tables.items()}
     if shown:
-        import numpy as np
-
         matrix = np.array(content.metrics[shown]["confusion"])
         title = f"{content.title}: {shown}, {content.metrics[shown]['n']:,} images"
         files["confusion.png"] = confusion_png(matrix, content.class_names, title)

@@ -15,6 +15,8 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
+import numpy as np
+
 from permafrost.errors import ShardError
 from permafrost.store.row_index import RowIndex
 from permafrost.store.shard import Rows
@@ -69,8 +71,6 @@ class _Joint:
 
     def add(self, name: str, rows: Rows) -> None:
         """Take a shard's rows, without those that are here, or in a large shard, already."""
-        import numpy as np
-
         keys = [(digest.tobytes(), int(view)) for digest, view in zip(rows.digests, rows.views, strict=True)]
         elsewhere = self._large.find_all(keys)
         wanted = np.array([self._is_new(key) and not there for key, there in zip(keys, elsewhere, strict=True)], bool)
@@ -81,8 +81,6 @@ class _Joint:
 
     def commit(self) -> None:
         """Keep the rows in one shard, then remove those that they came from."""
-        import numpy as np
-
         if len(self._names) < 2:
             return
         parts, self._parts, joined = self._parts, [], ""

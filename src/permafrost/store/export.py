@@ -6,15 +6,14 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
+
+import numpy as np
 
 from permafrost.atomic import clear_leftovers, replacing
 from permafrost.errors import OptionError
 from permafrost.images.splits import SPLITS
 from permafrost.store.feature_set import FeatureSet
-
-if TYPE_CHECKING:
-    import numpy as np
 
 FORMATS: Final = (".h5", ".npz")
 _STEP_BYTES: Final = 16 * 2**20
@@ -62,8 +61,6 @@ def _texts(features: FeatureSet) -> dict[str, list[str]]:
 
 def _parts(features: FeatureSet) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
     """The features in pieces, each with the number of its first row."""
-    import numpy as np
-
     row_bytes = 4 * sum(int(np.prod(shape)) for shape in features.spec.shapes)
     step = max(1, _STEP_BYTES // max(1, row_bytes))
     for start in range(0, len(features), step):
@@ -73,7 +70,6 @@ def _parts(features: FeatureSet) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]
 
 def _write_hdf5(file: IO[bytes], features: FeatureSet) -> None:
     import h5py
-    import numpy as np
 
     texts = {name: np.array([os.fsencode(text) for text in values], "S") for name, values in _texts(features).items()}
     room = sum(array.nbytes for array in texts.values()) + 8 * len(features) + 2**20
@@ -106,8 +102,6 @@ def _take(file: IO[bytes], count: int) -> None:
 
 
 def _write_npz(file: IO[bytes], features: FeatureSet) -> None:
-    import numpy as np
-
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target:
         # Each tensor is a part of its own, so the features are gone through once for each.
         for number, (name, shape) in enumerate(_shapes(features).items()):

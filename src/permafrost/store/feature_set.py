@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from permafrost.errors import ImageError, OptionError, SetError, ShardError, StoreError
 from permafrost.images.dataset import Dataset, path_of, read_dataset
 from permafrost.images.decoding import MAX_PIXELS
@@ -19,8 +21,6 @@ from permafrost.store.store import Store
 from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from permafrost.trunk.cutting import Trunk
 
 STORE_FOLDER: Final = "store"
@@ -130,8 +130,6 @@ class FeatureSet:
         Raises:
             OptionError: there is no such split.
         """
-        import numpy as np
-
         if split is None:
             return np.arange(len(self))
         if split not in SPLITS:
@@ -158,8 +156,6 @@ class FeatureSet:
 
     def copies(self) -> list[np.ndarray]:
         """Images that are the same, byte for byte: for each content listed more than once its rows, (k,) int64."""
-        import numpy as np
-
         digests = self._content.digests
         # Of a million images the first eight bytes are sorted in a tenth of the time that all of them take.
         rows = _repeated(digests[:, :8].copy().view(np.uint64).reshape(-1))
@@ -303,8 +299,6 @@ class FeatureSet:
         Yields:
             X and y, as `arrays` returns them.
         """
-        import numpy as np
-
         if batch_size < 1:
             raise OptionError("a batch has at least one image", expected="1 or more", found=batch_size)
         rows = self.rows(split)
@@ -356,7 +350,5 @@ def open_features(path: str | os.PathLike[str]) -> FeatureSet:
 
 def _repeated(values: np.ndarray) -> np.ndarray:
     """Where the values lie that come more than once: (k,) int64, ascending."""
-    import numpy as np
-
     _, numbers, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.flatnonzero(counts[numbers] > 1)

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import h5py
 
@@ -39,8 +41,6 @@ def write_text(file: h5py.File, name: str, text: str) -> None:
 
     Strings of variable length lie in a heap that has none: a flipped bit there can make HDF5 read for ever.
     """
-    import numpy as np
-
     file.attrs[name] = np.bytes_(text.encode("utf-8"))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from permafrost.errors import ShardError
 from permafrost.store.shard import (
@@ -13,9 +14,6 @@ from permafrost.store.shard import (
     digest_rows,
 )
 from permafrost.store.store import Store
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,8 +67,6 @@ class RowIndex:
 
     def shards_with_copies(self) -> dict[str, int]:
         """For each shard how many of its rows another shard, before it in the order of their names, holds too."""
-        import numpy as np
-
         keys = np.column_stack([self._digests, self._views.astype("<i4").view(np.uint8).reshape(-1, 4)])
         _, first = np.unique(np.ascontiguousarray(keys).view(f"V{keys.shape[1]}").reshape(-1), return_index=True)
         again = np.ones(len(keys), bool)
@@ -80,8 +76,6 @@ class RowIndex:
 
     def _load(self) -> None:
         """Read the indices of all shards; again where one has gone meanwhile, since its rows may be in a new one."""
-        import numpy as np
-
         gone = True
         while gone:
             gone, shards, self.damaged = False, list[str](), []
@@ -109,8 +103,6 @@ class RowIndex:
 
     def _addresses(self, keys: Sequence[tuple[bytes, int]]) -> list[list[RowAddress]]:
         """For each key where all copies of its row lie."""
-        import numpy as np
-
         digests = digest_rows(digest for digest, _ in keys)
         views = np.array([view for _, view in keys], np.int64)
         prefixes = _prefixes(digests)
@@ -147,8 +139,6 @@ def place_rows(addresses: Sequence[RowAddress]) -> tuple[tuple[str, ...], np.nda
     Returns:
         Names of the shards, and (n, 2) int64: for each address the index of its shard and its row there.
     """
-    import numpy as np
-
     numbers: dict[str, int] = {}
     places = np.empty((len(addresses), 2), np.int64)
     for i, address in enumerate(addresses):
@@ -157,6 +147,4 @@ def place_rows(addresses: Sequence[RowAddress]) -> tuple[tuple[str, ...], np.nda
 
 
 def _prefixes(digests: np.ndarray) -> np.ndarray:
-    import numpy as np
-
     return np.ascontiguousarray(digests[:, :8]).view(">u8").reshape(-1).astype(np.uint64)

@@ -13,6 +13,8 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, overload
 
+import numpy as np
+
 from permafrost.atomic import commit_bytes
 from permafrost.errors import SetError
 from permafrost.images.splits import SPLITS
@@ -24,8 +26,6 @@ from permafrost.trunk.spec import TrunkSpec, canonical_json
 
 if TYPE_CHECKING:
     import h5py
-    import numpy as np
-
 FORMAT: Final = "permafrost feature set"
 VERSION: Final = 2
 
@@ -142,8 +142,6 @@ class Part:
 
 def parts(content: SetContent) -> list[Part]:
     """Where all rows of a set lie, a store each."""
-    import numpy as np
-
     zeros = np.zeros(len(content.labels), np.int64)
     found = [
         Part(
@@ -177,8 +175,6 @@ def located(part: Part, store: Store) -> Part | None:
 
     A set names its rows by content, and says where they lay when it was written. Shards may have been joined since.
     """
-    import numpy as np
-
     gone = [number for number, name in enumerate(part.shards) if not store.has_shard(name)]
     if not gone:
         return None
@@ -209,8 +205,6 @@ def write_set(path: str | os.PathLike[str], content: SetContent) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    import numpy as np
-
     blob, offsets = _pack_names(content.names)
     arrays: dict[str, np.ndarray] = {
         "digests": np.ascontiguousarray(content.digests, np.uint8).reshape(-1, 32),
@@ -356,7 +350,6 @@ def _damaged(path: Path, how: str) -> SetError:
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:
     """XXH3 (128 bits) of names, shapes, dtypes and bytes of all datasets."""
-    import numpy as np
     import xxhash
 
     hasher = xxhash.xxh3_128()
@@ -394,8 +387,6 @@ class _Names(Sequence[str]):
 
 def _pack_names(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Names as `_Names` has them."""
-    import numpy as np
-
     encoded = [os.fsencode(name) for name in names]
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum([len(name) for name in encoded], out=offsets[1:])

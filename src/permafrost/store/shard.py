@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from permafrost.errors import ShardError
 from permafrost.store.hdf5 import hdf5_bytes, plain_dataset, read_text, read_version, write_text
 from permafrost.trunk.spec import TrunkSpec, canonical_json
 
 if TYPE_CHECKING:
     import h5py
-    import numpy as np
-
 FORMAT: Final = "permafrost shard"
 VERSION: Final = 1
 DIGEST_BYTES: Final = 32
@@ -54,8 +54,6 @@ class Rows:
 
 def digest_rows(digests: Iterable[bytes]) -> np.ndarray:
     """Digests as shards and sets keep them: (n, 32) uint8."""
-    import numpy as np
-
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
@@ -66,8 +64,6 @@ def is_shard_name(name: object) -> bool:
 
 def shard_bytes(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
     """The bytes of a shard file."""
-    import numpy as np
-
     arrays: dict[str, np.ndarray] = {
         "digests": np.ascontiguousarray(rows.digests, np.uint8),
         "view": np.asarray(rows.views, np.int32),
@@ -94,7 +90,6 @@ def tensor_names(count: int) -> list[str]:
 
 def row_checksums(tensor: np.ndarray) -> np.ndarray:
     """XXH3 (64 bits) of each row's bytes, little-endian, in C order: (n,) uint64."""
-    import numpy as np
     import xxhash
 
     little = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
@@ -157,8 +152,6 @@ class Shard:
 
     def read(self, rows: np.ndarray, out: Sequence[np.ndarray], at: np.ndarray, digests: np.ndarray | None) -> None:
         """As `Store.read`."""
-        import numpy as np
-
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
             raise self._damaged(f"it has no rows {rows[0]} to {rows[-1]}, only {len(self)}")
         if digests is not None and not np.array_equal(self.digests[rows], digests):
@@ -176,8 +169,6 @@ class Shard:
 
     def check(self) -> None:
         """As `Store.check`."""
-        import numpy as np
-
         rows = np.arange(len(self))
         for number, tensor in enumerate(self.tensors):
             for start, stop in _spans(rows, tensor.nbytes // max(1, len(self))):
@@ -188,8 +179,6 @@ class Shard:
 
         Copied into `out` (k, *shape), where it is given, of the tensor's dtype.
         """
-        import numpy as np
-
         tensor, first, last = self.tensors[number], int(rows[0]), int(rows[-1])
         try:
             block: np.ndarray = tensor[first : last + 1]
@@ -203,8 +192,6 @@ class Shard:
         return values
 
     def _check(self, spec: TrunkSpec) -> None:
-        import numpy as np
-
         file, names = self._file, tensor_names(len(spec.shapes))
         try:
             datasets = {name: self._dataset(name) for name in (*INDEX, *names)}
@@ -265,8 +252,6 @@ def unreadable(path: Path, error: OSError) -> ShardError:
 
 def _together(indices: np.ndarray) -> np.ndarray | slice:
     """Indices, as a slice where they follow each other: then nothing is copied, or three times as fast."""
-    import numpy as np
-
     return slice(int(indices[0]), int(indices[-1]) + 1) if (np.diff(indices) == 1).all() else indices
 
 
@@ -276,8 +261,6 @@ def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
     A call costs as much as reading some tens of kilobytes, so rows that are close together are read with what lies
     between them; and no piece is large.
     """
-    import numpy as np
-
     breaks = np.flatnonzero(np.diff(rows) * row_bytes > row_bytes + _GAP_BYTES) + 1
     most = max(1, _SPAN_BYTES // max(1, row_bytes))
     for start, stop in itertools.pairwise([0, *breaks.tolist(), len(rows)]):

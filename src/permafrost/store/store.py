@@ -12,7 +12,9 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
 
 from permafrost.atomic import FolderLock, commit_bytes, write_errors
 from permafrost.errors import StoreError
@@ -26,10 +28,6 @@ from permafrost.store.shard import (
     unreadable,
 )
 from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
-
-if TYPE_CHECKING:
-    import numpy as np
-
 
 DESCRIPTION_FILE: Final = "trunk.json"
 
@@ -168,8 +166,6 @@ class Store:
             ShardError: as `read`.
             StoreError: they do not fit into memory.
         """
-        import numpy as np
-
         try:
             tensors = tuple(np.empty((len(places), *shape), np.float32) for shape in self.spec.shapes)
         except (MemoryError, ValueError) as error:
@@ -194,8 +190,6 @@ class Store:
         Raises:
             ShardError: the shard is missing, damaged, or another trunk's.
         """
-        import numpy as np
-
         with self._open(name) as shard:
             tensors = tuple(np.empty(tensor.shape, tensor.dtype) for tensor in shard.tensors)
             everything = np.arange(len(shard))

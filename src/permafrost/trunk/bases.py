@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from permafrost.errors import BaseError, OptionError, WeightsError, nearest
 from permafrost.trunk.preprocessing import RULES
 from permafrost.trunk.published_weights import is_legacy_weights, load_legacy_weights
@@ -367,7 +369,6 @@ def _set_random_weights(model: keras.Model) -> None:
     "Delving Deep into Rectifiers").
     """
     import keras
-    import numpy as np
 
     generator = np.random.default_rng(0)
     for layer in _leaves(model):
@@ -418,7 +419,6 @@ def _square_efficientnet_deviation(model: keras.Model) -> None:
     another layer, but only where it downloads them itself (`keras.applications.efficientnet`).
     """
     import keras
-    import numpy as np
 
     for layer in model.layers[:3]:
         if isinstance(layer, keras.layers.Normalization) and len(layer.weights) >= 2:

@@ -7,13 +7,13 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from permafrost.errors import WeightsError
 from permafrost.trunk.spec import canonical_json
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
-
 
 _SETTINGS_WITHOUT_EFFECT: Final = frozenset(
     ["name", "trainable", "dtype", "batch_shape", "seed", "momentum", "synchronized", "build_config"]
@@ -28,8 +28,6 @@ def architecture_digest(model: keras.Model) -> str:
 
 def weights_digest(model: keras.Model) -> str:
     """SHA-256, 64 hex digits, of a model's weights, in an order that follows from its graph alone."""
-    import numpy as np
-
     hasher = hashlib.sha256()
     for layer in _graph_order(model):
         for variable in layer.weights:
@@ -53,8 +51,6 @@ def require_finite(model: keras.Model, source: str) -> None:
     Raises:
         WeightsError: it has; the first layer that does is named.
     """
-    import numpy as np
-
     for layer in _graph_order(model):
         for variable in layer.weights:
             wrong = int(np.count_nonzero(~np.isfinite(as_array(variable))))
@@ -223,8 +219,6 @@ def _plain(value: Any) -> Any:
     Raises:
         TypeError: it has no JSON form; what cannot be hashed is not guessed at.
     """
-    import numpy as np
-
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, np.ndarray | np.generic):

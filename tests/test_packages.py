@@ -18,6 +18,7 @@ ORDER = [
     "errors",
     "atomic",
     "units",
+    "options",
     "images",
     "trunk",
     "engines",

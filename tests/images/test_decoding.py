@@ -20,7 +20,6 @@ from PIL import Image
 from permafrost.errors import ImageError
 from permafrost.images.decoding import (
     EXTENSIONS,
-    MAX_PIXELS,
     DecodingMemory,
     array_digest,
     as_pixels,
@@ -30,6 +29,7 @@ from permafrost.images.decoding import (
     quiet_decoding,
     read_file,
 )
+from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.resizing import resize
 from samples import encoded, texture
 

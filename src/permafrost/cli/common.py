@@ -20,7 +20,6 @@ from typing import Any
 import click
 
 from permafrost.errors import one_line
-from permafrost.training.options import MONITORS, OPTIMIZERS, TrainingOptions
 from permafrost.units import size as size
 
 
@@ -56,38 +55,6 @@ def show(value: Any, lines: Sequence[str], *, as_json: bool) -> None:
     else:
         for line in lines:
             click.echo(one_line(line))
-
-
-def training_options(defaults: TrainingOptions) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The options of `training_options.TrainingOptions`, with these defaults."""
-    kinds: dict[str, tuple[type, str]] = {
-        "epochs": (int, "At most so many epochs."),
-        "batch_size": (int, "Images a step."),
-        "steps_per_epoch": (int, "Steps an epoch has; by default a whole pass."),
-        "optimizer": (str, f"One of {', '.join(OPTIMIZERS)}."),
-        "learning_rate": (float, "Of the optimizer."),
-        "momentum": (float, "Of sgd and rmsprop."),
-        "nesterov": (bool, "Nesterov's momentum, of sgd."),
-        "weight_decay": (float, "Share by which weights shrink, times the rate; by default the optimizer's own."),
-        "schedule": (str, "Of the learning rate: constant, or cosine, which ends at 0."),
-        "warmup_epochs": (float, "Epochs over which the rate rises from 0."),
-        "clip_norm": (float, "Largest norm of all gradients together; by default any."),
-        "label_smoothing": (float, "Share of each label that is spread over all classes."),
-        "monitor": (str, f"What decides the best epoch: {', '.join(MONITORS)}."),
-        "patience": (int, "Epochs without improvement after which to stop; 0 never stops early."),
-        "min_delta": (float, "What counts as an improvement."),
-        "class_weight": (str, "none, or balanced: each class has the same say."),
-        "seed": (int, "Of all that is drawn at random."),
-    }
-    options = [
-        click.option(f"--{name.replace('_', '-')}", is_flag=True, help=text)
-        if kind is bool
-        else click.option(
-            f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name), show_default=True, help=text
-        )
-        for name, (kind, text) in kinds.items()
-    ]
-    return lambda function: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
 
 
 def split_fractions(function: Callable[..., Any]) -> Callable[..., Any]:

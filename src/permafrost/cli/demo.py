@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-import numpy as np
 
 from permafrost.cli import COMMANDS
 from permafrost.cli.common import command, duration, show
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from permafrost.store.feature_set import FeatureSet
     from permafrost.training.loop import Examples
 
@@ -163,6 +164,7 @@ def write_digits(folder: Path) -> str:
     Returns:
         The folder.
     """
+    import numpy as np
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -194,6 +196,7 @@ def train_from_scratch(features: FeatureSet, seconds: float) -> tuple[float, int
         Test accuracy of the epoch that was best on the validation images, and how many epochs there were.
     """
     import keras
+    import numpy as np
 
     from permafrost.training.loop import Batches, predict_examples
     from permafrost.trunk.bases import load_base
@@ -225,6 +228,8 @@ def train_from_scratch(features: FeatureSet, seconds: float) -> tuple[float, int
 
 def _images(features: FeatureSet, split: str) -> Examples:
     """Images as the base sees them, read from their files whenever they are asked for, as in the tutorials."""
+    import numpy as np
+
     from permafrost.training.loop import Examples
 
     rows = features.rows(split)

@@ -19,7 +19,7 @@ from permafrost.cli.common import (
     split_fractions,
 )
 from permafrost.extraction.stopwatch import STAGES
-from permafrost.images.decoding import MAX_PIXELS
+from permafrost.images.limits import MAX_PIXELS
 
 
 @command("extract", COMMANDS["extract"])

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from permafrost.cli import COMMANDS
-from permafrost.cli.common import command, duration, figures_line, progress_option, show, size, training_options
+from permafrost.cli.common import command, duration, figures_line, progress_option, show, size
 from permafrost.cli.fit_head import run_lines
+from permafrost.cli.options import record_options
 from permafrost.training.options import FINE_TUNING
 
 
@@ -22,7 +23,7 @@ from permafrost.training.options import FINE_TUNING
     help="Lowest layer or block that is trained; several, from the top down, to unfreeze them one after the other.  "
     "[default: the upper quarter]",
 )
-@training_options(FINE_TUNING)
+@record_options(FINE_TUNING)
 @click.option(
     "--views", metavar="K|live", help="Views of each training image, one an epoch by turns; live: always new ones."
 )

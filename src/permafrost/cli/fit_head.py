@@ -16,8 +16,8 @@ from permafrost.cli.common import (
     parity_lines,
     progress_option,
     show,
-    training_options,
 )
+from permafrost.cli.options import record_options
 from permafrost.errors import OptionError
 from permafrost.heads.options import SEVERAL, HeadOptions
 from permafrost.images.splits import SPLITS
@@ -81,7 +81,7 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--memory-limit", help="What fitting may take, like 2GB.  [default: half of what is free]")
 @head_options
 @click.option("--views", type=int, metavar="K", help="Views of each training image to fit to.  [default: all kept]")
-@training_options(HEAD_TRAINING)
+@record_options(HEAD_TRAINING)
 @click.option("--out", type=click.Path(), metavar="RUN/", help="The run's folder.  [default: runs/<SET>-<head>]")
 @progress_option
 def fit_head(

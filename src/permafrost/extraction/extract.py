@@ -28,7 +28,7 @@ from permafrost.extraction.pipeline import (
 from permafrost.extraction.reader import RowKey
 from permafrost.images.augmentation import read_views
 from permafrost.images.dataset import Dataset, read_dataset
-from permafrost.images.decoding import MAX_PIXELS
+from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.splits import SPLITS, assign_splits
 from permafrost.store.feature_set import STORE_FOLDER, FeatureSet
 from permafrost.store.row_index import place_rows

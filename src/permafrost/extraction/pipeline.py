@@ -27,7 +27,7 @@ from permafrost.extraction.reader import Found, Reader, ViewsOf
 from permafrost.extraction.stopwatch import Stopwatch
 from permafrost.extraction.writer import Committer, as_stored
 from permafrost.images.dataset import Dataset
-from permafrost.images.decoding import MAX_PIXELS
+from permafrost.images.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from permafrost.engines.conversion import Converted, Place

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from permafrost.errors import ImageError
+from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.resizing import resized_image
 
 if TYPE_CHECKING:
@@ -42,10 +43,6 @@ EXTENSIONS: Final = frozenset({
 })
 # fmt: on
 """File names that end so are taken for images; what they hold is found out from their bytes."""
-
-
-MAX_PIXELS: Final = 178_956_970
-"""Images with more pixels are refused before decoding: Pillow's own limit against decompression bombs."""
 
 
 _SIXTEEN_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N")

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 
 from permafrost.images.decoding import (
-    MAX_PIXELS,
     DecodingMemory,
     array_digest,
     as_pixels,
@@ -16,6 +15,7 @@ from permafrost.images.decoding import (
     decode_resized,
     read_file,
 )
+from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.resizing import resize
 
 

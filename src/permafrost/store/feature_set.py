@@ -13,7 +13,7 @@ import numpy as np
 
 from permafrost.errors import ImageError, OptionError, SetError, ShardError, StoreError
 from permafrost.images.dataset import Dataset, path_of, read_dataset
-from permafrost.images.decoding import MAX_PIXELS
+from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.sources import FileImage, LoadedImage
 from permafrost.images.splits import SPLITS
 from permafrost.store.set_file import SetContent, ViewRows, located, parts, read_set, with_part

@@ -3,108 +3,76 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Final, TypedDict
 
 from permafrost.errors import OptionError
+from permafrost.options import check, option
 
 OPTIMIZERS: Final = ("adam", "adamw", "nadam", "rmsprop", "sgd")
 MONITORS: Final = ("val_loss", "val_accuracy", "loss", "accuracy")
 CLASS_WEIGHTS: Final = ("none", "balanced")
 SCHEDULES: Final = ("constant", "cosine")
 
-_CHOICES: Final = {
-    "optimizer": OPTIMIZERS,
-    "monitor": MONITORS,
-    "class_weight": CLASS_WEIGHTS,
-    "schedule": SCHEDULES,
-}
-_LEAST: Final = {
-    "epochs": 1,
-    "batch_size": 1,
-    "patience": 0,
-    "min_delta": 0,
-    "seed": 0,
-    "warmup_epochs": 0,
-}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How a Keras model is trained.
+    """How a Keras model is trained. The fields describe themselves; `fit_head` and `finetune` list them.
 
-    Attributes:
-        epochs: at most so many passes over the training images.
-        batch_size: images a step.
-        steps_per_epoch: steps after which an epoch ends; None for a whole pass. More than a pass begins another.
-        optimizer: one of `OPTIMIZERS`.
-        learning_rate: of the optimizer.
-        momentum: of `sgd` and `rmsprop`; others have none.
-        nesterov: whether the momentum of `sgd` is Nesterov's.
-        weight_decay: share by which each weight shrinks a step, times the learning rate (Loshchilov and Hutter 2019,
-            "Decoupled Weight Decay Regularization"); None for the optimizer's own: 0.004 for `adamw`, none for others.
-        schedule: `constant`; or `cosine`, which lowers the rate to 0 over all epochs along half a cosine (the same,
-            2017, "SGDR").
-        warmup_epochs: over which the rate rises from 0.
-        clip_norm: gradients are scaled down together where their norm is larger; None leaves them.
-        label_smoothing: share of each label that is spread over all classes in the training loss (Szegedy et al. 2016,
-            "Rethinking the Inception Architecture"); validation figures are without it.
-        monitor: what early stopping watches, one of `MONITORS`.
-        patience: epochs without an improvement after which training stops; 0 never stops early. Either way the weights
-            of the best epoch are kept.
-        min_delta: what counts as an improvement.
-        class_weight: `balanced` weighs each class by the inverse of its share; `none` weighs images equally.
-        seed: of initial weights, dropout and the order of the images.
+    Raises:
+        OptionError: a value is not permitted.
     """
 
-    epochs: int = 30
-    batch_size: int = 32
-    steps_per_epoch: int | None = None
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    momentum: float = 0.0
-    nesterov: bool = False
-    weight_decay: float | None = None
-    schedule: str = "constant"
-    warmup_epochs: float = 0.0
-    clip_norm: float | None = None
-    label_smoothing: float = 0.0
-    monitor: str = "val_loss"
-    patience: int = 5
-    min_delta: float = 0.0
-    class_weight: str = "none"
-    seed: int = 0
+    epochs: int = option(30, "Maximum number of epochs.", minimum=1)
+    batch_size: int = option(32, "Images per step.", minimum=1)
+    steps_per_epoch: int | None = option(
+        None, "Steps per epoch. More than one pass over the images starts another.", shown="one pass", minimum=1
+    )
+    optimizer: str = option("adam", "Optimizer.", choices=OPTIMIZERS)
+    learning_rate: float = option(1e-3, "Learning rate.", minimum=0)
+    momentum: float = option(0.0, "Momentum of sgd and rmsprop.", minimum=0, below=1)
+    nesterov: bool = option(False, "Use Nesterov momentum with sgd.")
+    # Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization".
+    weight_decay: float | None = option(
+        None,
+        "Fraction by which each weight shrinks per step, times the learning rate.",
+        shown="the optimizer's own: 0.004 for adamw, 0 for others",
+        minimum=0,
+    )
+    # "cosine" is Loshchilov and Hutter 2017, "SGDR", without restarts.
+    schedule: str = option(
+        "constant", "Learning rate schedule; cosine lowers the rate to 0 over all epochs.", choices=SCHEDULES
+    )
+    warmup_epochs: float = option(0.0, "Epochs over which the learning rate rises from 0.", minimum=0)
+    clip_norm: float | None = option(
+        None, "Scale gradients down together where their norm is larger than this.", shown="no limit", above=0
+    )
+    # Szegedy et al. 2016, "Rethinking the Inception Architecture".
+    label_smoothing: float = option(
+        0.0,
+        "Fraction of each label that is spread over all classes in the training loss; metrics are without it.",
+        minimum=0,
+        below=1,
+    )
+    monitor: str = option("val_loss", "Metric that decides the best epoch, whose weights are kept.", choices=MONITORS)
+    patience: int = option(5, "Epochs without improvement after which training stops; 0 never stops early.", minimum=0)
+    min_delta: float = option(0.0, "Smallest change that counts as an improvement.", minimum=0)
+    class_weight: str = option(
+        "none", "balanced weighs classes equally; none weighs images equally.", choices=CLASS_WEIGHTS
+    )
+    seed: int = option(0, "Random seed of initial weights, dropout and the order of the images.", minimum=0)
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise OptionError(f"unknown {name}", expected=", ".join(known), found=getattr(self, name))
-        for name, least in _LEAST.items():
-            if not getattr(self, name) >= least:
-                raise OptionError(f"{name} is too small", expected=f"{least} or more", found=getattr(self, name))
-        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
-            raise OptionError("steps_per_epoch is too small", expected="1 or more", found=self.steps_per_epoch)
-        if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
-            raise OptionError("the learning rate is no rate", expected="0 or more", found=self.learning_rate)
-        for name in ("momentum", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise OptionError(f"{name} is out of range", expected="0 to less than 1", found=getattr(self, name))
+        check(self)
         if self.warmup_epochs > self.epochs:
             raise OptionError(
                 "the warm-up is longer than the training", expected=f"up to {self.epochs}", found=self.warmup_epochs
             )
-        if self.weight_decay is not None and not self.weight_decay >= 0:
-            raise OptionError("weight_decay is too small", expected="0 or more", found=self.weight_decay)
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise OptionError("clip_norm is too small", expected="more than 0", found=self.clip_norm)
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
-            raise OptionError(
-                "Nesterov's momentum is that of sgd", expected="sgd with a momentum", found=self.optimizer
-            )
+            raise OptionError("nesterov needs sgd with a momentum", expected="sgd", found=self.optimizer)
 
 
 class TrainingSettings(TypedDict, total=False):
-    """Any of the fields of `TrainingOptions`, as keywords of `fit_head` and `finetune`."""
+    """The fields of `TrainingOptions` as optional keywords, for type checkers; a test holds that they are the same."""
 
     epochs: int
     batch_size: int

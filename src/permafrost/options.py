@@ -1,0 +1,147 @@
+"""Options as fields of a record: the field owns the default, the limits, the help and the documentation.
+
+The command line (`permafrost.cli.options`), `docs/commands.md` and the docstrings of the public functions are generated
+from these fields, so an option is described once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from permafrost.errors import OptionError
+
+_KEY: Final = "option"
+_Documented = TypeVar("_Documented", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a field says about its option.
+
+    Attributes:
+        help: one or two sentences for `--help` and the documentation.
+        default: text for the default where the value itself does not explain it, e.g. "the base's own" for None.
+        metavar: a placeholder for the value on the command line.
+        choices: the permitted strings; any if empty.
+        minimum, maximum: the permitted range of a number, both included; None for no limit.
+        above, below: limits that are not included; None for no limit.
+        python_only: whether the command line does not offer the option.
+    """
+
+    help: str
+    default: str | None = None
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    python_only: bool = False
+
+    @property
+    def range(self) -> str:
+        """The permitted range of a number in words, e.g. "at least 0, less than 1"."""
+        parts = (
+            ("at least", self.minimum),
+            ("more than", self.above),
+            ("at most", self.maximum),
+            ("less than", self.below),
+        )
+        return ", ".join(f"{words} {limit:g}" for words, limit in parts if limit is not None)
+
+    def allows(self, value: float) -> bool:
+        """Return whether a number lies in the permitted range; NaN lies in none."""
+        if not self.range:
+            return True
+        return (
+            math.isfinite(value)
+            and (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+
+def option(default: Any, help: str, *, shown: str | None = None, **limits: Any) -> Any:
+    """Declare an option as a dataclass field.
+
+    Args:
+        default: the default value.
+        help: as in `Description`.
+        shown: text for the default, as `Description.default`.
+        **limits: further fields of `Description`.
+    """
+    return dataclasses.field(default=default, metadata={_KEY: Description(help=help, default=shown, **limits)})
+
+
+def descriptions(record: Any) -> dict[str, Description]:
+    """Return the options of a record class (or of an instance) by field name, in order."""
+    return {field.name: field.metadata[_KEY] for field in dataclasses.fields(record) if _KEY in field.metadata}
+
+
+def type_of(record: type, name: str) -> tuple[type, bool]:
+    """Return the type of a record's field without `None`, and whether `None` is permitted.
+
+    A field that holds a tuple or one of several types counts as `str`: its text is parsed by the record.
+    """
+    annotation = typing.get_type_hints(record)[name]
+    optional = False
+    if isinstance(annotation, types.UnionType):
+        members = [member for member in typing.get_args(annotation) if member is not type(None)]
+        optional = len(members) < len(typing.get_args(annotation))
+        annotation = members[0] if len(members) == 1 else str
+    return (annotation if annotation in (bool, int, float, str) else str), optional
+
+
+def check(record: Any) -> None:
+    """Check the options of a record against their choices and ranges; call it from `__post_init__`.
+
+    Raises:
+        OptionError: a value is not permitted.
+    """
+    for name, description in descriptions(record).items():
+        value = getattr(record, name)
+        if value is None:
+            continue
+        if description.choices and value not in description.choices:
+            raise OptionError(f"unknown {name}", expected=_either(description.choices), found=value)
+        if description.range and not description.allows(value):
+            raise OptionError(f"{name} is out of range", expected=description.range, found=value)
+
+
+def documented(record: type, *, leave_out: Sequence[str] = ()) -> Callable[[_Documented], _Documented]:
+    """Replace the line `**options:` in a docstring with one entry per option of a record.
+
+    Args:
+        record: the record.
+        leave_out: options that the docstring describes itself, or that the function does not take.
+    """
+
+    def decorate(function: _Documented) -> _Documented:
+        marker = "        **options: documented from the fields.\n"
+        entries = "".join(
+            _entry(name, description, getattr(record, name, None))
+            for name, description in descriptions(record).items()
+            if name not in leave_out
+        )
+        function.__doc__ = (function.__doc__ or "").replace(marker, entries)
+        return function
+
+    return decorate
+
+
+def _entry(name: str, description: Description, default: Any) -> str:
+    shown = description.default or ("none" if default is None else repr(default))
+    limits = f" One of {', '.join(description.choices)}." if description.choices else ""
+    text = f"{name}: {description.help}{limits} Default: {shown}."
+    return textwrap.fill(text, 112, initial_indent=" " * 8, subsequent_indent=" " * 12) + "\n"
+
+
+def _either(choices: Sequence[str]) -> str:
+    return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"

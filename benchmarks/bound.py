@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from PIL import Image
 from permafrost.engines.engine import Engine
 from permafrost.engines.selection import make_engine
 from permafrost.images.decoding import decode_resized
+from permafrost.machine import cpu_count
 from permafrost.trunk.bases import load_base
 from permafrost.trunk.cutting import build_trunks
 
@@ -71,7 +71,7 @@ def decoded(data: bytes) -> Image.Image:
 
 def main() -> None:
     given = common.arguments(__doc__, base=list(common.SETTINGS), images=192, rounds=5)
-    setting, cores = common.SETTINGS[given.base], os.cpu_count() or 1
+    setting, cores = common.SETTINGS[given.base], cpu_count()
     size = (setting.size, setting.size)
     common.show_machine()
     with tempfile.TemporaryDirectory() as scratch:

@@ -21,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from PIL import Image
 
+from permafrost.machine import cpu_count
 from permafrost.trunk.spec import TrunkSpec
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -216,9 +217,7 @@ def ratios(slow: list[float], fast: list[float]) -> list[float]:
 def show_machine() -> None:
     """Print what the measurements were made on."""
     names = ("permafrost", "keras", "tensorflow", "openvino", "numpy", "pillow", "h5py")
-    print(
-        f"machine: {_processor()}, {os.cpu_count()} cores, {_memory():.0f} GB; {platform.system()} {platform.release()}"
-    )
+    print(f"machine: {_processor()}, {cpu_count()} cores, {_memory():.0f} GB; {platform.system()} {platform.release()}")
     print("features of the processor: " + ", ".join(_features()))
     print("versions: " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names))
     print(f"load before: {os.getloadavg()[0]:.1f}", flush=True)

@@ -11,7 +11,6 @@ call the engine, one of which has Keras compute the first four images too (`engi
 
 from __future__ import annotations
 
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import permafrost as pf
 from permafrost.engines.selection import make_engine
 from permafrost.images.decoding import decode_resized
+from permafrost.machine import cpu_count
 from permafrost.trunk.bases import load_base
 from permafrost.trunk.cutting import build_trunks
 
@@ -64,7 +64,7 @@ def main() -> None:
         rate = [len(pixels) / value for value in values]
         print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} images a second")
     print("beside the engine, seconds of a core: " + ", ".join(f"{k} {common.spread(v)}" for k, v in beside.items()))
-    cores = os.cpu_count() or 1
+    cores = cpu_count()
     bound = [
         bare / (bare + sum(rest) / cores) for bare, *rest in zip(seconds["bare engine"], *beside.values(), strict=True)
     ]

@@ -16,6 +16,7 @@ import permafrost
 SOURCE = Path(permafrost.__file__).parent
 ORDER = [
     "errors",
+    "machine",
     "atomic",
     "units",
     "options",

@@ -504,7 +504,7 @@ def test_an_npz_larger_than_memory_is_refused_however_small_its_file(tmp_path, m
     path = forged_npz(
         tmp_path / "zeros.npz", (2, 1000, 500, 3), held=bytes(3 * 10**6), compression=zipfile.ZIP_DEFLATED
     )
-    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 2000}[name])
+    monkeypatch.setattr("permafrost.images.dataset.available_memory", lambda: 2_000_000)
 
     with pytest.raises(DatasetError, match=r"X\.npy in .* does not fit into memory; .* Save the images as files"):
         read_dataset(path)

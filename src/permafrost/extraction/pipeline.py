@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
@@ -28,6 +27,7 @@ from permafrost.extraction.stopwatch import Stopwatch
 from permafrost.extraction.writer import Committer, as_stored
 from permafrost.images.dataset import Dataset
 from permafrost.images.limits import MAX_PIXELS
+from permafrost.machine import cpu_count
 
 if TYPE_CHECKING:
     from permafrost.engines.conversion import Converted, Place
@@ -71,7 +71,7 @@ class PipelineOptions:
     @property
     def threads(self) -> int:
         """Threads that read and decode."""
-        return self.workers or os.cpu_count() or 1
+        return self.workers or cpu_count()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from permafrost.heads.data import split_rows
 from permafrost.heads.options import WITHOUT_GRADIENT
 from permafrost.images.augmentation import read_views
 from permafrost.images.splits import SPLITS
+from permafrost.machine import cpu_count
 from permafrost.model.assembly import body_of, pixels_of
 from permafrost.model.parity import export_checked
 from permafrost.model.run import Run, RunContent, features_record, free_folder, open_run, rounded, staging, write_run
@@ -188,7 +189,7 @@ class FineTuning:
         """
         plans = self.plan() if plans is None else plans
         checkpoints = [self._checkpoint(number, plans) for number in range(len(self._stages))]
-        with ThreadPoolExecutor(os.cpu_count(), "images") as threads, staging(self.folder) as stage_folder:
+        with ThreadPoolExecutor(cpu_count(), "images") as threads, staging(self.folder) as stage_folder:
             images = ImageData(self._wanted, threads)
             outcomes: list[_Outcome] = []
             before: dict[str, np.ndarray] = {}

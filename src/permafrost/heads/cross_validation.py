@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 from permafrost.errors import HeadError
 from permafrost.heads.calibration import LEAST, inverse_temperature, row_losses
 from permafrost.heads.families import Family, Setup, logits_of
+from permafrost.machine import cpu_count
 
 FOLDS: Final = 5
 
@@ -110,7 +110,7 @@ def compare(
     compared: list[Compared] = []
     uninformed = _prior_loss(y, setup)
     # A thread a fold: several threads within a matrix product cost more than they give.
-    with quiet_convergence(), blas_threads(1), ThreadPoolExecutor(os.cpu_count(), "folds") as threads:
+    with quiet_convergence(), blas_threads(1), ThreadPoolExecutor(cpu_count(), "folds") as threads:
         # Handing over what takes no time takes longer than doing it.
         each: Any = threads.map if x.size >= TINY else map
         fits = list(each(lambda fold: family.fitter(x[fold[0]], y[fold[0]], setup), folds))

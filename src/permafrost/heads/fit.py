@@ -28,11 +28,12 @@ from permafrost.heads.evaluation import judge, outputs_of
 from permafrost.heads.head import Fit, FittedHead, HeadData
 from permafrost.heads.options import CLASSICAL_HEADS, HEADS, HeadOptions, HeadSettings, options_from
 from permafrost.heads.table import find_head, needs_validation
+from permafrost.machine import available_memory
 from permafrost.model.assembly import assemble, lent
 from permafrost.model.parity import Parity, export_checked
 from permafrost.model.run import Run, RunContent, features_record, free_folder, rounded, staging, write_run
 from permafrost.store.feature_set import FeatureSet
-from permafrost.store.streaming import COPIES, bytes_for_rows, default_memory_limit
+from permafrost.store.streaming import COPIES, bytes_for_rows
 from permafrost.units import parse_size
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Asked:
     @property
     def bytes_allowed(self) -> int:
         """What fitting may take."""
-        return default_memory_limit() if self.memory_limit is None else self.memory_limit
+        return available_memory() // 2 if self.memory_limit is None else self.memory_limit
 
     def __post_init__(self) -> None:
         for name in self.candidates:

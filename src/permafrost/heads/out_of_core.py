@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -21,6 +20,7 @@ from permafrost.heads.options import KERAS_HEADS, HeadOptions
 from permafrost.heads.sklearn_heads import setup_of
 from permafrost.heads.table import find_head
 from permafrost.heads.to_keras import Affine, Step, softmax, to_keras
+from permafrost.machine import cpu_count
 from permafrost.store.streaming import FeatureRows, Made
 
 STREAMED: Final = (*KERAS_HEADS, "ridge", "lda", "logistic")
@@ -155,7 +155,7 @@ def gather_scaling(stream: FeatureRows, scaling: str) -> Affine:
 def _over_blocks(stream: FeatureRows, function: Callable[[np.ndarray, np.ndarray], Made]) -> Iterator[Made]:
     """`function` of each block, by several threads; a matrix product has one alone, so that none waits for another."""
     with blas_threads(1):
-        yield from stream.over_blocks(function, threads=min(os.cpu_count() or 1, MOST_THREADS))
+        yield from stream.over_blocks(function, threads=min(cpu_count(), MOST_THREADS))
 
 
 def _rough_mean(stream: FeatureRows) -> np.ndarray:

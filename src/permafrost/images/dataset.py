@@ -27,6 +27,7 @@ from permafrost.images.decoding import (
 )
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
 from permafrost.images.splits import SPLIT_FOLDERS, SPLITS
+from permafrost.machine import available_memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,7 +240,7 @@ def _read_npz(path: str) -> Dataset:
 
 
 def _require_room(path: str, parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> None:
-    """Refuse an array that claims more than its part of the file has, or more than this machine's memory.
+    """Refuse an array that claims more than its part of the file has, or more memory than this process can take.
 
     Raises:
         DatasetError: it does.
@@ -249,7 +250,7 @@ def _require_room(path: str, parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> N
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
         claimed, held = math.prod(shape) * dtype.itemsize, part.file_size - file.tell()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = available_memory()
     if not dtype.hasobject and claimed > held:
         raise DatasetError(
             f"{part.filename} in {path} claims more than it has", expected=f"{held:,} bytes", found=f"{claimed:,}"

@@ -15,6 +15,7 @@ from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import EXTENSIONS, quiet_decoding
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
 from permafrost.images.splits import SPLITS, assign_splits
+from permafrost.machine import cpu_count
 from permafrost.model.assembly import probabilities
 from permafrost.model.run import LABELS_FILE, Run, open_run
 from permafrost.training.metrics import metrics
@@ -185,7 +186,7 @@ def _load(images: Sequence[ImageSource]) -> Iterator[tuple[bytes, np.ndarray] | 
         except ImageError as error:
             return error
 
-    workers = os.cpu_count() or 1
+    workers = cpu_count()
     ahead = 4 * workers
     with quiet_decoding(), ThreadPoolExecutor(workers, "images") as threads:
         for start in range(0, len(images), ahead):

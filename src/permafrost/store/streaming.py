@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import collections
 import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
@@ -197,13 +195,3 @@ def bytes_for_rows(features: FeatureSet, limit: int) -> int:
             found=f"{limit / 1e9:.3g} GB",
         )
     return limit - listed
-
-
-def default_memory_limit() -> int:
-    """Half of the memory that is free, in bytes."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4

@@ -421,7 +421,7 @@ def test_addresses_are_told_by_each_shards_name_once(addresses):
 
 
 def test_a_set_of_version_1_is_recognised_and_named():
-    path = Path(__file__).parents[1] / "kept" / "version-1" / "photos.h5"
+    path = Path(__file__).parents[1] / "formats" / "version-1" / "photos.h5"
 
     with pytest.raises(SetError, match=r"photos\.h5 is of another version; expected 2, found 1"):
         open_features(path)
@@ -429,7 +429,7 @@ def test_a_set_of_version_1_is_recognised_and_named():
 
 def test_a_store_of_version_1_is_read_as_it_was_written():
     # Its files are as that version wrote them; they are not to be made anew.
-    (folder,) = (Path(__file__).parents[1] / "kept" / "version-1" / "store").iterdir()
+    (folder,) = (Path(__file__).parents[1] / "formats" / "version-1" / "store").iterdir()
     store, rows = Store(folder), make_rows(WHOLE_SPEC, 4)
     (shard,) = store.shard_names()
 

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     import keras
 
 FORMAT: Final = "permafrost run"
-VERSION: Final = 2
+RUN_VERSION: Final = 2
+"""The format of a run's folder. `features/README.md` says how to raise it."""
+
 LABELS_FILE: Final = "labels.txt"
 METRICS_FILE: Final = "metrics.json"
 DEFAULT_FOLDER: Final = "runs"
@@ -147,8 +149,8 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         names, _ = tuple(about["class_names"]), figures.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"damaged run {folder}", found=repr(error), do="fit again") from error
-    if about.get("format") != FORMAT or about.get("version") != VERSION:
-        raise RunError(f"{folder} is a run of another version", expected=VERSION, found=about.get("version"))
+    if about.get("format") != FORMAT or about.get("version") != RUN_VERSION:
+        raise RunError(f"{folder} is a run of another version", expected=RUN_VERSION, found=about.get("version"))
     return Run(folder, names, about, figures)
 
 
@@ -195,7 +197,7 @@ def write_run(folder: Path, stage: Path, content: RunContent, *, replace: bool =
     Raises:
         WriteError: it cannot be written.
     """
-    about = {"format": FORMAT, "version": VERSION, "class_names": list(content.class_names)} | content.about
+    about = {"format": FORMAT, "version": RUN_VERSION, "class_names": list(content.class_names)} | content.about
     about["model_sha256"] = file_digest(stage / MODEL_FILE)
     shown = next((split for split in ("test", "validation", "train") if content.metrics.get(split, {}).get("n")), None)
     files = {

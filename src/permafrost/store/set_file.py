@@ -27,7 +27,8 @@ from permafrost.trunk.spec import TrunkSpec, canonical_json
 if TYPE_CHECKING:
     import h5py
 FORMAT: Final = "permafrost feature set"
-VERSION: Final = 2
+SET_VERSION: Final = 2
+"""The format of a feature set's file. `features/README.md` says how to raise it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,7 +222,7 @@ def write_set(path: str | os.PathLike[str], content: SetContent) -> None:
     def fill(file: h5py.File) -> None:
         for name, array in arrays.items():
             file[name] = array
-        file.attrs["version"] = VERSION
+        file.attrs["version"] = SET_VERSION
         write_text(file, "format", FORMAT)
         write_text(file, "checksum", _checksum(arrays))
 
@@ -260,8 +261,8 @@ def _read_content(path: Path, file: h5py.File) -> SetContent:
     form = read_text(file, "format") if "format" in file.attrs else "no format"
     if form != FORMAT:
         raise SetError(f"not a feature set: {path}", expected=FORMAT, found=form)
-    if read_version(file) != VERSION:
-        raise SetError(f"{path} is of another version", expected=VERSION, found=read_version(file))
+    if read_version(file) != SET_VERSION:
+        raise SetError(f"{path} is of another version", expected=SET_VERSION, found=read_version(file))
     arrays = {name: _read_array(path, file, name) for name in _datasets(file)}
     if read_text(file, "checksum") != _checksum(arrays):
         raise _damaged(path, "its checksum does not hold")

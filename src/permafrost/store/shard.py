@@ -22,7 +22,9 @@ from permafrost.trunk.spec import TrunkSpec, canonical_json
 if TYPE_CHECKING:
     import h5py
 FORMAT: Final = "permafrost shard"
-VERSION: Final = 1
+SHARD_VERSION: Final = 1
+"""The format of a shard. `features/README.md` says how to raise it."""
+
 DIGEST_BYTES: Final = 32
 INDEX: Final = ("digests", "view", "checksums")
 """The datasets that say what the rows are."""
@@ -74,7 +76,7 @@ def shard_bytes(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
     def fill(file: h5py.File) -> None:
         for name, array in arrays.items():
             file[name] = array
-        file.attrs["version"] = VERSION
+        file.attrs["version"] = SHARD_VERSION
         write_text(file, "format", FORMAT)
         write_text(file, "trunk", spec.digest)
         write_text(file, "engine", engine)
@@ -102,7 +104,7 @@ def _index_checksum(data: Mapping[str, np.ndarray | h5py.Dataset], trunk: str, e
     import xxhash
 
     layout: list[Any] = [[name, list(data[name].shape), data[name].dtype.str] for name in sorted(data)]
-    hasher = xxhash.xxh3_128(canonical_json([layout, [FORMAT, str(VERSION), trunk, engine]]))
+    hasher = xxhash.xxh3_128(canonical_json([layout, [FORMAT, str(SHARD_VERSION), trunk, engine]]))
     for name in INDEX:
         hasher.update(data[name][...].tobytes())
     return hasher.hexdigest()
@@ -202,7 +204,7 @@ class Shard:
             trunk, self.engine = read_text(file, "trunk"), read_text(file, "engine")
             if trunk != spec.digest:
                 raise ShardError(f"foreign shard {self.path}: trunk", expected=spec.digest, found=trunk)
-            if read_text(file, "format") != FORMAT or read_version(file) != VERSION:
+            if read_text(file, "format") != FORMAT or read_version(file) != SHARD_VERSION:
                 raise self._damaged("it is of another format or version")
             if read_text(file, "index_checksum") != _index_checksum(datasets | index, trunk, self.engine):
                 raise self._damaged("the checksum of its index does not hold")

@@ -19,7 +19,6 @@ import numpy as np
 from permafrost.atomic import FolderLock, commit_bytes, write_errors
 from permafrost.errors import StoreError
 from permafrost.store.shard import (
-    VERSION,
     Rows,
     Shard,
     damaged,
@@ -30,6 +29,9 @@ from permafrost.store.shard import (
 from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
 
 DESCRIPTION_FILE: Final = "trunk.json"
+
+STORE_VERSION: Final = 1
+"""The format of a store: its `trunk.json`, and the shards beside it. `features/README.md` says how to raise it."""
 
 
 class Store:
@@ -67,7 +69,7 @@ class Store:
         """
         folder = Path(parent) / spec.folder_name
         if not (folder / DESCRIPTION_FILE).exists():
-            description = {"format": "permafrost trunk", "version": VERSION, "digest": spec.digest}
+            description = {"format": "permafrost trunk", "version": STORE_VERSION, "digest": spec.digest}
             description |= {"trunk": spec.to_json(), "about": about}
             description["checksum"] = _description_checksum(description)
             with write_errors(folder):

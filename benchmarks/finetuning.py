@@ -121,13 +121,13 @@ def main() -> None:
         x = {"kept": examples["train"].load(batch), "ordinary": pixels["train"][batch]}
         with quick_gradients(tail):  # As `train` does it; what is compiled here stays so.
             kept_epoch()
-            steps_of(tail, x["kept"], y, 1)
+            steps_of(tail, x["cached"], y, 1)
         ordinary_epoch()
         steps_of(model, x["ordinary"], y, 1)
         steps = common.take_turns(
             {
                 "ordinary": lambda: steps_of(model, x["ordinary"], y, given.steps),
-                "kept": lambda: steps_of(tail, x["kept"], y, given.steps),
+                "kept": lambda: steps_of(tail, x["cached"], y, given.steps),
             },
             given.rounds,
         )
@@ -141,8 +141,8 @@ def main() -> None:
     for what, seconds in (("step", steps), ("epoch", epochs)):
         for name, values in seconds.items():
             print(f"{what}, {name}: {common.spread(values, '.3f')} s")
-        print(f"{what}, ratio: {common.spread(common.ratios(seconds['ordinary'], seconds['kept']))}")
-    saved = statistics.median(epochs["ordinary"]) - statistics.median(epochs["kept"])
+        print(f"{what}, ratio: {common.spread(common.ratios(seconds['ordinary'], seconds['cached']))}")
+    saved = statistics.median(epochs["ordinary"]) - statistics.median(epochs["cached"])
     print(f"extraction: {extraction:.1f} s, paid for after {extraction / saved:.1f} epochs")
 
 

@@ -48,7 +48,7 @@ def converted_once() -> Iterator[None]:
 
     convert, known = conversion.convert, {}
 
-    def convert_once(model: keras.Model) -> conversion.Converted:
+    def convert_once(model: keras.Model) -> conversion.ConvertedModel:
         key = architecture_digest(model), weights_digest(model)
         if key not in known:
             known[key] = convert(model)

@@ -191,8 +191,8 @@ def test_photographs_are_computed_once_also_under_other_names_in_another_folder(
     again = inception_features(shared, cats_dogs, pooled.path, pool="avg")
     renamed = inception_features(shared, copies, pooled.path.with_name("renamed.h5"), pool="avg")
 
-    assert (again.summary["computed"], again.summary["kept"]) == (0, 2000)
-    assert (renamed.summary["computed"], renamed.summary["kept"]) == (0, 2000)
+    assert (again.summary["computed"], again.summary["cached"]) == (0, 2000)
+    assert (renamed.summary["computed"], renamed.summary["cached"]) == (0, 2000)
     assert renamed.class_names == ["kind of cats", "kind of dogs"]
 
 

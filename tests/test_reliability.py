@@ -135,7 +135,7 @@ def take(monkeypatch, work):
         (pipeline, "engine_for"),
         (extraction, "build_trunks_of"),
         (tiny_extract.cutting, "save_trunk"),
-        (pipeline, "kept_conversion"),
+        (pipeline, "cached_conversion"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))  # So that it is put back.
     tiny_extract.use_tiny_trunk()

@@ -71,7 +71,7 @@ def use_tiny_trunk(*, log: Path | None = None, delay: float = 0.0, commit_second
 
     committing.COMMIT_SECONDS = commit_seconds  # type: ignore[misc]
     pipeline.engine_for = lambda _, options, __: TinyEngine(options.batch_size or 32, log, delay)  # type: ignore[assignment]
-    pipeline.kept_conversion = lambda _: None  # type: ignore[assignment]
+    pipeline.cached_conversion = lambda _: None  # type: ignore[assignment]
     extraction.build_trunks_of = lambda *_, **__: [Trunk(None, SPEC, ("blocks",))]  # type: ignore[assignment]
     cutting.save_trunk = save  # type: ignore[assignment]
 

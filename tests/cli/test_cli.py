@@ -242,8 +242,8 @@ def test_the_version_is_printed(call):
 
 def test_extract_fit_head_finetune_evaluate_predict_and_features_as_json(answer, work, split_photos, tiny_base):
     made = answer("extract", split_photos, "--base", tiny_base, "--pool", "avg")
-    assert made.keys() >= {"set", "store", "images", "computed", "kept", "skipped", "shape", "engine", "seconds"}
-    assert (made["images"], made["computed"], made["kept"], made["skipped"]) == (36, 36, 0, 0)
+    assert made.keys() >= {"set", "store", "images", "computed", "cached", "skipped", "shape", "engine", "seconds"}
+    assert (made["images"], made["computed"], made["cached"], made["skipped"]) == (36, 36, 0, 0)
     assert (made["set"], made["shape"]) == ("features/split-photos.h5", [16])
     assert "total" in made["seconds"]
 
@@ -355,8 +355,8 @@ def test_extract_twice_computes_nothing_the_second_time(answer, work, split_phot
 
     first, second = answer(*arguments), answer(*arguments)
 
-    assert (first["computed"], first["kept"]) == (36, 0)
-    assert (second["computed"], second["kept"]) == (0, 36)
+    assert (first["computed"], first["cached"]) == (36, 0)
+    assert (second["computed"], second["cached"]) == (0, 36)
 
 
 def test_several_cuts_are_kept_in_one_pass_and_printed_as_a_list(answer, call, work, split_photos, tiny_base):
@@ -376,10 +376,10 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(answer, call, work
     plan = answer(*arguments)
     status, out, err = call(*arguments)
 
-    assert (plan["images"], plan["compute"], plan["keep"]) == (36, 36, 0)
+    assert (plan["images"], plan["compute"], plan["cached"]) == (36, 36, 0)
     assert plan["bytes"] == 36 * (8 * 8 * 16 * 4 + 44)
     assert (status, err) == (0, "")
-    assert out.startswith("would compute 36 of 36 images; 0 are kept already\n")
+    assert out.startswith("would compute 36 of 36 images; 0 are cached\n")
     assert out.endswith("set: features/split-photos.h5 (not written: this was a dry run)\n")
     assert files_below(work) == []
 
@@ -541,7 +541,7 @@ def test_a_image_that_cannot_be_decoded_where_that_is_to_be_an_error(refused, ow
     line = refused("extract", own_photos, "--base", tiny_base, "--on-bad", "fail")
 
     assert "bad image dots/dots-000.png: " in line
-    assert line.endswith("Remove it, or set such images aside with --on-bad skip")
+    assert line.endswith("Remove it, or use --on-bad skip")
 
 
 def test_a_set_that_is_not_there(refused):
@@ -722,7 +722,7 @@ def test_ctrl_c_ends_with_130_and_what_was_committed_is_kept(answer, tiny_base, 
     assert leftovers(work) == []
     again = answer(*arguments)
     assert 0 < again["computed"] < count
-    assert again["computed"] + again["kept"] == count
+    assert again["computed"] + again["cached"] == count
 
 
 def test_all_that_is_kept_can_be_checked(call, answer, own_features):

@@ -33,8 +33,8 @@ def test_ones_own_photographs_go_through_every_step_and_the_second_extraction_co
     found = json.loads(out)
     steps = {step["step"]: step for step in found["steps"]}
     assert [step["step"] for step in found["steps"]][:: len(steps) - 1] == ["extract", "the same net from scratch"]
-    assert steps["extract"]["result"] == "36 images computed, 0 kept already"
-    assert steps["extract again"]["result"] == "0 images computed, 36 kept already"
+    assert steps["extract"]["result"] == "36 images computed, 0 cached"
+    assert steps["extract again"]["result"] == "0 images computed, 36 cached"
     assert steps["finetune from stage3"]["accuracy"] == found["accuracy"]
     assert steps["the same net from scratch"]["accuracy"] == found["from_scratch"]
     assert len(open_features(found["features"])) == 36

@@ -21,7 +21,7 @@ from permafrost import extract
 from permafrost.engines import checked, conversion, device, keras_engine, openvino_engine
 from permafrost.engines import selection as engines
 from permafrost.engines.checked import CheckedEngine, largest_difference
-from permafrost.engines.conversion import Converted, Place
+from permafrost.engines.conversion import ConversionFile, ConvertedModel
 from permafrost.engines.openvino_engine import OpenVINOEngine
 from permafrost.engines.selection import make_engine
 from permafrost.errors import EngineError
@@ -379,43 +379,43 @@ def test_several_trunks_at_once_are_kept_under_a_name_of_their_own(take, photos)
 
 
 def test_what_is_kept_comes_back_to_the_byte(tmp_path):
-    place, whole = Place(tmp_path, ("a",)), Converted(b"<graph/>", bytes(range(256)))
+    place, whole = ConversionFile(tmp_path, ("a",)), ConvertedModel(b"<graph/>", bytes(range(256)))
 
-    assert place.load(most=10**6) is None
+    assert place.load(max_bytes=10**6) is None
     place.save(whole)
 
-    assert place.load(most=10**6) == whole
+    assert place.load(max_bytes=10**6) == whole
     assert [path.name for path in tmp_path.iterdir()] == ["trunk.openvino"]
 
 
 def test_what_is_stale_damaged_or_of_other_trunks_is_not_used(tmp_path, monkeypatch):
-    place, whole = Place(tmp_path, ("a",)), Converted(b"<graph/>", bytes(range(256)))
+    place, whole = ConversionFile(tmp_path, ("a",)), ConvertedModel(b"<graph/>", bytes(range(256)))
     place.save(whole)
     data = place.path.read_bytes()
     at = data.index(bytes(range(256)))
 
-    assert Place(tmp_path, ("b",)).load(most=10**6) is None
+    assert ConversionFile(tmp_path, ("b",)).load(max_bytes=10**6) is None
     for damaged in (data[:-30], data[:at] + b"?" + data[at + 1 :], b"", b"rubbish", data[: len(data) // 2]):
         place.path.write_bytes(damaged)
-        assert place.load(most=10**6) is None
+        assert place.load(max_bytes=10**6) is None
     place.save(whole)
     monkeypatch.setattr(conversion, "FORMAT", "another")
-    assert place.load(most=10**6) is None
+    assert place.load(max_bytes=10**6) is None
 
 
 def test_what_is_too_large_or_compressed_is_not_read(tmp_path):
-    place, whole = Place(tmp_path, ("a",)), Converted(b"<graph/>", bytes(1000))
+    place, whole = ConversionFile(tmp_path, ("a",)), ConvertedModel(b"<graph/>", bytes(1000))
     place.save(whole)
     size = place.path.stat().st_size
     with zipfile.ZipFile(place.path) as file:
         members = {name: file.read(name) for name in file.namelist()}
 
-    assert place.load(most=size) == whole
-    assert place.load(most=size - 1) is None
+    assert place.load(max_bytes=size) == whole
+    assert place.load(max_bytes=size - 1) is None
     with zipfile.ZipFile(place.path, "w", zipfile.ZIP_DEFLATED) as file:
         for name, data in members.items():
             file.writestr(name, data)
-    assert place.load(most=size) is None
+    assert place.load(max_bytes=size) is None
 
 
 def test_a_damaged_conversion_is_made_anew_and_replaced(take, photos, own_photos):
@@ -427,7 +427,7 @@ def test_a_damaged_conversion_is_made_anew_and_replaced(take, photos, own_photos
 
     assert take(own_photos).summary["computed"] == 1
 
-    assert Place(kept.parent, (take(photos).spec.digest,)).load(most=10**6) is not None
+    assert ConversionFile(kept.parent, (take(photos).spec.digest,)).load(max_bytes=10**6) is not None
 
 
 def test_a_run_that_computes_nothing_needs_no_engine(take, photos, monkeypatch):

@@ -84,10 +84,10 @@ def test_the_set_says_what_the_dataset_says(reference, photos):
 def test_the_summary_counts_and_the_file_opens_to_the_same(reference):
     again = open_features(reference.path)
 
-    assert {key: reference.summary[key] for key in ("images", "computed", "kept", "skipped", "shape", "engine")} == {
+    assert {key: reference.summary[key] for key in ("images", "computed", "cached", "skipped", "shape", "engine")} == {
         "images": 18,
         "computed": 18,
-        "kept": 0,
+        "cached": 0,
         "skipped": 0,
         "shape": [16],
         "engine": f"keras/{keras.backend.backend()}",
@@ -224,7 +224,7 @@ def test_the_second_run_computes_nothing(take, photos, computed):
     second = take(photos)
 
     assert computed == []
-    assert (second.summary["computed"], second.summary["kept"]) == (0, 18)
+    assert (second.summary["computed"], second.summary["cached"]) == (0, 18)
     assert np.array_equal(second.arrays()[0], first.arrays()[0])
     assert {path: path.stat().st_mtime_ns for path in second.store.folder.iterdir()} == shards
 
@@ -301,7 +301,7 @@ def test_copies_are_computed_once_and_all_are_listed(take, own_photos, computed)
     features = take(own_photos, batch_size=3)
 
     assert sum(computed) == 18
-    assert (features.summary["images"], features.summary["computed"], features.summary["kept"]) == (23, 18, 5)
+    assert (features.summary["images"], features.summary["computed"], features.summary["cached"]) == (23, 18, 5)
     x, _ = features.arrays()
     rows = [row for row, name in enumerate(features.names()) if "copy-" in name or name == "dots/dots-000.png"]
     assert len(rows) == 6
@@ -353,7 +353,7 @@ def test_another_data_set_uses_what_is_kept_of_the_same_images(take, photos, tmp
     features = take(some, out=tmp_path / "features" / "some.h5")
 
     assert sum(computed) == 2
-    assert features.summary["kept"] == 4
+    assert features.summary["cached"] == 4
 
 
 def test_results_are_the_same_when_the_features_folder_is_moved_as_a_whole(take, photos, tmp_path, computed):
@@ -469,7 +469,7 @@ def test_what_was_computed_before_an_interruption_is_not_computed_again(
     features = take(photos, batch_size=4)
 
     assert sum(computed) == 18 - 2 * 4
-    assert features.summary["kept"] == 8
+    assert features.summary["cached"] == 8
 
 
 def test_a_trunk_file_that_is_gone_is_written_anew(take, photos):
@@ -532,7 +532,7 @@ def test_a_bad_image_is_read_again_in_the_next_run(take, own_photos, computed):
 def test_a_bad_image_ends_the_run_where_that_was_asked_for_and_is_named(take, own_photos):
     (own_photos / "dots" / "empty.png").write_bytes(b"")
 
-    line = r"bad image dots/empty\.png: the file is empty\. Remove it, or set such images aside with --on-bad skip"
+    line = r"bad image dots/empty\.png: the file is empty\. Remove it, or use --on-bad skip"
     with pytest.raises(ImageError, match=line):
         take(own_photos, on_bad="fail")
 
@@ -580,7 +580,7 @@ def test_a_plan_counts_right_and_writes_nothing(take, own_photos, tiny_base, tmp
     (before,) = plan(own_photos, **options)
 
     assert not (tmp_path / "features").exists()
-    assert (before.images, before.compute, before.keep, before.skipped) == (19, 18, 1, 1)
+    assert (before.images, before.compute, before.cached, before.skipped) == (19, 18, 1, 1)
     assert before.bytes == 18 * (16 * 4 + 44)
     assert before.seconds > 0
     assert before.shape == (16,)
@@ -595,7 +595,7 @@ def test_a_plan_for_a_folder_that_grew_counts_only_what_is_new(take, own_photos,
 
     (told,) = plan(own_photos, base=str(tiny_base), pool="avg", out=features.path)
 
-    assert (told.images, told.compute, told.keep, told.skipped) == (21, 3, 18, 0)
+    assert (told.images, told.compute, told.cached, told.skipped) == (21, 3, 18, 0)
     assert {path: path.stat().st_mtime_ns for path in features.path.parent.rglob("*")} == files
 
 

@@ -29,7 +29,7 @@ def test_the_bar_says_how_many_were_kept_and_what_limits_the_speed(monkeypatch):
 
     drawn = sys.stderr.getvalue()
     assert "images/s" in drawn
-    assert "2 kept already, limited by computing" in drawn
+    assert "2 cached, limited by computing" in drawn
 
 
 def test_no_bar_is_drawn_where_none_is_wanted(monkeypatch):

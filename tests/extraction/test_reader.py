@@ -11,17 +11,17 @@ import pytest
 
 from permafrost.extraction import reader as reading
 from permafrost.extraction.pipeline import only_images
-from permafrost.extraction.reader import Found, Reader, RowKey, Turns
+from permafrost.extraction.reader import Reader, ReadImage, ReadLock, RowKey
 from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import content_digest
 
 
-def read(folder, are_kept) -> list[Found]:
+def read(folder, are_cached) -> list[ReadImage]:
     """What comes of the images of a folder, at 8 px."""
     reader = Reader(
         dataset=read_dataset(folder),
         size=(8, 8),
-        are_kept=are_kept,
+        are_cached=are_cached,
         views_of=only_images,
         augmentation=None,
         decode=True,
@@ -69,7 +69,7 @@ def test_where_all_images_are_kept_more_are_read_and_looked_up_together(tmp_path
     found = read(tmp_path, kept)
 
     assert kept.asked[0] == reading.TASK
-    assert kept.asked[-2] == reading.KEPT_TASK  # The last has what is left.
+    assert kept.asked[-2] == reading.CACHED_TASK  # The last has what is left.
     assert [each.digest for each in found] == [content_digest(content) for content in contents]
 
 
@@ -81,7 +81,7 @@ def test_where_a_image_is_missing_few_are_decoded_by_one_thread(own_photos):
     assert max(kept.asked) == reading.TASK
 
 
-def enter(turns: Turns, inside: threading.Event) -> threading.Thread:
+def enter(turns: ReadLock, inside: threading.Event) -> threading.Thread:
     """A thread that reads one image in a turn, and says when it is at it."""
 
     def turn() -> None:
@@ -94,7 +94,7 @@ def enter(turns: Turns, inside: threading.Event) -> threading.Thread:
 
 
 def test_one_thread_at_a_time_reads_where_reading_is_quick():
-    turns, inside = Turns(), threading.Event()
+    turns, inside = ReadLock(), threading.Event()
 
     with turns.turn(range(10**6)):  # Each of so many was quick.
         other = enter(turns, inside)
@@ -105,9 +105,9 @@ def test_one_thread_at_a_time_reads_where_reading_is_quick():
 
 
 def test_all_threads_read_at_once_where_reading_is_slow():
-    turns, inside = Turns(), threading.Event()
+    turns, inside = ReadLock(), threading.Event()
     with turns.turn([0]):
-        time.sleep(2 * reading.QUICK)
+        time.sleep(2 * reading.SERIALIZE_BELOW)
 
     with turns.turn([0]):
         other = enter(turns, inside)
@@ -117,7 +117,7 @@ def test_all_threads_read_at_once_where_reading_is_slow():
 
 
 def test_a_turn_that_fails_ends():
-    turns, inside = Turns(), threading.Event()
+    turns, inside = ReadLock(), threading.Event()
 
     with pytest.raises(RuntimeError), turns.turn([0]):
         raise RuntimeError

@@ -52,7 +52,7 @@ def test_a_set_says_how_many_views_it_has_and_how_they_were_made(viewed):
     assert (viewed.views, viewed.summary["views"], viewed.describe()["views"]) == (3, 3, 3)
     assert viewed.augmentation.startswith(f"{AUGMENT};")
     assert viewed.describe()["augmentation"] == viewed.augmentation
-    assert (viewed.summary["computed"], viewed.summary["kept"]) == (3 * 18 + 9 + 9, 0)
+    assert (viewed.summary["computed"], viewed.summary["cached"]) == (3 * 18 + 9 + 9, 0)
 
 
 def test_a_set_with_views_opens_to_the_same_and_can_be_moved_with_its_stores(viewed, tmp_path):
@@ -208,7 +208,7 @@ def test_a_plan_counts_views_too_and_writes_nothing(split_photos, tiny_base, tmp
     out = tmp_path / "features" / "set.h5"
     told = plan(views=3, augment=AUGMENT, out=out)
 
-    assert (told.images, told.views, told.compute, told.keep) == (36, 3, 72, 0)
+    assert (told.images, told.views, told.compute, told.cached) == (36, 3, 72, 0)
     assert told.bytes == 72 * (16 * 4 + 44)
     assert not out.parent.exists()
     take(split_photos)

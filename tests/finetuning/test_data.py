@@ -16,7 +16,7 @@ from helpers import changed_layers, edit_json, files_below, leftovers, named_wei
 from permafrost.engines import openvino_engine
 from permafrost.engines.conversion import convert
 from permafrost.errors import HeadError, OptionError, RunError
-from permafrost.extraction.cache import Target
+from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.pipeline import PipelineOptions
 from permafrost.finetuning import data as tuning_data
 from permafrost.finetuning.data import KeptData, Wanted
@@ -64,13 +64,13 @@ def tune(own_features, sloppy_run, tmp_path):
 def ran(monkeypatch) -> list[int]:
     """How many images and views were run through a frozen part and kept, commit by commit, from now on."""
     counts: list[int] = []
-    commit = Target.commit
+    commit = FeatureCache.commit
 
     def counted(self, keys, tensors, engine):
         counts.append(len(keys))
         commit(self, keys, tensors, engine)
 
-    monkeypatch.setattr(Target, "commit", counted)
+    monkeypatch.setattr(FeatureCache, "commit", counted)
     return counts
 
 

@@ -243,4 +243,4 @@ def _images(features: FeatureSet, split: str) -> Examples:
 
 def _extracted(features: FeatureSet) -> str:
     summary = features.summary or {}
-    return f"{summary['computed']:,} images computed, {summary['kept']:,} kept already"
+    return f"{summary['computed']:,} images computed, {summary['cached']:,} cached"

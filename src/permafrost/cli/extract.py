@@ -73,7 +73,7 @@ def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) ->
     DATA is a folder with one folder a class, or with train/, validation/ and test/ folders of those; a CSV with the
     columns path,label[,split]; or an .npz with X_train, y_train[, X_validation, ...].
 
-    Images whose features are kept already are not computed again, whatever they are called and wherever they lie.
+    Images whose features are cached are not computed again, whatever they are called and wherever they lie.
     """
     from permafrost.extraction.extract import Extraction
 
@@ -86,14 +86,14 @@ def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) ->
         return
     sets = extraction.run()
     summaries = [features.summary or {} for features in sets]
-    lines = _aside_lines(summaries[0]) + copies_lines(summaries[0]["copies"])
+    lines = _skipped_lines(summaries[0]) + copies_lines(summaries[0]["copies"])
     lines += [line for features in sets for line in _set_lines(features)]
     show(summaries if len(summaries) > 1 else summaries[0], lines, as_json=as_json)
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[str]:
     return [
-        f"would compute {plan['compute']:,} of {_wanted(plan)}; {plan['keep']:,} are kept already",
+        f"would compute {plan['compute']:,} of {_wanted(plan)}; {plan['cached']:,} are cached",
         f"features of shape {plan['shape']} take {size(plan['bytes'])}, and about {duration(plan['seconds'])}",
         f"store: {plan['store']}",
         f"set: {plan['set']} (not written: this was a dry run)",
@@ -103,16 +103,16 @@ def _plan_lines(plan: dict[str, Any]) -> list[str]:
 def _wanted(plan: dict[str, Any]) -> str:
     if plan["views"] == 1:
         return f"{plan['images']:,} images"
-    return f"{plan['compute'] + plan['keep']:,} images and views"
+    return f"{plan['compute'] + plan['cached']:,} images and views"
 
 
-def _aside_lines(summary: dict[str, Any], most: int = 10) -> list[str]:
-    aside = summary["skipped_paths"]
-    if not aside:
+def _skipped_lines(summary: dict[str, Any], most: int = 10) -> list[str]:
+    skipped = summary["skipped_paths"]
+    if not skipped:
         return []
-    lines = [f"skipped: {len(aside):,}"] + [f"  {entry['path']}: {entry['reason']}" for entry in aside[:most]]
-    if len(aside) > most:
-        lines.append(f"  and {len(aside) - most:,} more; `permafrost features show` lists them")
+    lines = [f"skipped: {len(skipped):,}"] + [f"  {entry['path']}: {entry['reason']}" for entry in skipped[:most]]
+    if len(skipped) > most:
+        lines.append(f"  and {len(skipped) - most:,} more; `permafrost features show` lists them")
     return lines
 
 
@@ -126,7 +126,7 @@ def _set_lines(features: Any) -> list[str]:
     return [
         f"images: {summary['images']:,} ({splits}); {len(features.class_names)} classes",
         *views,
-        f"computed: {summary['computed']:,}{_by_engine(summary)}; kept already: {summary['kept']:,}",
+        f"computed: {summary['computed']:,}{_by_engine(summary)}; cached: {summary['cached']:,}",
         *(f"not used: {line.split('. ')[0]}" for line in summary["damaged"]),
         f"time: {duration(seconds['total'])}; start {duration(seconds['start'])}, then {rate:,.0f} images a second, "
         f"limited by {summary['limit']} (waiting for: {waits})",

@@ -14,7 +14,7 @@ from permafrost.errors import EngineError
 if TYPE_CHECKING:
     import keras
 
-    from permafrost.engines.conversion import Converted
+    from permafrost.engines.conversion import ConvertedModel
     from permafrost.engines.engine import Engine
     from permafrost.engines.openvino_engine import OpenVINOEngine
 
@@ -61,7 +61,7 @@ class CheckedEngine:
         return self._engine.why
 
     @property
-    def converted(self) -> Converted | None:
+    def converted(self) -> ConvertedModel | None:
         """The model in the form of the engine that is used."""
         return self._engine.converted
 

@@ -38,7 +38,7 @@ _LOADING: Final = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
-class Converted:
+class ConvertedModel:
     """A model in OpenVINO's form: from (n, h, w, 3) uint8 to one or several outputs.
 
     Attributes:
@@ -51,7 +51,7 @@ class Converted:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ConversionFile:
     """Where a converted model is kept.
 
     Attributes:
@@ -68,10 +68,10 @@ class Place:
         several = hashlib.sha256("\n".join(self.trunks).encode()).hexdigest()[:12]
         return self.folder / (f"trunk-{several}.openvino" if len(self.trunks) > 1 else "trunk.openvino")
 
-    def load(self, *, most: int) -> Converted | None:
-        """What was kept; None where there is nothing, or it is damaged, stale, or larger than `most` bytes."""
+    def load(self, *, max_bytes: int) -> ConvertedModel | None:
+        """What was kept; None where there is nothing, or it is damaged, stale, or larger than `max_bytes` bytes."""
         try:
-            if self.path.stat().st_size > most:
+            if self.path.stat().st_size > max_bytes:
                 return None
             with zipfile.ZipFile(self.path) as file:
                 # What was written lies there as it is, so no member is larger than the file.
@@ -79,13 +79,13 @@ class Place:
                     return None
                 if json.loads(file.read(ABOUT)) != self._about():
                     return None
-                return Converted(file.read(GRAPH), file.read(WEIGHTS))
+                return ConvertedModel(file.read(GRAPH), file.read(WEIGHTS))
         except Exception:
             # There is none, OpenVINO is not installed, or the file is damaged, and the reader of zip files raises
             # whatever it meets. All that is lost is the time to convert again.
             return None
 
-    def save(self, converted: Converted) -> None:
+    def save(self, converted: ConvertedModel) -> None:
         """Keep a converted model, whole or not at all.
 
         Raises:
@@ -100,7 +100,7 @@ class Place:
         return {"format": FORMAT, "openvino": str(load_openvino().__version__), "trunks": list(self.trunks)}
 
 
-def convert(model: keras.Model) -> Converted:
+def convert(model: keras.Model) -> ConvertedModel:
     """Convert a model.
 
     Args:
@@ -123,7 +123,7 @@ def convert(model: keras.Model) -> Converted:
         except Exception as error:
             # What a frontend meets it raises: RuntimeError, its own OpConversionFailure, TypeError, ImportError.
             raise EngineError(f"OpenVINO cannot run {model.name}: {error}", do="use --engine keras") from error
-        return Converted(*(Path(folder, name).read_bytes() for name in (GRAPH, WEIGHTS)))
+        return ConvertedModel(*(Path(folder, name).read_bytes() for name in (GRAPH, WEIGHTS)))
 
 
 def output_names(count: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from permafrost.engines.conversion import Converted
+    from permafrost.engines.conversion import ConvertedModel
 
 
 class Engine(Protocol):
@@ -44,7 +44,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def converted(self) -> Converted | None:
+    def converted(self) -> ConvertedModel | None:
         """The model in the engine's own form, to be kept and given to the next one; None for Keras."""
         ...
 

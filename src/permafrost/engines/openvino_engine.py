@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from permafrost.engines.conversion import Converted, convert, load_openvino, openvino_core, output_names
+from permafrost.engines.conversion import ConvertedModel, convert, load_openvino, openvino_core, output_names
 from permafrost.errors import EngineError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class OpenVINOEngine:
         *,
         batch_size: int | None = None,
         precision: str = "float32",
-        converted: Converted | None = None,
+        converted: ConvertedModel | None = None,
     ) -> None:
         openvino = load_openvino()
         core = openvino_core()
@@ -101,7 +101,7 @@ def require_precision(core: Any, precision: str) -> None:
         )
 
 
-def _compile(core: Any, converted: Converted, shape: tuple[int, ...], precision: str) -> Any:
+def _compile(core: Any, converted: ConvertedModel, shape: tuple[int, ...], precision: str) -> Any:
     graph = core.read_model(converted.graph, converted.weights)
     graph.reshape(list(shape))
     settings = {

@@ -10,7 +10,7 @@ from permafrost.errors import EngineError, OptionError
 if TYPE_CHECKING:
     import keras
 
-    from permafrost.engines.conversion import Converted
+    from permafrost.engines.conversion import ConvertedModel
 
 ENGINES: Final = ("auto", "keras", "openvino")
 KERAS_BATCH: Final = 32
@@ -24,7 +24,7 @@ def make_engine(
     *,
     batch_size: int | None = None,
     precision: str = "float32",
-    converted: Converted | None = None,
+    converted: ConvertedModel | None = None,
 ) -> Engine:
     """The engine called `name`, for `model`.
 

@@ -22,7 +22,7 @@ OnFeatures = Callable[[list[Member], list["np.ndarray"]], None]
 """Takes the images of a batch, and for each of the model's outputs their features (n, *shape) float32."""
 
 
-class Batches:
+class Batcher:
     """Has an engine compute images that are added one by one, in threads of its own.
 
     Args:

@@ -33,7 +33,7 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-class Shelf:
+class CachedStore:
     """One store, and which rows are there: kept before, or committed through this.
 
     Attributes:
@@ -112,7 +112,7 @@ class Shelf:
         return self._store.gather(shards, places, digests=known)
 
 
-class Target:
+class FeatureCache:
     """A trunk, and the stores that keep its features: one for images, and one for their augmented views.
 
     Images and views have a store each, since only the key of views covers the augmentation: so images that are kept
@@ -135,20 +135,22 @@ class Target:
 
     def __init__(self, trunk: Trunk, parent: Path, augmentation: str = "") -> None:
         self.trunk, self.spec = trunk, trunk.spec
-        self.images = Shelf(trunk.spec, parent)
+        self.images = CachedStore(trunk.spec, parent)
         self.folder = self.images.folder
-        self.views = Shelf(dataclasses.replace(trunk.spec, augmentation=augmentation), parent) if augmentation else None
+        self.views = (
+            CachedStore(dataclasses.replace(trunk.spec, augmentation=augmentation), parent) if augmentation else None
+        )
         self.computed = 0
 
     @property
-    def shelves(self) -> list[Shelf]:
+    def stores(self) -> list[CachedStore]:
         """The stores: that of images, and that of views where there are any."""
         return [self.images] + ([self.views] if self.views else [])
 
     @property
     def damaged(self) -> list[str]:
         """What is wrong with each shard whose rows cannot be used for that."""
-        return [told for shelf in self.shelves for told in shelf.damaged]
+        return [told for cached_store in self.stores for told in cached_store.damaged]
 
     @property
     def row_bytes(self) -> int:
@@ -163,21 +165,21 @@ class Target:
             return self.images.has(keys)
         views = [key for key in keys if key[1]]
         kept = dict(zip(images, self.images.has(images), strict=True))
-        kept |= zip(views, self._shelf(1).has(views), strict=True)
+        kept |= zip(views, self._store_of(1).has(views), strict=True)
         return [kept[key] for key in keys]
 
     def addresses(self, keys: Sequence[RowKey]) -> list[RowAddress]:
         """Where the features lie: of images, or of views, which have another store."""
-        return self._shelf(max((view for _, view in keys), default=0)).addresses(keys)
+        return self._store_of(max((view for _, view in keys), default=0)).addresses(keys)
 
     def commit(self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str) -> None:
         """Keep the features of images and views: for each tensor of the trunk (n, *shape)."""
-        for shelf, augmented in ((self.images, False), (self.views, True)):
+        for cached_store, augmented in ((self.images, False), (self.views, True)):
             rows = [row for row, (_, view) in enumerate(keys) if (view > 0) == augmented]
             if rows:
-                assert shelf is not None, "views are computed only where there is an augmentation"
+                assert cached_store is not None, "views are computed only where there is an augmentation"
                 chosen = [keys[row] for row in rows]
-                shelf.commit(chosen, tuple(tensor[rows] for tensor in tensors), engine, self.trunk.base_layers)
+                cached_store.commit(chosen, tuple(tensor[rows] for tensor in tensors), engine, self.trunk.base_layers)
         self.computed += len(keys)
 
     def gather(self, digests: Sequence[bytes], view: int = 0) -> tuple[np.ndarray, ...]:
@@ -186,9 +188,9 @@ class Target:
         Raises:
             ShardError: a shard is missing or damaged.
         """
-        return self._shelf(view).gather([(digest, view) for digest in digests])
+        return self._store_of(view).gather([(digest, view) for digest in digests])
 
-    def _shelf(self, view: int) -> Shelf:
+    def _store_of(self, view: int) -> CachedStore:
         if view == 0:
             return self.images
         assert self.views is not None, "views are asked for only where there is an augmentation"

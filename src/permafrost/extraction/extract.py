@@ -16,13 +16,13 @@ import numpy as np
 from permafrost.atomic import clear_leftovers
 from permafrost.errors import DatasetError, OptionError
 from permafrost.extraction import interrupts
-from permafrost.extraction.cache import Target, library_versions
+from permafrost.extraction.cache import FeatureCache, library_versions
 from permafrost.extraction.pipeline import (
-    Outcome,
     PipelineOptions,
+    PipelineResult,
+    cached_conversion,
     engine_for,
     find_images,
-    kept_conversion,
     run_images,
 )
 from permafrost.extraction.reader import RowKey
@@ -51,7 +51,7 @@ class Plan:
         images: how many the dataset lists.
         views: how many views each training image has, the image itself among them.
         compute: how many images and views would be run through the trunk.
-        keep: how many are kept already, or are copies of others.
+        cached: how many are cached already, or are copies of others.
         bytes: that the new features would take on disk, uncompressed.
         seconds: that computing them would take, at the speed of one batch tried.
         shape: of one image's features.
@@ -63,7 +63,7 @@ class Plan:
     images: int
     views: int
     compute: int
-    keep: int
+    cached: int
     skipped: int
     bytes: int
     seconds: float
@@ -120,7 +120,7 @@ def extract(
         validation_fraction, test_fraction: shares of the images for which the dataset names no split, which is then
             decided by their content. 0.15 each if None.
         out: the set's file; `features/<data>.h5` if None. Its store lies beside it, in `store/`.
-        on_bad: `skip` sets images that cannot be decoded aside, with the reason; `fail` stops at the first.
+        on_bad: `skip` skips images that cannot be decoded, with the reason; `fail` stops at the first.
         max_pixels: images with more are not decoded; the header says how many an image has.
         progress: whether to draw a progress bar where standard error is a terminal.
 
@@ -213,107 +213,110 @@ class Extraction:
             dtype=dtype,
             precision=precision,
         )
-        self._targets = [Target(trunk, path.parent / STORE_FOLDER, self._views.rule) for trunk in trunks]
+        self._caches = [FeatureCache(trunk, path.parent / STORE_FOLDER, self._views.rule) for trunk in trunks]
         self._paths = [path.with_stem(f"{path.stem}-{trunk.spec.cut}") if len(cuts) > 1 else path for trunk in trunks]
         self._start_seconds = time.perf_counter() - self._started
 
     def plan(self) -> list[Plan]:
         """What `run` would do, without doing it; nothing is written."""
-        missing: list[set[RowKey]] = [set() for _ in self._targets]
-        aside, rows = len(self.dataset.skipped), 0
-        images = find_images(self.dataset, self._targets, self._options, decode=False, views_of=self._views_of)
+        missing: list[set[RowKey]] = [set() for _ in self._caches]
+        skipped, rows = len(self.dataset.skipped), 0
+        images = find_images(self.dataset, self._caches, self._options, decode=False, views_of=self._views_of)
         with interrupts.deferred() as interrupted, contextlib.closing(images):
             for index, found in enumerate(images):
                 interrupted.check()
                 if found.digest is None:
-                    aside, rows = aside + 1, rows + 1
+                    skipped, rows = skipped + 1, rows + 1
                     continue
                 rows += len(self._views_of(index, found.digest))
-                for target, keys in zip(self._targets, missing, strict=True):
+                for cache, keys in zip(self._caches, missing, strict=True):
                     wanted = [(found.digest, view) for view in found.missing]
-                    keys |= {key for key, kept in zip(wanted, target.has(wanted), strict=True) if not kept}
+                    keys |= {key for key, kept in zip(wanted, cache.has(wanted), strict=True) if not kept}
         compute = len(set().union(*missing))
         seconds = 0.0
         if compute:
-            engine = engine_for(self._targets, self._options, kept_conversion(self._targets))
-            seconds = compute / try_rate(engine, self._targets[0].spec.image_size)
+            engine = engine_for(self._caches, self._options, cached_conversion(self._caches))
+            seconds = compute / try_rate(engine, self._caches[0].spec.image_size)
         return [
             Plan(
                 set=str(path),
-                store=str(target.folder),
+                store=str(cache.folder),
                 images=len(self.dataset),
                 views=self._views.count or 1,
                 compute=len(keys),
-                keep=rows - len(keys),
-                skipped=aside,
-                bytes=len(keys) * target.row_bytes,
+                cached=rows - len(keys),
+                skipped=skipped,
+                bytes=len(keys) * cache.row_bytes,
                 seconds=seconds,
-                shape=target.spec.shapes[0],
+                shape=cache.spec.shapes[0],
             )
-            for target, path, keys in zip(self._targets, self._paths, missing, strict=True)
+            for cache, path, keys in zip(self._caches, self._paths, missing, strict=True)
         ]
 
     def run(self) -> list[FeatureSet]:
         """Compute what is missing, and write the sets."""
         for folder in {path.parent for path in self._paths}:
             clear_leftovers(folder)
-        outcome = run_images(
+        result = run_images(
             self.dataset,
-            self._targets,
+            self._caches,
             self._options,
             augmentation=self._views.augmentation,
             views_of=self._views_of,
         )
-        if not outcome.kept:
-            index, reason = outcome.aside[-1]
+        if not result.images:
+            index, reason = result.skipped[-1]
             raise DatasetError(
                 f"none of the {len(self.dataset)} images in {self.dataset.root} can be decoded",
                 found=f"{self.dataset.names[index]}: {reason}",
             )
-        return [self._write_set(target, path, outcome) for target, path in zip(self._targets, self._paths, strict=True)]
+        return [self._write_set(cache, path, result) for cache, path in zip(self._caches, self._paths, strict=True)]
 
-    def _write_set(self, target: Target, path: Path, outcome: Outcome) -> FeatureSet:
+    def _write_set(self, cache: FeatureCache, path: Path, result: PipelineResult) -> FeatureSet:
         from permafrost.trunk.cutting import save_trunk
 
-        aside = (*self.dataset.skipped, *((self.dataset.names[index], reason) for index, reason in outcome.aside))
-        content = self._content(target, path, outcome, aside)
-        save_trunk(target.trunk, target.folder)
+        skipped = (*self.dataset.skipped, *((self.dataset.names[index], reason) for index, reason in result.skipped))
+        content = self._content(cache, path, result, skipped)
+        save_trunk(cache.trunk, cache.folder)
         write_set(path, content)
         features = FeatureSet(path, content)
-        features.trunk = target.trunk
-        engine = outcome.engine
-        seconds = outcome.seconds | {
-            "start": self._start_seconds + outcome.seconds["engine"],
+        features.trunk = cache.trunk
+        engine = result.engine
+        seconds = result.seconds | {
+            "start": self._start_seconds + result.seconds["engine"],
             "total": time.perf_counter() - self._started,
         }
         features.summary = {
             "set": str(path),
-            "store": str(target.folder),
-            "images": len(outcome.kept),
-            "computed": target.computed,
+            "store": str(cache.folder),
+            "images": len(result.images),
+            "computed": cache.computed,
             "views": self._views.count,
-            "kept": sum(len(self._views_of(*image)) for image in outcome.kept) - target.computed,
-            "skipped": len(aside),
-            "skipped_paths": [{"path": name, "reason": reason} for name, reason in aside],
+            "cached": sum(len(self._views_of(*image)) for image in result.images) - cache.computed,
+            "skipped": len(skipped),
+            "skipped_paths": [{"path": name, "reason": reason} for name, reason in skipped],
             "copies": features.describe_copies(),
-            "damaged": target.damaged,
-            "shape": list(target.spec.shapes[0]),
+            "damaged": cache.damaged,
+            "shape": list(cache.spec.shapes[0]),
+            "classes": features.class_names,
             "engine": engine.name if engine else None,
             "engine_difference": engine.difference if engine else None,
             "engine_why": engine.why if engine else "",
-            "limit": outcome.limit,
+            "limit": result.limit,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
         return features
 
-    def _content(self, target: Target, path: Path, outcome: Outcome, aside: tuple[tuple[str, str], ...]) -> SetContent:
+    def _content(
+        self, cache: FeatureCache, path: Path, result: PipelineResult, skipped: tuple[tuple[str, str], ...]
+    ) -> SetContent:
         dataset = self.dataset
-        indices, digests = [index for index, _ in outcome.kept], [digest for _, digest in outcome.kept]
+        indices, digests = [index for index, _ in result.images], [digest for _, digest in result.images]
         splits = assign_splits(digests, (dataset.splits[index] for index in indices), **self._fractions)
-        shards, places = place_rows(target.addresses([(digest, 0) for digest in digests]))
+        shards, places = place_rows(cache.addresses([(digest, 0) for digest in digests]))
         return SetContent(
-            spec=target.spec,
-            store=os.path.relpath(target.folder, path.parent),
+            spec=cache.spec,
+            store=os.path.relpath(cache.folder, path.parent),
             root=dataset.root,
             names=tuple(dataset.names[index] for index in indices),
             digests=digest_rows(digests),
@@ -322,9 +325,9 @@ class Extraction:
             class_names=dataset.class_names,
             shards=shards,
             places=places,
-            skipped=aside,
+            skipped=skipped,
             about=library_versions() | {"max_pixels": self._options.max_pixels},
-            views=self._view_rows(target, path, outcome),
+            views=self._view_rows(cache, path, result),
         )
 
     def _views_of(self, index: int, digest: bytes) -> Sequence[int]:
@@ -336,21 +339,21 @@ class Extraction:
     def _split_of(self, index: int, digest: bytes) -> str:
         return assign_splits([digest], [self.dataset.splits[index]], **self._fractions)[0]
 
-    def _view_rows(self, target: Target, path: Path, outcome: Outcome) -> ViewRows | None:
-        if target.views is None:
+    def _view_rows(self, cache: FeatureCache, path: Path, result: PipelineResult) -> ViewRows | None:
+        if cache.views is None:
             return None
         wanted = [
             (view, image, digest)
-            for image, (index, digest) in enumerate(outcome.kept)
+            for image, (index, digest) in enumerate(result.images)
             for view in self._views_of(index, digest)
             if view
         ]
-        shards, found = place_rows(target.addresses([(digest, view) for view, _, digest in wanted]))
-        places = np.full(((self._views.count or 1) - 1, len(outcome.kept), 2), -1, np.int64)
+        shards, found = place_rows(cache.addresses([(digest, view) for view, _, digest in wanted]))
+        places = np.full(((self._views.count or 1) - 1, len(result.images), 2), -1, np.int64)
         for place, (view, image, _) in zip(found, wanted, strict=True):
             places[view - 1, image] = place
-        store = os.path.relpath(target.views.folder, path.parent)
-        return ViewRows(spec=target.views.spec, store=store, shards=shards, places=places)
+        store = os.path.relpath(cache.views.folder, path.parent)
+        return ViewRows(spec=cache.views.spec, store=store, shards=shards, places=places)
 
 
 def compute_features(dataset: Dataset, trunk: Trunk, parent: Path, options: PipelineOptions) -> np.ndarray:
@@ -370,10 +373,10 @@ def compute_features(dataset: Dataset, trunk: Trunk, parent: Path, options: Pipe
     """
     from permafrost.trunk.cutting import save_trunk
 
-    target = Target(trunk, parent)
-    outcome = run_images(dataset, [target], dataclasses.replace(options, fail_on_bad=True))
-    save_trunk(trunk, target.folder)
-    return target.gather([digest for _, digest in outcome.kept])[0]
+    cache = FeatureCache(trunk, parent)
+    result = run_images(dataset, [cache], dataclasses.replace(options, fail_on_bad=True))
+    save_trunk(trunk, cache.folder)
+    return cache.gather([digest for _, digest in result.images])[0]
 
 
 def build_trunks_of(

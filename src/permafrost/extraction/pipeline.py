@@ -19,10 +19,10 @@ import numpy as np
 from permafrost.atomic import clear_leftovers
 from permafrost.errors import ImageError, OptionError, WriteError
 from permafrost.extraction import interrupts
-from permafrost.extraction.batcher import Batches, Member
-from permafrost.extraction.cache import Target
+from permafrost.extraction.batcher import Batcher, Member
+from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.interrupts import Interrupts
-from permafrost.extraction.reader import Found, Reader, ViewsOf
+from permafrost.extraction.reader import Reader, ReadImage, ViewsOf
 from permafrost.extraction.stopwatch import Stopwatch
 from permafrost.extraction.writer import Committer, as_stored
 from permafrost.images.dataset import Dataset
@@ -30,7 +30,7 @@ from permafrost.images.limits import MAX_PIXELS
 from permafrost.machine import cpu_count
 
 if TYPE_CHECKING:
-    from permafrost.engines.conversion import Converted, Place
+    from permafrost.engines.conversion import ConversionFile, ConvertedModel
     from permafrost.engines.selection import Engine
     from permafrost.images.augmentation import Augmentation
 
@@ -90,12 +90,12 @@ class EngineUsed:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
+class PipelineResult:
     """What came of a dataset's images.
 
     Attributes:
-        kept: index in the dataset and content digest of each image whose features are kept now.
-        aside: index and reason of each that could not be decoded.
+        images: index in the dataset and content digest of each image whose features are cached now.
+        skipped: index and reason of each that could not be decoded.
         engine: the engine that computed, or None where nothing was to be computed.
         seconds: in `all`, of which making the `engine` and keeping its form of the trunk; and for which the thread that
             ties everything together waited for images (`read`), for the engine's features (`compute`) and for commits
@@ -103,8 +103,8 @@ class Outcome:
         limit: which of the three it waited for most: `reading`, `computing` or `writing`.
     """
 
-    kept: list[tuple[int, bytes]]
-    aside: list[tuple[int, str]]
+    images: list[tuple[int, bytes]]
+    skipped: list[tuple[int, str]]
     engine: EngineUsed | None
     seconds: dict[str, float]
     limit: str
@@ -117,18 +117,18 @@ def only_images(index: int, digest: bytes) -> Sequence[int]:  # noqa: ARG001 - a
 
 def run_images(
     dataset: Dataset,
-    targets: list[Target],
+    caches: list[FeatureCache],
     options: PipelineOptions,
     *,
     augmentation: Augmentation | None = None,
     views_of: ViewsOf = only_images,
-    converted: Converted | None = None,
-) -> Outcome:
-    """Compute and commit the features of the images of a dataset that a target does not have.
+    converted: ConvertedModel | None = None,
+) -> PipelineResult:
+    """Compute and commit the features of the images of a dataset that a cache does not have.
 
     Args:
         dataset: the images.
-        targets: trunks of one base, made together; one pass serves all.
+        caches: trunks of one base, made together; one pass serves all.
         options: how.
         augmentation: how views are made, where any are wanted.
         views_of: which views of each image are wanted.
@@ -143,39 +143,41 @@ def run_images(
     """
     started = time.perf_counter()
     stopwatch = Stopwatch()
-    shelves = [shelf for target in targets for shelf in target.shelves]
-    for shelf in shelves:
-        clear_leftovers(shelf.folder)
-    kept: list[tuple[int, bytes]] = []
-    aside: list[tuple[int, str]] = []
-    images = find_images(dataset, targets, options, augmentation=augmentation, views_of=views_of)
+    stores = [cached_store for cache in caches for cached_store in cache.stores]
+    for cached_store in stores:
+        clear_leftovers(cached_store.folder)
+    used: list[tuple[int, bytes]] = []
+    skipped: list[tuple[int, str]] = []
+    images = find_images(dataset, caches, options, augmentation=augmentation, views_of=views_of)
     with (
         interrupts.deferred() as interrupted,
         contextlib.closing(images),
-        Committer(targets, stopwatch) as committer,
-        _Computation(dataset, targets, options, committer, stopwatch, converted, interrupted) as computation,
+        Committer(caches, stopwatch) as committer,
+        _Computation(dataset, caches, options, committer, stopwatch, converted, interrupted) as computation,
         _progress(len(dataset), stopwatch, shown=options.progress) as image_done,
     ):
         for index, found in enumerate(stopwatch.each("read", images)):
             if found.digest is None:
-                aside.append((index, found.reason))
+                skipped.append((index, found.reason))
             else:
-                kept.append((index, found.digest))
+                used.append((index, found.digest))
                 computation.add(index, found)
             image_done(bool(found.digest and not found.missing))
             interrupted.check()
         computation.finish()
-    for shelf in shelves:
-        shelf.compact()
+    for cached_store in stores:
+        cached_store.compact()
     seconds = stopwatch.seconds | {"engine": computation.engine_seconds, "all": time.perf_counter() - started}
-    return Outcome(kept=kept, aside=aside, engine=computation.engine_used, seconds=seconds, limit=stopwatch.limit)
+    return PipelineResult(
+        images=used, skipped=skipped, engine=computation.engine_used, seconds=seconds, limit=stopwatch.limit
+    )
 
 
-def engine_for(targets: list[Target], options: PipelineOptions, converted: Converted | None) -> Engine:
-    """The engine that runs the trunks of all targets in one pass.
+def engine_for(caches: list[FeatureCache], options: PipelineOptions, converted: ConvertedModel | None) -> Engine:
+    """The engine that runs the trunks of all caches in one pass.
 
     Args:
-        targets: the trunks.
+        caches: the trunks.
         options: which engine, and how large its batches.
         converted: the trunks in OpenVINO's form; converted anew if None.
 
@@ -188,40 +190,40 @@ def engine_for(targets: list[Target], options: PipelineOptions, converted: Conve
 
     return make_engine(
         options.engine,
-        merge_trunks([target.trunk for target in targets]),
+        merge_trunks([cache.trunk for cache in caches]),
         batch_size=options.batch_size,
-        precision=targets[0].spec.precision,
+        precision=caches[0].spec.precision,
         converted=converted,
     )
 
 
-def kept_conversion(targets: list[Target]) -> Converted | None:
-    """The trunks of all targets in OpenVINO's form, where they are kept."""
-    weights = sum(target.trunk.model.count_params() for target in targets)
-    return conversion_place(targets).load(most=CONVERTED_BYTES + 8 * weights)  # Twice what float32 takes.
+def cached_conversion(caches: list[FeatureCache]) -> ConvertedModel | None:
+    """The trunks of all caches in OpenVINO's form, where they are kept."""
+    weights = sum(cache.trunk.model.count_params() for cache in caches)
+    return conversion_file(caches).load(max_bytes=CONVERTED_BYTES + 8 * weights)  # Twice what float32 takes.
 
 
-def conversion_place(targets: list[Target]) -> Place:
-    """Where the conversion of the trunks of all targets is kept: beside the features of the first."""
-    from permafrost.engines.conversion import Place
+def conversion_file(caches: list[FeatureCache]) -> ConversionFile:
+    """Where the conversion of the trunks of all caches is kept: beside the features of the first."""
+    from permafrost.engines.conversion import ConversionFile
 
-    return Place(targets[0].folder, tuple(target.spec.digest for target in targets))
+    return ConversionFile(caches[0].folder, tuple(cache.spec.digest for cache in caches))
 
 
 def find_images(
     dataset: Dataset,
-    targets: list[Target],
+    caches: list[FeatureCache],
     options: PipelineOptions,
     *,
     decode: bool = True,
     augmentation: Augmentation | None = None,
     views_of: ViewsOf = only_images,
-) -> Generator[Found]:
+) -> Generator[ReadImage]:
     """What comes of each image of a dataset, in its order, read ahead by threads.
 
     Args:
         dataset: the images.
-        targets: whose features; images that all of them have are not decoded.
+        caches: whose features; images that all of them have are not decoded.
         options: how.
         decode: whether to decode at all, or only to look what is kept.
         augmentation: how views are made, where any are wanted.
@@ -232,8 +234,8 @@ def find_images(
     """
     reader = Reader(
         dataset=dataset,
-        size=targets[0].spec.image_size,
-        are_kept=lambda keys: [all(each) for each in zip(*(target.has(keys) for target in targets), strict=True)],
+        size=caches[0].spec.image_size,
+        are_cached=lambda keys: [all(each) for each in zip(*(cache.has(keys) for cache in caches), strict=True)],
         views_of=views_of,
         augmentation=augmentation,
         decode=decode,
@@ -245,7 +247,7 @@ def find_images(
             if found.digest is None and options.fail_on_bad:
                 raise ImageError(
                     f"bad image {dataset.names[index]}: {found.reason}",
-                    do="remove it, or set such images aside with --on-bad skip",
+                    do="remove it, or use --on-bad skip",
                 )
             yield found
 
@@ -256,19 +258,19 @@ class _Computation:
     def __init__(
         self,
         dataset: Dataset,
-        targets: list[Target],
+        caches: list[FeatureCache],
         options: PipelineOptions,
         committer: Committer,
         stopwatch: Stopwatch,
-        converted: Converted | None,
+        converted: ConvertedModel | None,
         interrupted: Interrupts,
     ) -> None:
         self._converted, self._interrupted = converted, interrupted
-        self._kept: Converted | None = None
-        self._dataset, self._targets, self._options = dataset, targets, options
+        self._kept: ConvertedModel | None = None
+        self._dataset, self._caches, self._options = dataset, caches, options
         self._committer, self._stopwatch = committer, stopwatch
         self._engine: Engine | None = None
-        self._batches: Batches | None = None
+        self._batches: Batcher | None = None
         self.engine_seconds = 0.0
 
     def __enter__(self) -> _Computation:
@@ -278,14 +280,14 @@ class _Computation:
         if self._batches:
             self._batches.close()
 
-    def add(self, index: int, found: Found) -> None:
+    def add(self, index: int, found: ReadImage) -> None:
         """Have the missing views of an image computed."""
         if found.missing and self._batches is None:
             started = time.perf_counter()
             with self._interrupted.at_once():
-                self._kept = kept_conversion(self._targets)
-                self._engine = engine_for(self._targets, self._options, self._kept or self._converted)
-            self._batches = Batches(self._engine, self._commit, self._stopwatch)
+                self._kept = cached_conversion(self._caches)
+                self._engine = engine_for(self._caches, self._options, self._kept or self._converted)
+            self._batches = Batcher(self._engine, self._commit, self._stopwatch)
             self.engine_seconds = time.perf_counter() - started
         for view, pixels in found.missing.items():
             assert self._batches is not None and pixels is not None and found.digest is not None
@@ -299,7 +301,7 @@ class _Computation:
             started = time.perf_counter()
             if self._engine.converted and self._engine.converted is not self._kept:
                 with contextlib.suppress(WriteError):  # All rows are kept; the next run converts again.
-                    conversion_place(self._targets).save(self._engine.converted)
+                    conversion_file(self._caches).save(self._engine.converted)
             self.engine_seconds += time.perf_counter() - started
 
     @property
@@ -312,13 +314,13 @@ class _Computation:
     def _commit(self, members: list[Member], outputs: list[np.ndarray]) -> None:
         assert self._engine is not None
         remaining = iter(outputs)
-        for target in self._targets:
-            kept = target.has([key for _, key in members])
+        for cache in self._caches:
+            kept = cache.has([key for _, key in members])
             wanted = [row for row, was_kept in enumerate(kept) if not was_kept]
             names = [self._dataset.names[members[row][0]] for row in wanted]
             chosen = slice(None) if len(wanted) == len(members) else wanted  # A slice copies nothing.
-            tensors = tuple(as_stored(next(remaining)[chosen], target.spec, names) for _ in target.spec.shapes)
-            self._committer.add(target, [members[row][1] for row in wanted], tensors, self._engine.record)
+            tensors = tuple(as_stored(next(remaining)[chosen], cache.spec, names) for _ in cache.spec.shapes)
+            self._committer.add(cache, [members[row][1] for row in wanted], tensors, self._engine.record)
 
 
 @contextlib.contextmanager
@@ -333,6 +335,6 @@ def _progress(count: int, stopwatch: Stopwatch, *, shown: bool) -> Iterator[Call
             nonlocal kept
             kept += was_kept
             if bar.update():  # It has just been drawn: what it says next is found out now, and not for each image.
-                bar.set_postfix_str(f"{kept:,} kept already, limited by {stopwatch.limit_lately}", refresh=False)
+                bar.set_postfix_str(f"{kept:,} cached, limited by {stopwatch.limit_lately}", refresh=False)
 
         yield done

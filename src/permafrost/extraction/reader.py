@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TASK: Final = 8
 """Images a task, where any of the last one had to be decoded."""
 
-KEPT_TASK: Final = 32
+CACHED_TASK: Final = 32
 """Images a task, where none of the last one had to be."""
 
 AHEAD: Final = 64
@@ -39,7 +39,7 @@ AHEAD: Final = 64
 LOADED_BYTES: Final = 4 * 2**20
 """Of files' contents, about, that a thread holds while it looks up what is kept of them."""
 
-QUICK: Final = 0.00025
+SERIALIZE_BELOW: Final = 0.00025
 """Seconds in which a thread reads and hashes an image of up to about 200 kB that is in the file cache."""
 
 DECODING_BYTES: Final = 512 * 2**20
@@ -53,7 +53,7 @@ ViewsOf = Callable[[int, bytes], Sequence[int]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ReadImage:
     """What came of one image of a dataset.
 
     Attributes:
@@ -67,7 +67,7 @@ class Found:
     reason: str = ""
 
 
-class Turns:
+class ReadLock:
     """Lets one thread at a time read while that is quick, and all of them where it is not.
 
     Threads that read small files from the file cache do little but hand the interpreter's lock to each other, and get
@@ -84,7 +84,7 @@ class Turns:
         with self._lock if self._quick else contextlib.nullcontext():
             started = time.perf_counter()
             yield
-            self._quick = time.perf_counter() - started < QUICK * len(images)
+            self._quick = time.perf_counter() - started < SERIALIZE_BELOW * len(images)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Reader:
     Attributes:
         dataset: the images.
         size: height and width in pixels to which they are resized.
-        are_kept: of some images' views whether the features are kept already: they are not decoded then.
+        are_cached: of some images' views whether the features are kept already: they are not decoded then.
         views_of: which views of each image are wanted.
         augmentation: how views are made, where any are wanted.
         decode: whether to decode at all, or only to look what is kept.
@@ -104,19 +104,19 @@ class Reader:
 
     dataset: Dataset
     size: tuple[int, int]
-    are_kept: Callable[[Sequence[RowKey]], Sequence[bool]]
+    are_cached: Callable[[Sequence[RowKey]], Sequence[bool]]
     views_of: ViewsOf
     augmentation: Augmentation | None
     decode: bool
     max_pixels: int
     threads: int
 
-    def read(self) -> Generator[Found]:
+    def read(self) -> Generator[ReadImage]:
         """What comes of each image, in the order of the dataset, read ahead by threads."""
-        memory, turns = DecodingMemory(DECODING_BYTES), Turns()
+        memory, turns = DecodingMemory(DECODING_BYTES), ReadLock()
         count, size, start, done = len(self.dataset), TASK, 0, 0
         with quiet_decoding(), ThreadPoolExecutor(self.threads, "images") as threads:
-            running: collections.deque[Future[list[Found]]] = collections.deque()
+            running: collections.deque[Future[list[ReadImage]]] = collections.deque()
             try:
                 while start < count or running:
                     while start < count and start < done + AHEAD + self.threads * size:
@@ -125,22 +125,22 @@ class Reader:
                         start = indices.stop
                     found = running.popleft().result()
                     done += len(found)
-                    size = TASK if self.decode and any(each.missing for each in found) else KEPT_TASK
+                    size = TASK if self.decode and any(each.missing for each in found) else CACHED_TASK
                     yield from found
             finally:
                 for future in running:
                     future.cancel()
 
-    def _find(self, indices: range, memory: DecodingMemory, turns: Turns) -> list[Found]:
+    def _find(self, indices: range, memory: DecodingMemory, turns: ReadLock) -> list[ReadImage]:
         """What comes of some images."""
-        found: list[Found] = []
+        found: list[ReadImage] = []
         while indices:
             loaded = self._load(indices, turns)
             found += [self._found(image, missing, memory) for image, missing in loaded]
             indices = indices[len(loaded) :]
         return found
 
-    def _load(self, indices: range, turns: Turns) -> list[tuple[LoadedImage | ImageError, list[int]]]:
+    def _load(self, indices: range, turns: ReadLock) -> list[tuple[LoadedImage | ImageError, list[int]]]:
         """The first of some images, as many as may be in memory together, and which views of each are not kept."""
         loaded: list[LoadedImage | ImageError] = []
         held = 0
@@ -166,19 +166,19 @@ class Reader:
             else [(image.digest, view) for view in self.views_of(index, image.digest)]
             for index, image in zip(indices, loaded, strict=False)
         ]
-        kept = iter(self.are_kept([key for keys in wanted for key in keys]))
+        kept = iter(self.are_cached([key for keys in wanted for key in keys]))
         return [[view for _, view in keys if not next(kept)] for keys in wanted]
 
-    def _found(self, image: LoadedImage | ImageError, missing: list[int], memory: DecodingMemory) -> Found:
+    def _found(self, image: LoadedImage | ImageError, missing: list[int], memory: DecodingMemory) -> ReadImage:
         if isinstance(image, ImageError):
-            return Found(reason=str(image))
+            return ReadImage(reason=str(image))
         if not self.decode or not missing:
-            return Found(image.digest, dict.fromkeys(missing))
+            return ReadImage(image.digest, dict.fromkeys(missing))
         try:
             pixels = image.pixels(self.size, memory=memory)
-            return Found(image.digest, {view: self._view(pixels, image.digest, view) for view in missing})
+            return ReadImage(image.digest, {view: self._view(pixels, image.digest, view) for view in missing})
         except ImageError as error:
-            return Found(reason=str(error))
+            return ReadImage(reason=str(error))
 
     def _view(self, pixels: np.ndarray, digest: bytes, view: int) -> np.ndarray:
         if view == 0:

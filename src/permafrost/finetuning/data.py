@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from permafrost.errors import ImageError, RunError
-from permafrost.extraction.cache import Target
+from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.extract import try_rate
-from permafrost.extraction.pipeline import PipelineOptions, engine_for, kept_conversion, run_images
+from permafrost.extraction.pipeline import PipelineOptions, cached_conversion, engine_for, run_images
 from permafrost.finetuning.frontier import Frontier
 from permafrost.images.augmentation import Views
 from permafrost.images.splits import SPLITS
@@ -29,7 +29,7 @@ from permafrost.trunk.cutting import save_trunk
 from permafrost.units import size
 
 if TYPE_CHECKING:
-    from permafrost.engines.conversion import Converted
+    from permafrost.engines.conversion import ConvertedModel
     from permafrost.store.feature_set import FeatureSet
 
 CACHED_BYTES: Final = 2 * 2**30
@@ -105,11 +105,11 @@ class KeptData:
         self._wanted, self._frontier = wanted, frontier
         self._options = dataclasses.replace(options, fail_on_bad=True)
         augmentation = "" if wanted.views.count is None else wanted.views.rule
-        self.target = Target(frontier.trunk, parent, augmentation)
+        self.target = FeatureCache(frontier.trunk, parent, augmentation)
         self._digests = [row.tobytes() for row in wanted.features.digests()]
         self._views = wanted.views_by_row()
         self._arrays: dict[tuple[str, int], tuple[np.ndarray, ...]] = {}
-        self._converted: Converted | None = None
+        self._converted: ConvertedModel | None = None
 
     def missing(self) -> dict[int, list[int]]:
         """For each image of which views are not kept those views."""
@@ -161,7 +161,7 @@ class KeptData:
                 )
             except ImageError as error:
                 raise cannot_be_trained_on(features, error.what) from error
-            for index, digest in outcome.kept:
+            for index, digest in outcome.images:
                 if digest != self._digests[rows[index]]:
                     path = features.dataset(rows[index : index + 1]).names[0]
                     raise cannot_be_trained_on(features, f"{path} has changed since its features were kept")
@@ -224,7 +224,7 @@ class KeptData:
         return "kept", f"keeping runs the frozen part {counts}" if keeping.missing else "all of it is kept already"
 
     def _rate(self) -> float:
-        engine = engine_for([self.target], self._options, kept_conversion([self.target]))
+        engine = engine_for([self.target], self._options, cached_conversion([self.target]))
         # Not the engine itself: it is held against Keras on its first batch, which is to be one of images.
         self._converted = engine.converted
         return try_rate(engine, self.target.spec.image_size)

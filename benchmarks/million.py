@@ -24,7 +24,8 @@ def make(folder: Path) -> None:
     import common
     import numpy as np
 
-    from permafrost.store.set_file import SetContent, write_set
+    from permafrost.store.set_content import SetContent
+    from permafrost.store.set_file import write_set
     from permafrost.store.shard import Rows
     from permafrost.store.store import Store
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from permafrost.store.set_file import SetContent
+from permafrost.store.set_content import SetContent
 from permafrost.store.shard import Rows
 from permafrost.trunk.spec import TrunkSpec
 

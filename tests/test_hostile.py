@@ -59,8 +59,8 @@ def made_set(folder: Path, **changes) -> Path:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"shards": ("../../../secret.bin",)}, r"'../../../secret.bin' is no name of a shard"),
-        ({"shards": ("/etc/passwd",)}, "'/etc/passwd' is no name of a shard"),
+        ({"shards": ("../../../secret.bin",)}, r"'../../../secret.bin' is not the name of a shard"),
+        ({"shards": ("/etc/passwd",)}, "'/etc/passwd' is not the name of a shard"),
         ({"store": "../elsewhere"}, r"its store '../elsewhere' lies outside its folder"),
         ({"store": "store/../../elsewhere"}, "its store .* lies outside its folder"),
         ({"store": "/etc"}, "its store '/etc' lies outside its folder"),
@@ -68,8 +68,8 @@ def made_set(folder: Path, **changes) -> Path:
         ({"labels": np.array([0, -1, 1, 0])}, "labels has numbers outside 0 to 1"),
         ({"splits": np.array([0, 1, 7, 0], np.uint8)}, "splits has others than train, validation, test"),
         ({"places": np.array([[9, 0]] * 4)}, "places has numbers outside 0 to 0"),
-        ({"places": np.array([[0, 0]] * 3)}, r"places is of shape \(3, 2\) in place of \(4, 2\)"),
-        ({"names": ("a", "b", "c")}, r"path_offsets is of shape \(4,\) in place of \(5,\)"),
+        ({"places": np.array([[0, 0]] * 3)}, r"places has shape \(3, 2\) instead of \(4, 2\)"),
+        ({"names": ("a", "b", "c")}, r"path_offsets has shape \(4,\) instead of \(5,\)"),
     ],
 )
 def test_a_set_whose_numbers_or_names_lead_elsewhere_is_refused_though_its_checksum_holds(tmp_path, changes, line):

@@ -12,7 +12,8 @@ from permafrost.store import compaction
 from permafrost.store.compaction import compact
 from permafrost.store.feature_set import open_features
 from permafrost.store.row_index import RowAddress, RowIndex, place_rows
-from permafrost.store.set_file import ViewRows, write_set
+from permafrost.store.set_content import ViewRows
+from permafrost.store.set_file import write_set
 from permafrost.store.shard import Rows
 from permafrost.store.store import Store
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with

@@ -19,7 +19,8 @@ from permafrost.images.splits import SPLITS
 from permafrost.store.feature_set import FeatureSet, open_features
 from permafrost.store.hdf5 import read_text, write_text
 from permafrost.store.row_index import RowAddress, place_rows
-from permafrost.store.set_file import SetContent, write_set
+from permafrost.store.set_content import SetContent
+from permafrost.store.set_file import checksum, write_set
 from permafrost.store.shard import Rows
 from permafrost.store.store import DESCRIPTION_FILE, Store
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with
@@ -349,7 +350,9 @@ def test_a_set_of_another_version_is_refused_with_both_numbers(tmp_path, content
     with h5py.File(tmp_path / "set.h5", "r+") as file:
         file.attrs["version"] = 99
 
-    with pytest.raises(SetError, match=r"set\.h5 is of another version; expected 2, found 99"):
+    with pytest.raises(
+        SetError, match=r"set\.h5 is a feature set of a newer version; expected 2, found 99\. Update permafrost"
+    ):
         open_features(tmp_path / "set.h5")
 
 
@@ -395,12 +398,10 @@ def test_text_of_variable_length_is_not_read(tmp_path, content):
 
 
 def test_a_description_that_lacks_something_is_refused_even_with_a_right_checksum(tmp_path, content):
-    from permafrost.store import set_file
-
     with h5py.File(tmp_path / "set.h5", "r+") as file:
         del file["description"]
         file["description"] = np.frombuffer(b'{"trunk": {}}', np.uint8)
-        write_text(file, "checksum", set_file._checksum(file))
+        write_text(file, "checksum", checksum(file))
 
     with pytest.raises(SetError):
         open_features(tmp_path / "set.h5")
@@ -423,7 +424,9 @@ def test_addresses_are_told_by_each_shards_name_once(addresses):
 def test_a_set_of_version_1_is_recognised_and_named():
     path = Path(__file__).parents[1] / "formats" / "version-1" / "photos.h5"
 
-    with pytest.raises(SetError, match=r"photos\.h5 is of another version; expected 2, found 1"):
+    with pytest.raises(
+        SetError, match=r"photos\.h5 is a feature set of an older version; expected 2, found 1\. Run extract again"
+    ):
         open_features(path)
 
 

@@ -28,7 +28,7 @@ def list_sets(*, folder: str, as_json: bool) -> None:
     FOLDER is `features` unless another is given.
     """
     from permafrost.store.feature_set import open_features
-    from permafrost.store.set_file import h5_files
+    from permafrost.store.set_reading import h5_files
 
     if not Path(folder).is_dir():
         raise SetError(f"no folder {folder}", do="make a feature set with extract")

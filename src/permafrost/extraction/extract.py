@@ -32,7 +32,8 @@ from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.splits import SPLITS, assign_splits
 from permafrost.store.feature_set import STORE_FOLDER, FeatureSet
 from permafrost.store.row_index import place_rows
-from permafrost.store.set_file import SetContent, ViewRows, write_set
+from permafrost.store.set_content import SetContent, ViewRows
+from permafrost.store.set_file import write_set
 from permafrost.store.shard import digest_rows
 
 if TYPE_CHECKING:

@@ -16,7 +16,9 @@ from permafrost.images.dataset import Dataset, path_of, read_dataset
 from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.sources import FileImage, LoadedImage
 from permafrost.images.splits import SPLITS
-from permafrost.store.set_file import SetContent, ViewRows, located, parts, read_set, with_part
+from permafrost.store.relocation import relocated
+from permafrost.store.set_content import SetContent, ViewRows, parts, with_part
+from permafrost.store.set_reading import read_set
 from permafrost.store.store import Store
 from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
 
@@ -265,7 +267,7 @@ class FeatureSet:
         """Look where rows lie now whose shards have been joined with others; whether there are any."""
         found = False
         for part in parts(self._content):
-            moved = located(part, self._open_store(part.store, part.spec))
+            moved = relocated(part, self._open_store(part.store, part.spec))
             if moved is not None:
                 self._content, found = with_part(self._content, moved), True
         return found

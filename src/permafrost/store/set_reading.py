@@ -1,0 +1,155 @@
+"""Reading a set's file. Nothing in it is trusted before it is checked."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from permafrost.errors import SetError
+from permafrost.images.splits import SPLITS
+from permafrost.store.hdf5 import plain_dataset, read_text, read_version
+from permafrost.store.set_content import SetContent, ViewRows, parts
+from permafrost.store.set_file import DATASETS, FORMAT, SET_VERSION, VIEW_PLACES, PackedNames, checksum, datasets
+from permafrost.store.shard import is_shard_name
+from permafrost.trunk.spec import TrunkSpec
+
+if TYPE_CHECKING:
+    import h5py
+
+
+def read_set(path: Path) -> SetContent:
+    """Read a set's file. Its store need not be there.
+
+    Raises:
+        SetError: the file is not a feature set, is damaged, or is of another version.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise SetError(f"no feature set at {path}", do="make one with extract, or list them with `features list`")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return _read_content(path, file)
+    except SetError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        raise SetError(f"not a feature set: {path}", found=str(error), do="run extract again") from error
+
+
+def h5_files(folder: Path) -> list[Path]:
+    """Return the visible `.h5` files in `folder`, sorted: feature sets, and perhaps others."""
+    return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
+
+
+def is_feature_set(path: Path) -> bool | None:
+    """Whether a file says that it is a feature set; None if that cannot be read, as in a damaged file."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return "format" in file.attrs and read_text(file, "format") == FORMAT
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return None
+
+
+def _read_content(path: Path, file: h5py.File) -> SetContent:
+    _require_version(path, file)
+    arrays = {name: _read_array(path, file, name) for name in datasets(file)}
+    if read_text(file, "checksum") != checksum(arrays):
+        raise _damaged(path, "its checksum does not hold")
+    _require_shapes(path, arrays)
+    description = json.loads(arrays["description"].tobytes())
+    content = SetContent(
+        spec=TrunkSpec.from_json(description["trunk"]),
+        store=description["store"],
+        root=description["root"],
+        names=PackedNames(arrays["path_bytes"], arrays["path_offsets"]),
+        digests=arrays["digests"],
+        labels=arrays["labels"],
+        splits=arrays["splits"],
+        class_names=tuple(description["class_names"]),
+        shards=tuple(description["shards"]),
+        places=arrays["places"],
+        skipped=tuple((name, reason) for name, reason in description["skipped"]),
+        about=description["about"],
+        views=_read_views(arrays, description.get("views")),
+    )
+    _require_names(path, content)
+    return content
+
+
+def _require_version(path: Path, file: h5py.File) -> None:
+    """Refuse a file of another format, or of another version of this one."""
+    form = read_text(file, "format") if "format" in file.attrs else "no format"
+    if form != FORMAT:
+        raise SetError(f"not a feature set: {path}", expected=FORMAT, found=form)
+    version = read_version(file)
+    if version != SET_VERSION:
+        age = "an older" if version < SET_VERSION else "a newer"
+        raise SetError(
+            f"{path} is a feature set of {age} version",
+            expected=SET_VERSION,
+            found=version,
+            do="run extract again, which writes a new one" if version < SET_VERSION else "update permafrost",
+        )
+
+
+def _read_views(arrays: dict[str, np.ndarray], description: dict[str, Any] | None) -> ViewRows | None:
+    if description is None:
+        return None
+    return ViewRows(
+        spec=TrunkSpec.from_json(description["trunk"]),
+        store=description["store"],
+        shards=tuple(description["shards"]),
+        places=arrays[VIEW_PLACES],
+    )
+
+
+def _read_array(path: Path, file: h5py.File, name: str) -> np.ndarray:
+    try:
+        dataset = plain_dataset(file, name)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if dataset.dtype.str != DATASETS[name]:
+        raise SetError(f"damaged feature set {path}: {name}", expected=DATASETS[name], found=dataset.dtype.str)
+    array: np.ndarray = dataset[...]
+    return array
+
+
+def _require_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse arrays that do not fit each other. With a valid checksum, somebody has made the file by hand."""
+    count, bounds, size = len(arrays["labels"]), arrays["path_offsets"], len(arrays["path_bytes"])
+    shapes: dict[str, tuple[int, ...]] = {"digests": (count, 32), "labels": (count,), "splits": (count,)}
+    shapes |= {"places": (count, 2), "path_offsets": (count + 1,), "path_bytes": (size,)}
+    if VIEW_PLACES in arrays:
+        shapes[VIEW_PLACES] = (len(arrays[VIEW_PLACES]), count, 2)
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise _damaged(path, f"{name} has shape {arrays[name].shape} instead of {shape}")
+    if bounds[0] != 0 or bounds[-1] != size or (bounds[1:] < bounds[:-1]).any():
+        raise _damaged(path, "path_offsets do not divide path_bytes")
+    if (arrays["splits"] >= len(SPLITS)).any():
+        raise _damaged(path, "splits has others than " + ", ".join(SPLITS))
+
+
+def _require_names(path: Path, content: SetContent) -> None:
+    """Refuse numbers of classes and shards without a name, and names that lead out of the set's folder."""
+    numbered = [("labels", content.labels, content.class_names)]
+    numbered += [("places", part.places[:, 0], part.shards) for part in parts(content)]
+    for what, numbers, names in numbered:
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(names):
+            raise _damaged(path, f"{what} has numbers outside 0 to {len(names) - 1}")
+    for part in parts(content):
+        for name in part.shards:
+            if not is_shard_name(name):
+                raise _damaged(path, f"{name!r} is not the name of a shard")
+        if os.path.isabs(part.store) or os.pardir in Path(part.store).parts:
+            raise _damaged(path, f"its store {part.store!r} lies outside its folder")
+
+
+def _damaged(path: Path, how: str) -> SetError:
+    return SetError(f"damaged feature set {path}: {how}", do="run extract again")

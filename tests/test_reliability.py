@@ -99,7 +99,7 @@ def test_ctrl_c_ends_a_run_wherever_it_comes_and_the_same_command_goes_on(nurser
     process = nursery.start("tiny_extract.run_with_ctrl_c", arguments, moment, output=work / "log")
     assert nursery.wait(process) == 130, (work / "log").read_text()
 
-    assert (work / "log").read_text().strip().endswith("interrupted; the same command goes on from here")
+    assert (work / "log").read_text().strip().endswith("interrupted; run the same command to continue")
     assert nursery.wait(nursery.start("tiny_extract.run", arguments, output=work / "log")) == 0
     assert len(open_features(work / "set.h5")) == 60
 

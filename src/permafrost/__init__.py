@@ -1,4 +1,4 @@
-"""Transfer learning on your own images: the frozen base of a pretrained Keras network runs once.
+"""Transfer learning on your own images: the frozen base of a pretrained Keras network runs once per image.
 
     import permafrost as pf
 
@@ -7,7 +7,8 @@
     run = pf.fit_head(features, head="logistic", out="runs/first")
     tuned = pf.finetune(run, unfreeze="mixed6", epochs=5)
 
-Importing this loads none of TensorFlow, Keras, scikit-learn and h5py; what needs them does, when it is first used.
+Importing the package loads none of NumPy, TensorFlow, Keras, scikit-learn and h5py. Each public name is imported from
+its module when it is first used.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for from its module, at first use (PEP 562)."""
+    """Import a public name from its module at first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'permafrost' has no attribute {name!r}")
     return getattr(importlib.import_module(f"permafrost.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""`python -m permafrost` is `permafrost`."""
+"""Run the command line with `python -m permafrost`."""
 
 from permafrost.cli import main
 

@@ -22,9 +22,10 @@ from PIL import Image
 import permafrost as pf
 from helpers import files_below, leftovers, point_to
 from permafrost.cli import COMMANDS, INTERRUPTED, program, run
-from permafrost.cli.common import duration, size
 from permafrost.cli.fit_head import parse_numbers
+from permafrost.cli.text import duration
 from permafrost.errors import OptionError
+from permafrost.units import size
 from samples import encoded, texture, tiny_model, write_legacy, write_photos
 
 pytest_plugins = ["upper"]
@@ -664,6 +665,16 @@ def test_a_bug_is_not_told_as_the_users_fault(call, monkeypatch):
         call("predict", "run", "a.png")
 
 
+@pytest.mark.parametrize(("code", "status", "line"), [(None, 0, ""), (3, 3, ""), ("no more", 1, "no more\n")])
+def test_a_library_that_exits_passes_its_status_on(call, monkeypatch, code, status, line):
+    def leave(*args, **options):
+        sys.exit(code)
+
+    monkeypatch.setattr("permafrost.model.inference.predict", leave)
+
+    assert call("predict", "run", "a.png") == (status, "", line)
+
+
 # Real processes
 
 
@@ -717,7 +728,7 @@ def test_ctrl_c_ends_with_130_and_what_was_committed_is_kept(answer, tiny_base, 
     out, err = process.communicate(timeout=60)
 
     assert (process.returncode, out) == (INTERRUPTED, "")
-    assert err.strip() == "permafrost extract: interrupted; the same command goes on from here"
+    assert err.strip() == "permafrost extract: interrupted; run the same command to continue"
     assert not list(work.glob("features/*.h5"))
     assert leftovers(work) == []
     again = answer(*arguments)

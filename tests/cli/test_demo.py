@@ -9,7 +9,7 @@ import pytest
 
 from permafrost import open_features
 from permafrost.cli import run
-from permafrost.cli.demo import write_digits
+from permafrost.cli.demo_job import write_digits
 
 
 def test_the_digits_are_all_written_once_and_twenty_of_each_are_for_training(tmp_path):

@@ -1,32 +1,43 @@
-"""The command line: one module a command. Nothing heavy is imported to print help."""
+"""The command line: one module per command. Help imports nothing heavy. May import every other package."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 import traceback
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 import click
 
 from permafrost.errors import OptionError, PermafrostError, nearest, one_line
 
 COMMANDS: Final = {
-    "extract": "Run the frozen base once over the images and keep its features.",
-    "fit-head": "Fit a head to kept features and export one Keras model.",
+    "extract": "Run the frozen base once on each image and cache its features.",
+    "fit-head": "Fit a head to cached features and export one Keras model.",
     "finetune": "Unfreeze the top of a run's base and train it with the head.",
-    "evaluate": "Say how well a model does on a dataset.",
-    "predict": "Say what a model sees in images.",
-    "features": "List, show, verify, export or prune kept features.",
+    "evaluate": "Evaluate a model on a dataset.",
+    "predict": "Classify images.",
+    "features": "List, show, verify, export or prune cached features.",
     "demo": "Run the whole job on a small embedded dataset, offline.",
 }
-"""The commands, in the order of the help, with what each does."""
+"""The commands and their summaries, in the order of the help."""
 
 INTERRUPTED: Final = 130
 
 
 class _Commands(click.Group):
-    """Commands that are imported when they are asked for."""
+    """A group that imports a command only when it is used."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _reader_may_leave():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, context: click.Context) -> Any:
+        with _reader_may_leave():
+            return super().invoke(context)
 
     def list_commands(self, context: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -50,6 +61,17 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """End with status 0 when the reader of standard output has gone, as in `| head`; click would end with 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(0) from None
+
+
 @click.command(
     cls=_Commands,
     name="permafrost",
@@ -58,11 +80,11 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="permafrost", message="%(prog)s %(version)s")
 def program() -> None:
-    """Transfer learning on your own images: the frozen base of a pretrained Keras network runs once."""
+    """Transfer learning on your own images: the frozen base of a pretrained Keras network runs once per image."""
 
 
 def main() -> None:
-    """Run the command line of this process, and end it with the exit status."""
+    """Run the command line of this process and exit with its status."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -84,11 +106,13 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         return _fail(arguments, error.format_message(), debug)
     except (KeyboardInterrupt, click.Abort):
-        print(f"{_name(arguments)}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"{_name(arguments)}: interrupted; run the same command to continue", file=sys.stderr)
         return INTERRUPTED
-    except SystemExit:
-        # So click ends where whoever read the output has gone, which is no error.
-        return 0
+    except SystemExit as error:
+        if isinstance(error.code, int | None):
+            return error.code or 0
+        print(error.code, file=sys.stderr)
+        return 1
 
 
 def _fail(arguments: list[str], message: str, debug: bool) -> int:

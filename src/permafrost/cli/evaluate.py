@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from permafrost.cli import COMMANDS
-from permafrost.cli.common import absent_lines, command, figures_line, show, split_fractions
+from permafrost.cli.command import command, show
+from permafrost.cli.options import split_fractions
+from permafrost.cli.text import absent_class_lines, metrics_line
 
 
 @command("evaluate", COMMANDS["evaluate"])
@@ -31,4 +33,4 @@ def evaluate(*, model: str, data: str, as_json: bool, **options: Any) -> None:
         )
         lines.append(f"  {name}: {shares}, {values['n']:,} images")
     split = figures["split"]
-    show(figures, [*lines, figures_line(split, figures), *absent_lines(split, figures)], as_json=as_json)
+    show(figures, [*lines, metrics_line(split, figures), *absent_class_lines(split, figures)], as_json=as_json)

@@ -8,18 +8,12 @@ from typing import Any
 import click
 
 from permafrost.cli import COMMANDS
-from permafrost.cli.common import (
-    ImageSize,
-    command,
-    copies_lines,
-    duration,
-    progress_option,
-    show,
-    size,
-    split_fractions,
-)
+from permafrost.cli.command import command, show
+from permafrost.cli.options import ImageSize, progress_option, split_fractions
+from permafrost.cli.text import copies_lines, duration
 from permafrost.extraction.stopwatch import STAGES
 from permafrost.images.limits import MAX_PIXELS
+from permafrost.units import size
 
 
 @command("extract", COMMANDS["extract"])

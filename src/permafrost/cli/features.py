@@ -11,8 +11,10 @@ from typing import Any
 import click
 
 from permafrost.cli import COMMANDS
-from permafrost.cli.common import command, copies_lines, show, size
+from permafrost.cli.command import command, show
+from permafrost.cli.text import copies_lines
 from permafrost.errors import SetError, StoreError
+from permafrost.units import size
 
 
 @click.group("features", help=COMMANDS["features"], short_help=COMMANDS["features"])
@@ -68,7 +70,7 @@ def show_set(*, path: str, as_json: bool) -> None:
         f"features: shape {opened.shape}, {spec.dtype}, computed in {spec.precision}",
         *([f"views: {opened.views} of each training image, {opened.augmentation}"] if opened.views > 1 else []),
         *(f"skipped: {entry['path']}: {entry['reason']}" for entry in described["skipped"]),
-        *copies_lines(described["copies"], most=None),
+        *copies_lines(described["copies"], maximum=None),
         f"store: {described['store']} ({size(kept)}, {described['shards']} shards hold this set)",
         f"set: {path}",
     ]

@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from permafrost.cli import COMMANDS
-from permafrost.cli.common import command, duration, figures_line, progress_option, show, size
+from permafrost.cli.command import command, show
 from permafrost.cli.fit_head import run_lines
-from permafrost.cli.options import record_options
+from permafrost.cli.options import progress_option, record_options
+from permafrost.cli.text import duration, metrics_line
 from permafrost.training.options import FINE_TUNING
+from permafrost.units import size
 
 
 @command("finetune", COMMANDS["finetune"])
@@ -79,7 +81,7 @@ def finetune(*, run: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     lines = [
         *(line for stage in tuned.about["stages"] for line in _stage_lines(stage)),
         *(
-            f"before: {figures_line(split, tuned.about['before'][split])}"
+            f"before: {metrics_line(split, tuned.about['before'][split])}"
             for split in ("validation", "test")
             if tuned.about["before"][split].get("n")
         ),

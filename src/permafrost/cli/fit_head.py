@@ -8,16 +8,9 @@ from typing import Any, Final
 import click
 
 from permafrost.cli import COMMANDS
-from permafrost.cli.common import (
-    absent_lines,
-    command,
-    duration,
-    figures_line,
-    parity_lines,
-    progress_option,
-    show,
-)
-from permafrost.cli.options import record_options
+from permafrost.cli.command import command, show
+from permafrost.cli.options import progress_option, record_options
+from permafrost.cli.text import absent_class_lines, duration, metrics_line, parity_lines
 from permafrost.errors import OptionError
 from permafrost.heads.options import SEVERAL, HeadOptions
 from permafrost.images.splits import SPLITS
@@ -130,8 +123,8 @@ def run_lines(run: Any) -> list[str]:
             f"balanced {row['balanced_accuracy']:.4f} ± {row['balanced_accuracy_spread']:.4f}, {row['draws']} draws"
             for row in run.about.get("shots", [])
         ),
-        *(figures_line(split, run.metrics[split]) for split in SPLITS),
-        *(line for split in SPLITS for line in absent_lines(split, run.metrics[split])),
+        *(metrics_line(split, run.metrics[split]) for split in SPLITS),
+        *(line for split in SPLITS for line in absent_class_lines(split, run.metrics[split])),
         *calibration_lines(run.about.get("calibration"), run.about.get("threshold")),
         *parity_lines(run.about["parity"]),
         f"time: {duration(run.about['seconds']['total'])}",

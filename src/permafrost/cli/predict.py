@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from permafrost.cli import COMMANDS
-from permafrost.cli.common import command, show
+from permafrost.cli.command import command, show
 
 
 @command("predict", COMMANDS["predict"])

@@ -1,1 +1,1 @@
-"""Run a trunk on batches of pixels."""
+"""Engines run a trunk on batches of pixels, with Keras or OpenVINO. May import `images` and `trunk`."""

@@ -1,1 +1,1 @@
-"""Images through the trunk into the store."""
+"""Extraction runs images through a trunk into a store. May import the packages up to `store`."""

@@ -1,1 +1,1 @@
-"""Unfreeze, cache what crosses the cut, train on."""
+"""Fine-tuning: cache what crosses the cut below the unfrozen layers, then train those. May import all but `cli`."""

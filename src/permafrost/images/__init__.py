@@ -1,1 +1,4 @@
-"""Files and arrays to RGB pixels, labels and splits. Imports no Keras and no HDF5."""
+"""Images and datasets: files and arrays to RGB pixels, labels, splits and augmented views.
+
+Imports only `errors`, `atomic`, `units` and `options`; no Keras and no HDF5.
+"""

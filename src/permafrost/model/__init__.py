@@ -1,1 +1,1 @@
-"""One Keras model out: joined, checked, written, used."""
+"""The exported Keras model and its run: assembled, checked, saved, used. May import the packages up to `training`."""

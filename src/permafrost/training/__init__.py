@@ -1,1 +1,1 @@
-"""The Keras training loop that heads and fine-tuning share."""
+"""The Keras training loop that heads and fine-tuning share. May import the packages up to `extraction`."""

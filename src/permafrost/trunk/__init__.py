@@ -1,1 +1,1 @@
-"""A pretrained base, cut: built, digested, saved."""
+"""A trunk: a pretrained base up to a cut, built, identified by a digest, and saved. May import `images`."""

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from permafrost.heads.calibration import row_losses
-from permafrost.heads.cross_validation import Compared, choose, compare, make_folds
+from permafrost.heads.cross_validation import CrossValidated, best_of, cross_validate, make_folds
 from permafrost.heads.families import FAMILIES, logits_of
 from permafrost.heads.head import HeadData
 from permafrost.heads.options import SCALINGS, options_from
@@ -34,16 +34,16 @@ from permafrost.heads.sklearn_heads import prepare, setup_of
 HEADS = ("logistic", "ridge", "svm", "lda")
 
 
-def one_standard_error(compared: Sequence[Compared]) -> Compared:
+def one_standard_error(compared: Sequence[CrossValidated]) -> CrossValidated:
     """The most regularised value whose loss is within one standard error of the least.
 
     Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10.
     """
-    best = choose(compared)
+    best = best_of(compared)
     return next(row for row in compared if row.log_loss <= best.log_loss + best.standard_error)
 
 
-RULES = {"one standard error": one_standard_error, "least": choose}
+RULES = {"one standard error": one_standard_error, "least": best_of}
 
 
 def load(name: str, shared: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -86,9 +86,11 @@ def lights(shared: Path) -> tuple[list[str], np.ndarray]:
 
 
 def subset(y: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """So many rows, each class by its share, with two at least."""
-    shares = [np.flatnonzero(y == label) for label in np.unique(y)]
-    return np.concatenate([random.choice(rows, max(2, count * len(rows) // len(y)), replace=False) for rows in shares])
+    """So many rows, each class by its fraction, with two at least."""
+    fractions = [np.flatnonzero(y == label) for label in np.unique(y)]
+    return np.concatenate(
+        [random.choice(rows, max(2, count * len(rows) // len(y)), replace=False) for rows in fractions]
+    )
 
 
 def one_subset(x: np.ndarray, y: np.ndarray, train: np.ndarray, seed: int) -> list[dict[str, object]]:
@@ -102,15 +104,17 @@ def one_subset(x: np.ndarray, y: np.ndarray, train: np.ndarray, seed: int) -> li
     for scaling in SCALINGS:
         for head in HEADS:
             family = FAMILIES[head]
-            prepared = prepare(data.x, dataclasses.replace(options, scaling=scaling), turned=family.turned)
+            prepared = prepare(
+                data.x, dataclasses.replace(options, scaling=scaling), rotation_invariant=family.rotation_invariant
+            )
             setup = setup_of(data, options, prepared.features)
             rows = prepared.x.astype(np.float32)
-            compared = compare(family, family.values(len(rows)), rows, data.y, setup, folds, calibrated=True)
+            compared = cross_validate(family, family.values(len(rows)), rows, data.y, setup, folds, calibrated=True)
             tested = x[rest].astype(np.float64)
             for step in prepared.steps:
                 tested = step(tested)
             for rule, pick in RULES.items():
-                chosen: Compared = pick(compared)
+                chosen: CrossValidated = pick(compared)
                 logits = chosen.factor * logits_of(family.fitter(rows, data.y, setup)(chosen.value), tested)
                 found.append(
                     {

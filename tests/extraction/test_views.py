@@ -164,13 +164,13 @@ def test_a_head_that_keras_trains_takes_a_view_an_epoch_by_turns(viewed, tmp_pat
 
 def test_a_head_of_scikit_learn_is_fitted_to_all_views_at_once(viewed, tmp_path, monkeypatch):
     seen = []
-    original = sklearn_heads.compare
+    original = sklearn_heads.cross_validate
 
     def watched(family, values, x, y, setup, folds, **options):
         seen.append((x, y, folds))
         return original(family, values, x, y, setup, folds, **options)
 
-    monkeypatch.setattr(sklearn_heads, "compare", watched)
+    monkeypatch.setattr(sklearn_heads, "cross_validate", watched)
 
     run = fit_head(viewed, "logistic", out=tmp_path / "run", progress=False)
 

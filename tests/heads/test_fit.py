@@ -20,7 +20,7 @@ from helpers import compiling, files_below, leftovers, one_error_line
 from permafrost.cli.fit_head import calibration_lines, run_lines
 from permafrost.errors import HeadError, OptionError, ParityError, PermafrostError, RunError, SetError, StoreError
 from permafrost.heads import fit as fitting
-from permafrost.heads.data import HELD_OUT, require_classes, require_features, split_rows
+from permafrost.heads.data import HELD_OUT_FRACTION, require_classes, require_features, split_rows
 from permafrost.images.splits import SPLITS
 from permafrost.model.assembly import body_of
 from permafrost.model.parity import REDUCED_TOLERANCE, sample_images
@@ -137,7 +137,7 @@ def test_where_dense_has_no_validation_images_some_of_training_are_held_out_and_
     run = fit(unvalidated, "dense", out=tmp_path / "run", epochs=1)
 
     held = run.metrics["validation"]["n"]
-    assert 1 <= held <= 3 * HELD_OUT * len(unvalidated)
+    assert 1 <= held <= 3 * HELD_OUT_FRACTION * len(unvalidated)
     assert run.metrics["train"]["n"] + held == len(unvalidated.rows("train"))
     assert run.metrics["test"]["n"] == len(unvalidated.rows("test"))
 
@@ -510,7 +510,7 @@ def test_test_images_have_no_say_in_what_auto_chooses(features, chosen, tmp_path
         return real(self, rows, **options)
 
     monkeypatch.setattr(type(features), "features", noted)
-    monkeypatch.setattr(fitting, "judge", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(fitting, "evaluate_head", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         pf.fit_head(features, "auto", candidates=["nb"], out=tmp_path / "run", progress=False)
 
@@ -562,17 +562,17 @@ def test_more_shots_than_there_are_images_are_refused(features, tmp_path):
 
 def test_calibration_is_chosen_on_validation_images_and_shown_on_test_before_and_after(features, tmp_path):
     # So small a head that some images are wrong.
-    plain, cooled = (
+    plain, calibrated = (
         fit(features, "dense", out=tmp_path / how, calibrate=how, hidden=1, epochs=1) for how in ("none", "temperature")
     )
 
-    before, after = plain.about["calibration"], cooled.about["calibration"]
+    before, after = plain.about["calibration"], calibrated.about["calibration"]
     assert (before["split"], before["n"], before["applied"], after["applied"]) == ("validation", 9, False, True)
     assert before["temperature"] == pytest.approx(after["temperature"])
-    assert cooled.metrics["validation"]["log_loss"] <= plain.metrics["validation"]["log_loss"] + 1e-6
+    assert calibrated.metrics["validation"]["log_loss"] <= plain.metrics["validation"]["log_loss"] + 1e-6
     for split, key in (("validation", "error"), ("test", "test_error")):
         assert plain.metrics[split]["calibration_error"] == pytest.approx(before[f"{key}_before"], abs=1e-5)
-        assert cooled.metrics[split]["calibration_error"] == pytest.approx(before[f"{key}_after"], abs=1e-5)
+        assert calibrated.metrics[split]["calibration_error"] == pytest.approx(before[f"{key}_after"], abs=1e-5)
         assert after[f"{key}_after"] == pytest.approx(before[f"{key}_after"], abs=1e-5)
 
 
@@ -580,7 +580,7 @@ def test_where_all_held_out_images_are_right_no_temperature_is_applied_and_that_
     run = fit(features, out=tmp_path / "run", calibrate="temperature")
 
     found = run.about["calibration"]
-    assert (found["temperature"], found["determined"], found["applied"]) == (1, False, False)
+    assert (found["temperature"], found["identifiable"], found["applied"]) == (1, False, False)
     assert found["error_after"] == pytest.approx(found["error_before"])
     (line,) = calibration_lines(found, None)
     assert line.startswith("calibration: all 9 images of validation are right")

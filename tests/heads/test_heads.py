@@ -1,4 +1,4 @@
-"""Heads: what scikit-learn fits is folded into Keras without a difference; what Keras trains does not mind scale."""
+"""Heads: what scikit-learn fits is converted into Keras without a difference; what Keras trains does not mind scale."""
 
 from __future__ import annotations
 
@@ -332,8 +332,8 @@ def temperature_apart(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference of probabilities, once the temperature that fits best is taken away."""
     ours, theirs = np.log(found.astype(np.float64)), np.log(expected)
     ours, theirs = (logits - logits.mean(axis=1, keepdims=True) for logits in (ours, theirs))
-    cooled = np.exp(ours * (ours * theirs).sum() / np.square(ours).sum())
-    return float(np.abs(cooled / cooled.sum(axis=1, keepdims=True) - expected).max())
+    calibrated = np.exp(ours * (ours * theirs).sum() / np.square(ours).sum())
+    return float(np.abs(calibrated / calibrated.sum(axis=1, keepdims=True) - expected).max())
 
 
 @pytest.mark.parametrize("name", sorted(set(CLASSICAL_HEADS) - {"mlp"}))

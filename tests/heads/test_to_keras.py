@@ -1,4 +1,4 @@
-"""What scikit-learn fits is folded into Keras layers with equal probabilities, or refused before it is fitted."""
+"""What scikit-learn fits is converted into Keras layers with equal probabilities, or refused before it is fitted."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from permafrost.heads.to_keras import (
     CLASSIFIERS,
     TRANSFORMERS,
     Affine,
-    fold,
+    convert,
     has_probabilities,
     merged,
-    require_foldable,
+    require_convertible,
     to_keras,
 )
 
@@ -40,7 +40,7 @@ def calibrated(model, **options) -> CalibratedClassifierCV:
     return CalibratedClassifierCV(model, **({"method": "temperature", "ensemble": False, "cv": 3} | options))
 
 
-FOLDABLE = {
+CONVERTIBLE = {
     "logistic": make_pipeline(StandardScaler(), LogisticRegression()),
     "logistic by cross-validation": make_pipeline(TruncatedSVD(5), LogisticRegressionCV(Cs=2, cv=2)),
     "without a scaler": LogisticRegression(),
@@ -74,18 +74,18 @@ def draw(classes: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("name", FOLDABLE)
+@pytest.mark.parametrize("name", CONVERTIBLE)
 def test_the_folded_model_gives_scikit_learns_probabilities(name, classes):
-    model = FOLDABLE[name]
-    require_foldable(model)
+    model = CONVERTIBLE[name]
+    require_convertible(model)
     x, y = draw(classes, seed=1)
     model.fit(x.reshape(90, -1).astype(np.float64), y)
 
-    folded = to_keras(fold(model), (3, 4))
+    converted = to_keras(convert(model), (3, 4))
 
     new, _ = draw(classes, seed=2)
     expected = model.predict_proba(new.reshape(90, -1).astype(np.float64))
-    assert np.abs(keras.ops.convert_to_numpy(folded(new)) - expected).max() <= 1e-5
+    assert np.abs(keras.ops.convert_to_numpy(converted(new)) - expected).max() <= 1e-5
 
 
 def test_bayes_keeps_its_digits_with_many_features_that_say_little_each():
@@ -94,28 +94,28 @@ def test_bayes_keeps_its_digits_with_many_features_that_say_little_each():
     x = (random.normal(0, 3, (600, 2048)) + 0.1 * y[:, None] * random.normal(0, 1, 2048)).astype(np.float32)
     model = make_pipeline(StandardScaler(), GaussianNB(var_smoothing=1.0)).fit(x[:300].astype(np.float64), y[:300])
 
-    folded = to_keras(fold(model), (2048,))
+    converted = to_keras(convert(model), (2048,))
 
     expected = model.predict_proba(x.astype(np.float64))
     assert ((expected > 0.05) & (expected < 0.95)).mean() > 0.1
-    assert np.abs(keras.ops.convert_to_numpy(folded(x)) - expected).max() <= 1e-5
+    assert np.abs(keras.ops.convert_to_numpy(converted(x)) - expected).max() <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["neighbours by the cosine", "bayes", "mean of calibrated by Platt"])
 def test_a_folded_model_is_saved_and_opened_in_safe_mode(name, tmp_path):
     x, y = draw(3, seed=1)
-    folded = to_keras(fold(FOLDABLE[name].fit(x.reshape(90, -1).astype(np.float64), y)), (3, 4))
-    folded.save(tmp_path / "head.keras")
+    converted = to_keras(convert(CONVERTIBLE[name].fit(x.reshape(90, -1).astype(np.float64), y)), (3, 4))
+    converted.save(tmp_path / "head.keras")
 
     opened = keras.models.load_model(tmp_path / "head.keras", safe_mode=True)
 
     assert not any(isinstance(layer, keras.layers.Lambda) for layer in opened.layers)
-    expected = keras.ops.convert_to_numpy(folded(x))
+    expected = keras.ops.convert_to_numpy(converted(x))
     assert np.array_equal(keras.ops.convert_to_numpy(opened(x)), expected)
 
 
 def test_every_class_that_can_be_folded_is_tried():
-    tried = {type(member) for model in FOLDABLE.values() for member in members(model)}
+    tried = {type(member) for model in CONVERTIBLE.values() for member in members(model)}
 
     assert tried >= {*TRANSFORMERS, *CLASSIFIERS} - {str}
 
@@ -128,10 +128,10 @@ def members(model) -> list:
 REFUSED = {
     "a forest": (
         RandomForestClassifier(),
-        "RandomForestClassifier cannot be folded into Keras layers: it is not among",
+        "RandomForestClassifier cannot be converted into Keras layers: it is not among",
     ),
-    "a kernel": (make_pipeline(StandardScaler(), SVC()), "SVC cannot be folded"),
-    "a power": (make_pipeline(PowerTransformer(), LogisticRegression()), "PowerTransformer cannot be folded"),
+    "a kernel": (make_pipeline(StandardScaler(), SVC()), "SVC cannot be converted"),
+    "a power": (make_pipeline(PowerTransformer(), LogisticRegression()), "PowerTransformer cannot be converted"),
     "weighted neighbours": (KNeighborsClassifier(weights="distance"), "it weighs neighbours by their distance"),
     "another distance": (KNeighborsClassifier(metric="cosine"), "for the cosine put Normalizer before it"),
     "isotonic": (calibrated(LinearSVC(), method="isotonic"), "calibrates by isotonic"),
@@ -144,7 +144,7 @@ REFUSED = {
 @pytest.mark.parametrize(("model", "line"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_folded_is_refused_before_fitting_with_the_list_of_what_can(model, line):
     with pytest.raises(HeadError) as caught:
-        require_foldable(model)
+        require_convertible(model)
 
     assert line in str(caught.value)
     table = TRANSFORMERS if "as transformer" in str(caught.value) else CLASSIFIERS

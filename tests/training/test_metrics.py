@@ -69,8 +69,8 @@ def test_figures_are_those_of_scikit_learn(case):
         assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, guesses))
         assert found["log_loss"] == pytest.approx(log_loss(labels, probabilities, labels=list(numbers)))
         assert found["confusion"] == confusion_matrix(labels, guesses, labels=list(numbers)).tolist()
-        shares = precision_recall_fscore_support(labels, guesses, labels=list(numbers), zero_division=np.nan)
-    for name, precision, recall, f1, count in zip(names, *shares, strict=True):
+        fractions = precision_recall_fscore_support(labels, guesses, labels=list(numbers), zero_division=np.nan)
+    for name, precision, recall, f1, count in zip(names, *fractions, strict=True):
         expected = {"precision": precision, "recall": recall, "f1": f1}
         values = found["classes"][name]
         assert values["n"] == count

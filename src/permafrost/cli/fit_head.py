@@ -12,7 +12,7 @@ from permafrost.cli.command import command, show
 from permafrost.cli.options import progress_option, record_options
 from permafrost.cli.text import absent_class_lines, duration, metrics_line, parity_lines
 from permafrost.errors import OptionError
-from permafrost.heads.options import SEVERAL, HeadOptions
+from permafrost.heads.options import PER_LAYER, HeadOptions
 from permafrost.images.splits import SPLITS
 from permafrost.training.options import HEAD_TRAINING
 
@@ -23,13 +23,13 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `heads.HeadOptions`, with its defaults."""
     options: list[tuple[str, Any, str]] = [
         ("hidden", str, "dense, conv, mlp: units of each hidden layer: 256, 512,128, or 0 for none."),
-        ("dropout", float, "dense, conv: share of units dropped in training."),
+        ("dropout", float, "dense, conv: fraction of units dropped in training."),
         ("batch_norm", bool, "dense, conv: normalise hidden layers and convolutions over each batch."),
         ("l2", float, "linear, dense, conv: penalty of squared weights."),
         ("filters", str, "conv: filters of each convolution: 32,64."),
         ("kernel_size", int, "conv: size of the convolutions."),
         ("pool_size", int, "conv: size of the pooling after each."),
-        ("filter_dropout", str, "conv: share dropped after each pooling: 0.25, or 0.25,0."),
+        ("filter_dropout", str, "conv: fraction dropped after each pooling: 0.25, or 0.25,0."),
         (
             "regularization",
             float,
@@ -42,7 +42,7 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
             str,
             "logistic and those after it: standard, each feature to variance 1; centred, all by one number.",
         ),
-        ("pca", float, "Reduce features first to so many principal components, or to a share of the variance."),
+        ("pca", float, "Reduce features first to so many principal components, or to a fraction of the variance."),
         ("calibrate", str, "none, or temperature: so that probabilities mean what they say, on validation images."),
     ]
     for name, kind, text in reversed(options):
@@ -86,7 +86,7 @@ def fit_head(
     images of any size, 0 to 255, and gives probabilities; it opens with plain Keras.
     """
     settings: dict[str, Any] = {
-        name: parse_numbers(name, value) if name in SEVERAL else value for name, value in options.items()
+        name: parse_numbers(name, value) if name in PER_LAYER else value for name, value in options.items()
     }
     from permafrost.heads.fit import fit_head as fit
 
@@ -160,7 +160,7 @@ def leaderboard_lines(entries: list[dict[str, Any]]) -> list[str]:
 def calibration_lines(calibration: dict[str, Any] | None, threshold: dict[str, Any] | None) -> list[str]:
     """What was chosen on held-out images once the head was fitted, as lines."""
     lines = []
-    if calibration and not calibration["determined"]:
+    if calibration and not calibration["identifiable"]:
         lines.append(
             f"calibration: all {calibration['n']:,} images of {calibration['split']} are right, "
             "so that no temperature is the best for them; none is applied"

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-LEAST: Final = 1e-15
+MIN_PROBABILITY: Final = 1e-15
 """Probabilities are taken to be no smaller, so that their logarithm is a number."""
 
 LOG_RANGE: Final = (-10.0, 10.0)
@@ -20,18 +20,18 @@ LOG_RANGE: Final = (-10.0, 10.0)
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
     """Logits (n, classes) float64 whose softmax the probabilities are."""
-    logits: np.ndarray = np.log(np.clip(probabilities.astype(np.float64), LEAST, None))
+    logits: np.ndarray = np.log(np.clip(probabilities.astype(np.float64), MIN_PROBABILITY, None))
     return logits
 
 
 def row_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The log loss (n,) of each row, in nats, as scikit-learn bounds it."""
     chosen = log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
-    losses: np.ndarray = -np.maximum(chosen, np.log(LEAST))
+    losses: np.ndarray = -np.maximum(chosen, np.log(MIN_PROBABILITY))
     return losses
 
 
-def determined(logits: np.ndarray, labels: np.ndarray) -> bool:
+def temperature_is_identifiable(logits: np.ndarray, labels: np.ndarray) -> bool:
     """Whether one temperature suits these rows best: where all are right, the lower the better, without end.
 
     Args:
@@ -50,7 +50,7 @@ def inverse_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndar
         weights: (n,), of the rows; equal ones if None.
 
     Returns:
-        The largest of `LOG_RANGE` where it is not `determined`, as scikit-learn does.
+        The largest of `LOG_RANGE` where it is not `temperature_is_identifiable`, as scikit-learn does.
     """
 
     def loss(log_factor: float) -> float:

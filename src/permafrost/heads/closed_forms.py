@@ -15,7 +15,7 @@ from scipy import linalg, sparse
 
 from permafrost.heads.to_keras import Affine
 
-NO_VARIANCE: Final = 1e-12
+CONSTANT_FRACTION: Final = 1e-12
 """Share of the largest variance up to which a feature is one that never differs."""
 
 
@@ -89,7 +89,7 @@ def scaling_of(mean: np.ndarray, variances: np.ndarray, how: str) -> Affine:
         how: one of `heads.SCALINGS`: `standard`, each feature to variance 1, or `centred`, all divided by the number
             that gives them the same sum of variances. Features that never differ, but for rounding, are only centred.
     """
-    differing = variances > NO_VARIANCE * variances.max(initial=0.0)
+    differing = variances > CONSTANT_FRACTION * variances.max(initial=0.0)
     if how == "standard":
         scale = np.sqrt(np.where(differing, variances, 1.0))
     else:
@@ -107,11 +107,11 @@ def ridge_path(moments: Moments) -> Callable[[float], Affine]:
     values, vectors = linalg.eigh(moments.products - np.outer(count * mean, mean), check_finite=False, overwrite_a=True)
     values = np.maximum(values, 0)
     # The targets' products with the centred rows; those of all classes add up to nothing.
-    turned = vectors.T @ (2 * (moments.sums - moments.counts[:, None] * mean)).T
+    projected = vectors.T @ (2 * (moments.sums - moments.counts[:, None] * mean)).T
     targets = 2 * moments.counts / count - 1
 
     def fit(alpha: float) -> Affine:
-        kernel = vectors @ (turned / (values + alpha)[:, None])
+        kernel = vectors @ (projected / (values + alpha)[:, None])
         return Affine(kernel, targets - mean @ kernel)
 
     return fit
@@ -123,7 +123,7 @@ def lda_path(moments: Moments, features: int) -> Callable[[float], Affine]:
     scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)`.
 
     Args:
-        moments: of rows; where they are turned into the space that they span, all the same.
+        moments: of rows; where they are projected into the space that they span, all the same.
         features: the number of features of which the rows are coordinates, d or more.
     """
     priors = moments.counts / moments.counts.sum()
@@ -132,12 +132,12 @@ def lda_path(moments: Moments, features: int) -> Callable[[float], Affine]:
     within -= (priors * means.T) @ means
     values, vectors = linalg.eigh(within, check_finite=False, overwrite_a=True)
     values = np.maximum(values, 0)
-    turned = vectors.T @ means.T
+    projected = vectors.T @ means.T
     spread = values.sum() / features
 
     def fit(shrinkage: float) -> Affine:
         shrunk = (1 - shrinkage) * values + shrinkage * spread
-        kernel = vectors @ (turned / np.maximum(shrunk, 1e-12 * values[-1])[:, None])
+        kernel = vectors @ (projected / np.maximum(shrunk, 1e-12 * values[-1])[:, None])
         return Affine(kernel, np.log(priors) - 0.5 * (means.T * kernel).sum(axis=0))
 
     return fit

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import ThreadpoolController
 
 from permafrost.errors import HeadError
-from permafrost.heads.calibration import LEAST, inverse_temperature, row_losses
+from permafrost.heads.calibration import MIN_PROBABILITY, inverse_temperature, row_losses
 from permafrost.heads.families import Family, Setup, logits_of
 from permafrost.machine import cpu_count
 
@@ -24,10 +24,10 @@ FOLDS: Final = 5
 PATIENCE: Final = 4
 """Values in a row that do not do better, after which a comparison ends."""
 
-FLAT: Final = 1e-3
+MIN_IMPROVEMENT: Final = 1e-3
 """Nats by which a better value is better at least."""
 
-TINY: Final = 50_000
+MIN_THREADED_SIZE: Final = 50_000
 """Numbers in the features, below which folds are fitted one after the other."""
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
@@ -35,7 +35,7 @@ Folds = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compared:
+class CrossValidated:
     """One value of a setting, on rows that it was not fitted to.
 
     Attributes:
@@ -54,7 +54,7 @@ class Compared:
 
 
 def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose: str, do: str, views: int = 1) -> Folds:
-    """Five folds, or as many as the smallest class has rows, each with its share of each class.
+    """Five folds, or as many as the smallest class has rows, each with its fraction of each class.
 
     Args:
         y: (n,) int64.
@@ -86,7 +86,7 @@ def _of_all_views(rows: np.ndarray, count: int, views: int) -> np.ndarray:
     return np.concatenate([rows + view * count for view in range(views)])
 
 
-def compare(
+def cross_validate(
     family: Family,
     values: Sequence[float],
     x: np.ndarray,
@@ -95,7 +95,7 @@ def compare(
     folds: Folds,
     *,
     calibrated: bool,
-) -> list[Compared]:
+) -> list[CrossValidated]:
     """Cross-validate values of a setting, from the most regularised on, until nothing better is to come.
 
     Args:
@@ -107,19 +107,19 @@ def compare(
         folds: of `make_folds`.
         calibrated: whether each value is given the temperature that suits it best.
     """
-    compared: list[Compared] = []
+    compared: list[CrossValidated] = []
     uninformed = _prior_loss(y, setup)
-    # A thread a fold: several threads within a matrix product cost more than they give.
+    # One thread per fold: several threads within a matrix product cost more than they give.
     with quiet_convergence(), blas_threads(1), ThreadPoolExecutor(cpu_count(), "folds") as threads:
         # Handing over what takes no time takes longer than doing it.
-        each: Any = threads.map if x.size >= TINY else map
+        each: Any = threads.map if x.size >= MIN_THREADED_SIZE else map
         fits = list(each(lambda fold: family.fitter(x[fold[0]], y[fold[0]], setup), folds))
         for value in values:
             outputs = each(lambda fit, fold, value=value: logits_of(fit(value), x[fold[1]]), fits, folds)
             logits = np.empty((len(y), setup.class_count))
             for (_, held_out), found in zip(folds, outputs, strict=True):
                 logits[held_out] = found
-            compared.append(_judged(value, logits, y, setup, folds, calibrated=calibrated))
+            compared.append(_scored(value, logits, y, setup, folds, calibrated=calibrated))
             if _settled(compared, uninformed):
                 break
     return compared
@@ -137,28 +137,28 @@ def _libraries() -> ThreadpoolController:
 
 
 def _prior_loss(y: np.ndarray, setup: Setup) -> float:
-    """The log loss of saying the classes' shares alone."""
-    shares = np.bincount(y, minlength=setup.class_count) * setup.class_weights(y)
-    shares = shares / shares.sum()
-    return float(-(shares * np.log(np.maximum(shares, LEAST))).sum())
+    """The log loss of saying the classes' fractions alone."""
+    fractions = np.bincount(y, minlength=setup.class_count) * setup.class_weights(y)
+    fractions = fractions / fractions.sum()
+    return float(-(fractions * np.log(np.maximum(fractions, MIN_PROBABILITY))).sum())
 
 
-def _settled(compared: Sequence[Compared], uninformed: float) -> bool:
+def _settled(compared: Sequence[CrossValidated], uninformed: float) -> bool:
     """Whether weaker regularisation, which is slow, will not do better: the curve has one valley.
 
     It clearly rises, or it has been flat for a while, as it is where the classes can be told apart; but not as it is
     where regularisation is still so strong that nothing is told apart.
     """
-    best = choose(compared)
+    best = best_of(compared)
     if best.log_loss > 0.9 * uninformed:
         return False
     if compared[-1].log_loss > best.log_loss + 2 * best.standard_error:
         return True
     before = min(compared[:-PATIENCE], key=_loss, default=None)
-    return before is not None and before.log_loss - best.log_loss < max(FLAT, best.standard_error / 10)
+    return before is not None and before.log_loss - best.log_loss < max(MIN_IMPROVEMENT, best.standard_error / 10)
 
 
-def choose(compared: Sequence[Compared]) -> Compared:
+def best_of(compared: Sequence[CrossValidated]) -> CrossValidated:
     """The value with the least loss.
 
     Measured against the one-standard-error rule, which takes a stronger regularisation, in `benchmarks/choosing.py`.
@@ -171,14 +171,14 @@ def quiet_convergence() -> Any:
     return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
 
 
-def _judged(
+def _scored(
     value: float, logits: np.ndarray, y: np.ndarray, setup: Setup, folds: Folds, *, calibrated: bool
-) -> Compared:
+) -> CrossValidated:
     weights = setup.class_weights(y)[y]
     factor = inverse_temperature(logits, y, weights) if calibrated else 1.0
     losses = row_losses(factor * logits, y)
     each = [float(np.average(losses[held], weights=weights[held])) for _, held in folds]
-    return Compared(
+    return CrossValidated(
         value=value,
         log_loss=float(np.mean(each)),
         standard_error=float(np.std(each, ddof=1) / np.sqrt(len(each))),
@@ -187,5 +187,5 @@ def _judged(
     )
 
 
-def _loss(row: Compared) -> float:
+def _loss(row: CrossValidated) -> float:
     return row.log_loss

@@ -19,11 +19,11 @@ from permafrost.store.streaming import COPIES, FeatureRows
 
 Features = FeatureSet | str | os.PathLike[str]
 
-SAMPLE_SHARE: Final = 24
+SAMPLE_FRACTION: Final = 24
 """Of the memory limit, what a sample of features that stay on disk may take: copies of it are made."""
 
-HELD_OUT: Final = 0.1
-"""Of the training images, the share that is held out where a head has to watch validation images and has none."""
+HELD_OUT_FRACTION: Final = 0.1
+"""Of the training images, the fraction that is held out where a head has to watch validation images and has none."""
 
 
 def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
@@ -78,7 +78,9 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
     if hold_out and not len(rows["validation"]):
         # A second hash: where splits were drawn from the digest itself, its leading bits are no longer uniform.
         digests = features.digests("train")
-        held = np.array([content_position(content_digest(digest.tobytes())) < HELD_OUT for digest in digests], bool)
+        held = np.array(
+            [content_position(content_digest(digest.tobytes())) < HELD_OUT_FRACTION for digest in digests], bool
+        )
         rows["train"], rows["validation"] = rows["train"][~held], rows["train"][held]
     return rows
 
@@ -171,7 +173,7 @@ def head_data(
         stream = FeatureRows(features, rows["train"], memory_limit=memory_limit)
         for split in ("train", "validation"):
             kept = FeatureRows(features, rows[split], memory_limit=memory_limit)
-            parts[split] = rows[split][kept.sample(memory_limit // SAMPLE_SHARE, seed=options.training.seed)]
+            parts[split] = rows[split][kept.sample(memory_limit // SAMPLE_FRACTION, seed=options.training.seed)]
     x = features.features(parts["train"])
     names = features.content.names
     require_features(x, lambda number: names[parts["train"][number]])

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.special import softmax
 
 from permafrost.errors import HeadError, OptionError
-from permafrost.heads.calibration import determined, inverse_temperature, log_probabilities
+from permafrost.heads.calibration import inverse_temperature, log_probabilities, temperature_is_identifiable
 from permafrost.heads.head import FittedHead
-from permafrost.heads.to_keras import cool
+from permafrost.heads.to_keras import apply_temperature
 from permafrost.images.splits import SPLITS
 from permafrost.store.feature_set import FeatureSet
 from permafrost.store.streaming import FeatureRows
@@ -28,13 +28,13 @@ USES: Final = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A fitted head with its figures.
+class EvaluatedHead:
+    """A fitted head with its metrics.
 
     Attributes:
         fitted: the head, calibrated where that was asked for.
         metrics: for each split `evaluation.metrics`, with `split`, `use`, and for two classes `at_threshold`.
-        calibration: the temperature that suits held-out images, 1 where none is determined since all are right,
+        calibration: the temperature that suits held-out images, 1 where all images are right and none is best,
             and the calibration error before and after.
         threshold: for two classes the probability of the second from which on to say it, and what it was chosen on.
     """
@@ -45,7 +45,7 @@ class Judged:
     threshold: dict[str, Any] | None
 
 
-def judge(
+def evaluate_head(
     fitted: FittedHead,
     features: FeatureSet,
     rows: dict[str, np.ndarray],
@@ -53,7 +53,7 @@ def judge(
     *,
     calibrate: bool,
     limit: int,
-) -> Judged:
+) -> EvaluatedHead:
     """Say how well a head does; what is still chosen is chosen on images that it was not fitted to, never on test.
 
     Args:
@@ -78,21 +78,21 @@ def judge(
         calibration, factor = _calibration(held, calibrate=calibrate)
         probabilities = held.probabilities
         if calibration["applied"]:
-            fitted = dataclasses.replace(fitted, model=cool(fitted.model, factor))
-            probabilities = cooled(probabilities, factor)
+            fitted = dataclasses.replace(fitted, model=apply_temperature(fitted.model, factor))
+            probabilities = calibrated_probabilities(probabilities, factor)
         threshold = _threshold(dataclasses.replace(held, probabilities=probabilities), features.class_names)
-    figures = {}
+    found = {}
     for split in SPLITS:
         outputs = outputs_of_rows(fitted, features, rows[split], limit)
         require_numbers(outputs)
-        figures[split] = metrics(labels[split], outputs, features.class_names)
+        found[split] = metrics(labels[split], outputs, features.class_names)
         if len(outputs):
-            figures[split] |= {"split": split, "use": USES[split]}
+            found[split] |= {"split": split, "use": USES[split]}
         if threshold and len(outputs):
-            figures[split]["at_threshold"] = at_threshold(labels[split], outputs, threshold["threshold"])
+            found[split]["at_threshold"] = at_threshold(labels[split], outputs, threshold["threshold"])
         if split == "test" and calibration and len(outputs):
             calibration |= _error_on_test(labels[split], outputs, factor, applied=calibration["applied"])
-    return Judged(fitted=fitted, metrics=figures, calibration=calibration, threshold=threshold)
+    return EvaluatedHead(fitted=fitted, metrics=found, calibration=calibration, threshold=threshold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _HeldOut:
     probabilities: np.ndarray
 
 
-def cooled(probabilities: np.ndarray, factor: float) -> np.ndarray:
+def calibrated_probabilities(probabilities: np.ndarray, factor: float) -> np.ndarray:
     """Probabilities (n, classes) whose logits are those of the given ones times a factor, an inverse temperature."""
     result: np.ndarray = softmax(factor * log_probabilities(probabilities), axis=1)
     return result
@@ -119,15 +119,15 @@ def cooled(probabilities: np.ndarray, factor: float) -> np.ndarray:
 def _calibration(held: _HeldOut, *, calibrate: bool) -> tuple[dict[str, Any], float]:
     """What a run says of the temperature that suits held-out images, and the temperature's inverse."""
     require_numbers(held.probabilities)
-    suited = determined(held.probabilities, held.labels)
+    suited = temperature_is_identifiable(held.probabilities, held.labels)
     factor = inverse_temperature(log_probabilities(held.probabilities), held.labels) if suited else 1.0
     found = {
         "split": held.split,
         "n": len(held.labels),
-        "determined": suited,
+        "identifiable": suited,
         "temperature": 1 / factor,
         "error_before": calibration_error(held.labels, held.probabilities),
-        "error_after": calibration_error(held.labels, cooled(held.probabilities, factor)),
+        "error_after": calibration_error(held.labels, calibrated_probabilities(held.probabilities, factor)),
         "applied": calibrate and suited,
     }
     return found, factor
@@ -144,7 +144,7 @@ def _threshold(held: _HeldOut, class_names: Sequence[str]) -> dict[str, Any] | N
 
 def _error_on_test(labels: np.ndarray, outputs: np.ndarray, factor: float, *, applied: bool) -> dict[str, float]:
     """What calibration does to the error on images that it was not chosen on, whether it is applied or not."""
-    other = cooled(outputs, 1 / factor if applied else factor)
+    other = calibrated_probabilities(outputs, 1 / factor if applied else factor)
     errors = [calibration_error(labels, values) for values in (outputs, other)]
     before, after = reversed(errors) if applied else errors
     return {"test_error_before": before, "test_error_after": after}

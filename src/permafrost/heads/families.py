@@ -22,7 +22,7 @@ TOLERANCE: Final = 1e-4
 """L-BFGS ends when no component of the gradient is larger: scikit-learn's own default, so that results are its own."""
 
 TOLERANCE_IN_SPAN: Final = 1e-6
-"""The same in turned coordinates, where that is another criterion: tight enough to give its probabilities to 1e-5."""
+"""The same in the coordinates of the rows' span, a different criterion: tight enough for probabilities within 1e-5."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ class Family:
         setting: the name of its setting.
         values: from the number of rows to the values that are compared, the most regularised first.
         fitter: how it is fitted.
-        turned: whether turning the features changes nothing, so that many features are fitted in the few dimensions
-            that the rows span.
+        rotation_invariant: whether rotating the features changes nothing, so that many features are fitted in the few
+            dimensions that the rows span.
         scores_only: whether it gives scores, which a temperature makes probabilities.
         valid: whether a value of the setting is one, and what is expected.
     """
@@ -75,7 +75,7 @@ class Family:
     setting: str
     values: Callable[[int], tuple[float, ...]]
     fitter: Fitter
-    turned: bool = False
+    rotation_invariant: bool = False
     scores_only: bool = False
     valid: tuple[Callable[[float], bool], str] = (lambda value: value > 0, "more than 0")
 
@@ -129,7 +129,7 @@ def fit_lda(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], Aff
 
 
 def fit_knn(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], KNeighborsClassifier]:  # noqa: ARG001
-    """The share of each class among the nearest rows."""
+    """The fraction of each class among the nearest rows."""
 
     def fit(count: float) -> KNeighborsClassifier:
         return KNeighborsClassifier(int(count), algorithm="brute").fit(x, y)
@@ -138,7 +138,7 @@ def fit_knn(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], KNe
 
 
 def fit_nb(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], GaussianNB]:
-    """Gaussian naive Bayes; the setting is the share of the largest variance that is added to all."""
+    """Gaussian naive Bayes; the setting is the fraction of the largest variance that is added to all."""
     priors = np.full(setup.class_count, 1 / setup.class_count) if setup.balanced else None
 
     def fit(smoothing: float) -> GaussianNB:
@@ -163,12 +163,12 @@ def _spaced(first: int, last: int, steps: int) -> tuple[float, ...]:
 
 
 FAMILIES: Final[dict[str, Family]] = {
-    "logistic": Family(setting="C", values=lambda _: _spaced(-4, 2, 19), fitter=fit_logistic, turned=True),
+    "logistic": Family(setting="C", values=lambda _: _spaced(-4, 2, 19), fitter=fit_logistic, rotation_invariant=True),
     "ridge": Family(
         setting="alpha",
         values=lambda n: tuple(n * value for value in _spaced(2, -4, 25)),
         fitter=fit_ridge,
-        turned=True,
+        rotation_invariant=True,
         scores_only=True,
         valid=(lambda value: value > 0, "more than 0"),
     ),
@@ -177,14 +177,14 @@ FAMILIES: Final[dict[str, Family]] = {
         setting="shrinkage",
         values=lambda _: (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01),
         fitter=fit_lda,
-        turned=True,
+        rotation_invariant=True,
         valid=(lambda value: 0 < value <= 1, "more than 0, 1 at most"),
     ),
     "knn": Family(
         setting="neighbours",
         values=lambda n: tuple(float(k) for k in (50, 30, 20, 15, 10, 7, 5, 3, 1) if k <= n / 2),
         fitter=fit_knn,
-        turned=True,
+        rotation_invariant=True,
         valid=(lambda value: value >= 1 and value == int(value), "a whole number, 1 or more"),
     ),
     "nb": Family(setting="smoothing", values=lambda _: _spaced(1, -9, 11), fitter=fit_nb),

@@ -38,7 +38,7 @@ def few_shots(
 ) -> list[dict[str, float]]:
     """Fit a head to few training images of each class, drawn at random, and judge it on others.
 
-    It is judged on the validation images, or where there are none on the training images that were not drawn; test
+    It is evaluated on the validation images, or where there are none on the training images that were not drawn; test
     images are left for the final figure.
 
     Args:

@@ -24,7 +24,7 @@ from permafrost.heads.data import (
     set_name,
     split_rows,
 )
-from permafrost.heads.evaluation import judge, outputs_of
+from permafrost.heads.evaluation import evaluate_head, outputs_of
 from permafrost.heads.head import Fit, FittedHead, HeadData
 from permafrost.heads.options import CLASSICAL_HEADS, HEADS, HeadOptions, HeadSettings, options_from
 from permafrost.heads.table import find_head, needs_validation
@@ -39,7 +39,7 @@ from permafrost.units import parse_size
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
-    from permafrost.heads.choosing import Choice
+    from permafrost.heads.selection import Selection
 
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -95,10 +95,10 @@ def fit_head(
         features: a feature set, or its file; or several of the same images, of other cuts, poolings or bases, which
             are compared.
         head: one of `heads.HEADS`; `auto`, which compares `candidates` by cross-validation on the training images; or
-            a scikit-learn classifier, or a `Pipeline` that ends in one, which can be folded into Keras layers.
+            a scikit-learn classifier, or a `Pipeline` that ends in one, which can be converted into Keras layers.
         candidates: the heads that `auto` compares.
         shots: numbers of training images a class, for each of which the head is fitted to some drawn at random, and
-            judged on the validation images, or where there are none on the other training images.
+            evaluated on the validation images, or where there are none on the other training images.
         draws: how often, for each number.
         views: how many views of each training image to fit to, the image itself among them; all that the set has if
             None. Heads that Keras trains take one of them an epoch, by turns; others all at once. Where heads or sets
@@ -145,14 +145,14 @@ def fit_head(
     chosen, name, fitted, tables = _fit(head, name, data, asked, options)
     fitted_at = time.perf_counter()
     features = next(features for features in sets if set_name(features) == chosen)
-    judged = judge(
+    evaluated = evaluate_head(
         fitted, features, rows, labels, calibrate=options.calibrate == "temperature", limit=limit or asked.bytes_allowed
     )
     if asked.shots:
         tables["shots"] = _few_shots(name if head == "auto" else head, data[chosen], asked, options)
-    judged_at = time.perf_counter()
+    evaluated_at = time.perf_counter()
     with staging(folder) as stage:
-        parity = _export(judged.fitted, features, rows, stage)
+        parity = _export(evaluated.fitted, features, rows, stage)
         now = time.perf_counter()
         content = RunContent(
             class_names=tuple(features.class_names),
@@ -162,20 +162,20 @@ def fit_head(
                 "chosen_from": sorted(data) if len(sets) > 1 else None,
                 "options": dataclasses.asdict(options) | {"views": count},
                 "details": {"way": "in memory"} | fitted.details,
-                "calibration": judged.calibration,
-                "threshold": judged.threshold,
+                "calibration": evaluated.calibration,
+                "threshold": evaluated.threshold,
                 **tables,
                 **features_record(features),
                 "parity": dataclasses.asdict(parity),
                 "seconds": rounded(
                     load=fitting - started,
                     fit=fitted_at - fitting,
-                    judge=judged_at - fitted_at,
-                    export=now - judged_at,
+                    evaluate=evaluated_at - fitted_at,
+                    export=now - evaluated_at,
                     total=now - started,
                 ),
             },
-            metrics=judged.metrics,
+            metrics=evaluated.metrics,
             history=fitted.history,
             title=f"{name} head on {features.spec.base} {features.spec.cut}",
             tables=tables,
@@ -227,9 +227,9 @@ def _require_streamed(data: HeadData, asked: Asked, *, alone: bool) -> None:
 def _name_of(head: str | BaseEstimator) -> str:
     """A head's name; an unknown one, and one that cannot be exported, is refused."""
     if not isinstance(head, str):
-        from permafrost.heads.to_keras import require_foldable
+        from permafrost.heads.to_keras import require_convertible
 
-        require_foldable(head)
+        require_convertible(head)
         return type(head).__name__.lower()
     if head not in (*HEADS, "auto"):
         find_head(head)
@@ -244,9 +244,9 @@ def _fit_of(head: str | BaseEstimator) -> Fit:
     return functools.partial(fit_estimator, head)
 
 
-def _choose(head: str | BaseEstimator, data: dict[str, HeadData], asked: Asked, options: HeadOptions) -> Choice:
+def _choose(head: str | BaseEstimator, data: dict[str, HeadData], asked: Asked, options: HeadOptions) -> Selection:
     """Compare heads, feature sets, or both."""
-    from permafrost.heads.choosing import choose_head
+    from permafrost.heads.selection import select_head
 
     if head != "auto" and head not in CLASSICAL_HEADS:
         raise OptionError(
@@ -263,7 +263,7 @@ def _choose(head: str | BaseEstimator, data: dict[str, HeadData], asked: Asked, 
             bar.set_postfix_str(what, refresh=False)
             bar.update()
 
-        return choose_head(data, heads, options, report=report)
+        return select_head(data, heads, options, report=report)
 
 
 def _few_shots(head: str | BaseEstimator, data: HeadData, asked: Asked, options: HeadOptions) -> list[dict[str, float]]:

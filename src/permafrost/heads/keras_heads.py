@@ -22,7 +22,7 @@ def fit_dense(data: HeadData, options: HeadOptions) -> FittedHead:
     """Fully connected layers: flatten, hidden layers with ReLU and dropout, softmax.
 
     Raises:
-        OptionError: a layer without units, or a share out of range.
+        OptionError: a layer without units, or a fraction out of range.
     """
     return _fit(data, options, lambda x, seeds: _hidden_layers(_flat(x), options, seeds))
 
@@ -31,7 +31,7 @@ def fit_linear(data: HeadData, options: HeadOptions) -> FittedHead:
     """One softmax layer.
 
     Raises:
-        OptionError: a share out of range.
+        OptionError: a fraction out of range.
     """
     return _fit(data, options, lambda x, _: _flat(x))
 
@@ -41,7 +41,7 @@ def fit_conv(data: HeadData, options: HeadOptions) -> FittedHead:
 
     Raises:
         HeadError: the features are no maps.
-        OptionError: a layer without units or filters, or a share out of range.
+        OptionError: a layer without units or filters, or a fraction out of range.
     """
     shape = data.x.shape[1:]
     if len(shape) != 3:
@@ -162,9 +162,9 @@ def _require_sizes(options: HeadOptions) -> None:
     for what, size in (("kernel", options.kernel_size), ("pool", options.pool_size)):
         if size < 1:
             raise OptionError(f"the {what} size is too small", expected="1 or more", found=size)
-    for share in (options.dropout, *options.filter_dropout):
-        if not 0 <= share < 1:
-            raise OptionError("dropout is out of range", expected="0 to less than 1", found=share)
+    for fraction in (options.dropout, *options.filter_dropout):
+        if not 0 <= fraction < 1:
+            raise OptionError("dropout is out of range", expected="0 to less than 1", found=fraction)
     if not 0 <= options.l2 < np.inf:
         raise OptionError("the L2 penalty is out of range", expected="0 or more", found=options.l2)
 

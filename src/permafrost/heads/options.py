@@ -26,19 +26,19 @@ class HeadOptions:
     Attributes:
         training: for heads that Keras trains.
         hidden: units of each hidden layer of `dense`, `conv` and `mlp`.
-        dropout: share of units of each hidden layer that `dense` and `conv` drop in training.
+        dropout: fraction of units of each hidden layer that `dense` and `conv` drop in training.
         batch_norm: whether hidden layers and convolutions of `dense` and `conv` are normalised over each batch.
         l2: the penalty of squared weights of `linear`, `dense` and `conv`.
         filters: of each convolution of `conv`; each is followed by pooling.
         kernel_size: of the convolutions, in rows and columns.
         pool_size: of the pooling, in rows and columns.
-        filter_dropout: share of features dropped after each pooling: one for all, or one for each.
+        filter_dropout: fraction of features dropped after each pooling: one for all, or one for each.
         regularization: the setting of the heads of `families.FAMILIES`; None chooses it by cross-validation on training
             data.
         neighbours: of `knn`; None chooses it likewise.
         scaling: how those heads scale features: `standard`, each to variance 1, or `centred`, all by one number, which
             leaves features that are nearly always zero as small as they are.
-        pca: principal components to which those heads reduce the features, or below 1 the share of the variance to
+        pca: principal components to which those heads reduce the features, or below 1 the fraction of the variance to
             keep; None for all features.
         calibrate: `temperature` divides the fitted head's logits by the temperature that suits the validation images;
             `none` leaves them.
@@ -85,7 +85,7 @@ class HeadSettings(TrainingSettings, total=False):
     calibrate: str
 
 
-SEVERAL: Final = frozenset({"hidden", "filters", "filter_dropout"})
+PER_LAYER: Final = frozenset({"hidden", "filters", "filter_dropout"})
 """Settings that are one number for each layer; one number alone will do."""
 
 
@@ -98,7 +98,7 @@ def options_from(settings: HeadSettings, *, progress: bool) -> HeadOptions:
     """
     own = {field.name for field in dataclasses.fields(HeadOptions)} - {"training", "progress"}
     chosen: dict[str, Any] = {
-        name: (tuple(value) if isinstance(value, Sequence) else (value,)) if name in SEVERAL else value
+        name: (tuple(value) if isinstance(value, Sequence) else (value,)) if name in PER_LAYER else value
         for name, value in settings.items()
         if name in own
     }

@@ -30,10 +30,10 @@ MATRICES: Final = 6
 """How many matrices of features by features, in float64, are held at once: sums, and a part of them for each thread in
 float32; then two that are decomposed, the eigenvectors, and what LAPACK works with."""
 
-MOST_THREADS: Final = 8
+MAX_THREADS: Final = 8
 """That compute; each holds a block, and products of its own."""
 
-PASSES: Final = 60
+MAX_PASSES: Final = 60
 """Over the rows, at most, by logistic regression."""
 
 
@@ -155,7 +155,7 @@ def gather_scaling(stream: FeatureRows, scaling: str) -> Affine:
 def _over_blocks(stream: FeatureRows, function: Callable[[np.ndarray, np.ndarray], Made]) -> Iterator[Made]:
     """`function` of each block, by several threads; a matrix product has one alone, so that none waits for another."""
     with blas_threads(1):
-        yield from stream.over_blocks(function, threads=min(cpu_count(), MOST_THREADS))
+        yield from stream.over_blocks(function, threads=min(cpu_count(), MAX_THREADS))
 
 
 def _rough_mean(stream: FeatureRows) -> np.ndarray:
@@ -208,7 +208,7 @@ def _fit_logistic(name: str, data: HeadData, options: HeadOptions) -> FittedHead
         objective.start(kernel, bias),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": PASSES, "maxfun": PASSES, "gtol": 1e-6, "ftol": 1e-10},
+        options={"maxiter": MAX_PASSES, "maxfun": MAX_PASSES, "gtol": 1e-6, "ftol": 1e-10},
     )
     way = (
         f"in {objective.passes} passes over {stream.nbytes / 1e9:.3g} GB on disk, "

@@ -1,4 +1,4 @@
-"""Heads that scikit-learn or a closed form fits, in memory, folded into Keras layers with equal probabilities."""
+"""Heads that scikit-learn or a closed form fits, in memory, converted into Keras layers with equal probabilities."""
 
 from __future__ import annotations
 
@@ -14,13 +14,28 @@ from sklearn.preprocessing import StandardScaler
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads.closed_forms import scaling_of
-from permafrost.heads.cross_validation import Compared, blas_threads, choose, compare, make_folds, quiet_convergence
+from permafrost.heads.cross_validation import (
+    CrossValidated,
+    best_of,
+    blas_threads,
+    cross_validate,
+    make_folds,
+    quiet_convergence,
+)
 from permafrost.heads.families import FAMILIES, Family, Setup
 from permafrost.heads.head import FittedHead, HeadData
 from permafrost.heads.options import HeadOptions
-from permafrost.heads.to_keras import Affine, cool, fold, has_probabilities, require_foldable, softmax, to_keras
+from permafrost.heads.to_keras import (
+    Affine,
+    apply_temperature,
+    convert,
+    has_probabilities,
+    require_convertible,
+    softmax,
+    to_keras,
+)
 
-SMALL: Final = 10_000_000
+MIN_THREADED_SIZE: Final = 10_000_000
 """Numbers in a matrix below which one thread multiplies it faster than several."""
 
 
@@ -41,16 +56,16 @@ class Prepared:
     details: dict[str, Any]
 
 
-def prepare(x: np.ndarray, options: HeadOptions, *, turned: bool) -> Prepared:
-    """Standardise features, take their principal components where that is asked for, and turn them where that helps.
+def prepare(x: np.ndarray, options: HeadOptions, *, rotation_invariant: bool) -> Prepared:
+    """Scale features, reduce them to principal components if asked, and rotate them where that helps.
 
-    With more features than images, a head that does not mind being turned is fitted in the space that the images
-    span, which holds its solution: Hastie, Tibshirani and Friedman, section 18.3.5.
+    With more features than images, a rotation-invariant head is fitted in the space that the images span, which holds
+    its solution: Hastie, Tibshirani and Friedman, section 18.3.5.
 
     Args:
         x: (n, *shape) float32.
         options: `pca` is read.
-        turned: whether turning changes nothing.
+        rotation_invariant: whether turning changes nothing.
 
     Raises:
         OptionError: more principal components than there can be.
@@ -65,14 +80,16 @@ def prepare(x: np.ndarray, options: HeadOptions, *, turned: bool) -> Prepared:
         most = min(flat.shape)
         if not 0 < options.pca <= most or (options.pca > 1 and options.pca != int(options.pca)):
             raise OptionError(
-                "no such number of principal components", expected=f"a share below 1, or 1 to {most}", found=options.pca
+                "no such number of principal components",
+                expected=f"a fraction below 1, or 1 to {most}",
+                found=options.pca,
             )
         pca = PCA(options.pca if options.pca < 1 else int(options.pca), random_state=options.training.seed)
         flat = pca.fit_transform(flat)
         steps.append(Affine(pca.components_.T, -pca.mean_ @ pca.components_.T))
         details = {"pca": int(pca.n_components_), "pca_variance": float(pca.explained_variance_ratio_.sum())}
     features = flat.shape[1]
-    basis = _span(flat) if turned else None
+    basis = _span(flat) if rotation_invariant else None
     if basis is not None:
         flat = flat @ basis.T
         steps.append(Affine(basis.T, np.zeros(len(basis))))
@@ -106,11 +123,11 @@ def fit_family(name: str, data: HeadData, options: HeadOptions, *, probabilities
     given = options.neighbours if name == "knn" else options.regularization
     if given is not None:
         _require_valid(family, given, len(data.x))
-    prepared = prepare(data.x, options, turned=family.turned)
+    prepared = prepare(data.x, options, rotation_invariant=family.rotation_invariant)
     setup = setup_of(data, options, prepared.features)
     values = (float(given),) if given is not None else family.values(len(data.x))
-    compared: list[Compared] = []
-    chosen: Compared | float = values[0]
+    compared: list[CrossValidated] = []
+    chosen: CrossValidated | float = values[0]
     if len(values) > 1 or (family.scores_only and probabilities):
         purpose = f"choose {family.setting}" if given is None else "calibrate"
         instead = "" if given is not None or family.scores_only else f", or give {_option(name)}"
@@ -125,22 +142,22 @@ def fit_family(name: str, data: HeadData, options: HeadOptions, *, probabilities
         if len(values) > 1:
             # In float32: twice as fast, and precise enough to compare.
             rows = prepared.x.astype(np.float32)
-            compared = compare(family, values, rows, data.y, setup, folds, calibrated=family.scores_only)
-            chosen = choose(compared)
+            compared = cross_validate(family, values, rows, data.y, setup, folds, calibrated=family.scores_only)
+            chosen = best_of(compared)
         if family.scores_only and probabilities:
-            value = chosen.value if isinstance(chosen, Compared) else chosen
-            (chosen,) = compare(family, [value], prepared.x, data.y, setup, folds, calibrated=True)
+            value = chosen.value if isinstance(chosen, CrossValidated) else chosen
+            (chosen,) = cross_validate(family, [value], prepared.x, data.y, setup, folds, calibrated=True)
     chosen_by = "option" if given is not None else "cross-validation" if len(values) > 1 else "default"
     return finish(family, chosen, prepared, data, setup, compared, chosen_by=chosen_by)
 
 
 def finish(
     family: Family,
-    chosen: Compared | float,
+    chosen: CrossValidated | float,
     prepared: Prepared,
     data: HeadData,
     setup: Setup,
-    compared: Sequence[Compared],
+    compared: Sequence[CrossValidated],
     *,
     chosen_by: str,
 ) -> FittedHead:
@@ -155,21 +172,21 @@ def finish(
         compared: all values that were compared.
         chosen_by: how it was chosen.
     """
-    value, factor = (chosen.value, chosen.factor) if isinstance(chosen, Compared) else (chosen, 1.0)
-    with quiet_convergence(), blas_threads(1 if prepared.x.size < SMALL else None):
+    value, factor = (chosen.value, chosen.factor) if isinstance(chosen, CrossValidated) else (chosen, 1.0)
+    with quiet_convergence(), blas_threads(1 if prepared.x.size < MIN_THREADED_SIZE else None):
         fitted = family.fitter(prepared.x, data.y, setup)(value)
-    last = [fitted, softmax] if isinstance(fitted, Affine) else fold(fitted)
+    last = [fitted, softmax] if isinstance(fitted, Affine) else convert(fitted)
     details = {family.setting: value, "chosen_by": chosen_by} | prepared.details
     if factor != 1:
         details["inverse_temperature"] = factor
     return FittedHead(
-        model=cool(to_keras([*prepared.steps, *last], data.x.shape[1:]), factor),
+        model=apply_temperature(to_keras([*prepared.steps, *last], data.x.shape[1:]), factor),
         history=[
             {family.setting: row.value, "cross_validation_log_loss": row.log_loss, "standard_error": row.standard_error}
             for row in (compared if len(compared) > 1 else ())
         ],
         details=details,
-        held_out_logits=chosen.logits if isinstance(chosen, Compared) else None,
+        held_out_logits=chosen.logits if isinstance(chosen, CrossValidated) else None,
     )
 
 
@@ -179,9 +196,9 @@ def fit_estimator(estimator: BaseEstimator, data: HeadData, options: HeadOptions
     Where it gives no probabilities, it is calibrated by a temperature, cross-validated.
 
     Raises:
-        HeadError: it cannot be folded into Keras layers, which is found before it is fitted.
+        HeadError: it cannot be converted into Keras layers, which is found before it is fitted.
     """
-    require_foldable(estimator)
+    require_convertible(estimator)
     model = clone(estimator)
     if not has_probabilities(model):
         folds = make_folds(
@@ -198,7 +215,9 @@ def fit_estimator(estimator: BaseEstimator, data: HeadData, options: HeadOptions
             model.fit(data.x.reshape(len(data.x), -1).astype(np.float64), data.y)
         except ValueError as error:
             raise HeadError(f"{type(estimator).__name__} cannot be fitted to these features: {error}") from error
-    return FittedHead(model=to_keras(fold(model), data.x.shape[1:]), history=[], details={"estimator": repr(estimator)})
+    return FittedHead(
+        model=to_keras(convert(model), data.x.shape[1:]), history=[], details={"estimator": repr(estimator)}
+    )
 
 
 def _require_valid(family: Family, value: float, count: int) -> None:

@@ -1,8 +1,8 @@
-"""What scikit-learn fitted, as Keras layers that give its probabilities. Nothing is pickled.
+"""Convert fitted scikit-learn estimators to Keras layers that give the same probabilities. Nothing is pickled.
 
-`require_foldable` says before fitting whether an estimator can be folded, `fold` turns it, fitted, into steps, and
-`to_keras` makes a model of them. A step is an `Affine` map or a function from one Keras tensor to the next; affine maps
-that follow each other become one layer.
+`require_convertible` checks an estimator before it is fitted, `convert` turns a fitted one into steps, and `to_keras`
+makes a model of them. A step is an `Affine` map or a function from one Keras tensor to the next; consecutive affine
+maps become one layer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, Normalizer, Standa
 from sklearn.svm import LinearSVC
 
 from permafrost.errors import HeadError
-from permafrost.heads.calibration import LEAST
+from permafrost.heads.calibration import MIN_PROBABILITY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ def merged(steps: Sequence[Step]) -> list[Step]:
     return result
 
 
-def cool(model: keras.Model, factor: float) -> keras.Model:
+def apply_temperature(model: keras.Model, factor: float) -> keras.Model:
     """A model whose logits are those of `model` times a factor, the inverse of a temperature.
 
     Args:
@@ -125,9 +125,9 @@ def cool(model: keras.Model, factor: float) -> keras.Model:
     if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.softmax:
         last.set_weights([factor * weights for weights in last.get_weights()])
         return model
-    logits = keras.ops.log(keras.ops.maximum(model.outputs[0], LEAST))
-    cooled = keras.layers.Rescaling(factor, name="head_temperature")(logits)
-    return keras.Model(model.inputs[0], keras.layers.Softmax(name="head_calibrated")(cooled), name="head")
+    logits = keras.ops.log(keras.ops.maximum(model.outputs[0], MIN_PROBABILITY))
+    calibrated = keras.layers.Rescaling(factor, name="head_temperature")(logits)
+    return keras.Model(model.inputs[0], keras.layers.Softmax(name="head_calibrated")(calibrated), name="head")
 
 
 def as_logits(coefficients: np.ndarray, intercepts: np.ndarray, *, symmetric: bool = False) -> Affine:
@@ -145,14 +145,14 @@ def as_logits(coefficients: np.ndarray, intercepts: np.ndarray, *, symmetric: bo
     return Affine(coefficients.T.astype(np.float64), intercepts.astype(np.float64))
 
 
-def require_foldable(estimator: BaseEstimator) -> None:
-    """Refuse, before it is fitted, what cannot be folded into Keras layers.
+def require_convertible(estimator: BaseEstimator) -> None:
+    """Refuse, before it is fitted, what cannot be converted into Keras layers.
 
     Args:
         estimator: a classifier, or a `Pipeline` that ends in one.
 
     Raises:
-        HeadError: what cannot be folded is named, with the list of what can.
+        HeadError: what cannot be converted is named, with the list of what can.
     """
     *transformers, classifier = _members(estimator)
     for member, table in [*((member, TRANSFORMERS) for member in transformers), (classifier, CLASSIFIERS)]:
@@ -161,11 +161,11 @@ def require_foldable(estimator: BaseEstimator) -> None:
         if reason:
             kind = "transformer" if table is TRANSFORMERS else "classifier"
             raise HeadError(
-                f"{type(member).__name__} cannot be folded into Keras layers: it {reason}",
+                f"{type(member).__name__} cannot be converted into Keras layers: it {reason}",
                 expected=f"as {kind} one of {', '.join(known.__name__ for known in table)}",
             )
     if isinstance(classifier, CalibratedClassifierCV):
-        require_foldable(classifier.estimator)
+        require_convertible(classifier.estimator)
 
 
 def has_probabilities(estimator: BaseEstimator) -> bool:
@@ -173,15 +173,15 @@ def has_probabilities(estimator: BaseEstimator) -> bool:
     return not isinstance(_members(estimator)[-1], RidgeClassifier | RidgeClassifierCV | LinearSVC)
 
 
-def fold(estimator: BaseEstimator) -> list[Step]:
+def convert(estimator: BaseEstimator) -> list[Step]:
     """A fitted estimator as steps from flattened features (n, d) to probabilities, as its `predict_proba` gives them.
 
     Args:
-        estimator: fitted, and let pass by `require_foldable`.
+        estimator: fitted, and let pass by `require_convertible`.
     """
     *transformers, classifier = _members(estimator)
-    before = [step for member in transformers for step in TRANSFORMERS[type(member)].fold(member)]
-    return [*before, *CLASSIFIERS[type(classifier)].fold(classifier)]
+    before = [step for member in transformers for step in TRANSFORMERS[type(member)].convert(member)]
+    return [*before, *CLASSIFIERS[type(classifier)].convert(classifier)]
 
 
 def _members(estimator: BaseEstimator) -> list[Any]:
@@ -193,41 +193,41 @@ def _members(estimator: BaseEstimator) -> list[Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Foldable:
-    """How a class of estimators is folded.
+class _Converter:
+    """How a class of estimators is converted.
 
     Attributes:
-        fold: of a fitted one its steps.
-        refusal: of one that is not fitted why it cannot be folded; empty where it can.
+        convert: of a fitted one its steps.
+        refusal: of one that is not fitted why it cannot be converted; empty where it can.
     """
 
-    fold: Callable[[Any], list[Step]]
+    convert: Callable[[Any], list[Step]]
     refusal: Callable[[Any], str] = lambda _: ""
 
 
-def _fold_standard(scaler: StandardScaler) -> list[Step]:
+def _convert_standard(scaler: StandardScaler) -> list[Step]:
     count = scaler.n_features_in_
     scale = scaler.scale_ if scaler.with_std else np.ones(count)
     mean = scaler.mean_ if scaler.with_mean else np.zeros(count)
     return [Affine(1 / scale, -mean / scale)]
 
 
-def _fold_pca(pca: PCA) -> list[Step]:
+def _convert_pca(pca: PCA) -> list[Step]:
     kernel = pca.components_.T
     if pca.whiten:
         kernel = kernel / np.sqrt(np.maximum(pca.explained_variance_, np.finfo(pca.explained_variance_.dtype).eps))
     return [Affine(kernel, -pca.mean_ @ kernel)]
 
 
-def _fold_normalizer(_: Normalizer) -> list[Step]:
+def _convert_normalizer(_: Normalizer) -> list[Step]:
     return [keras.layers.UnitNormalization(name="head_unit_norm")]
 
 
-def _fold_linear(model: Any) -> list[Step]:
+def _convert_linear(model: Any) -> list[Step]:
     return [as_logits(model.coef_, model.intercept_), softmax]
 
 
-def _fold_neighbours(model: KNeighborsClassifier) -> list[Step]:
+def _convert_neighbours(model: KNeighborsClassifier) -> list[Step]:
     """The nearest points have the largest x·p - |p|²/2; their labels, looked up in a table, are averaged."""
     points = np.asarray(model._fit_X, np.float64)
     table = np.eye(len(model.classes_), dtype=np.float32)[np.asarray(model._y).reshape(-1)]
@@ -252,7 +252,7 @@ def _refuse_neighbours(model: KNeighborsClassifier) -> str:
     return "" if euclidean else "measures another distance than the Euclidean; for the cosine put Normalizer before it"
 
 
-def _fold_bayes(model: GaussianNB) -> list[Step]:
+def _convert_bayes(model: GaussianNB) -> list[Step]:
     """Log likelihoods as sums of squares, class by class: as a polynomial in x they would lose their digits.
 
     What all classes have in common is taken off each square: the sums of hundreds of them would lose theirs, too.
@@ -273,7 +273,7 @@ def _fold_bayes(model: GaussianNB) -> list[Step]:
     return [squares, Affine(-0.5 * np.eye(len(mean)), prior - prior.mean()), softmax]
 
 
-def _fold_mlp(model: MLPClassifier) -> list[Step]:
+def _convert_mlp(model: MLPClassifier) -> list[Step]:
     *hidden, last = zip(model.coefs_, model.intercepts_, strict=True)
     activation = {"identity": "linear", "logistic": "sigmoid"}.get(model.activation, model.activation)
     steps: list[Step] = []
@@ -282,9 +282,9 @@ def _fold_mlp(model: MLPClassifier) -> list[Step]:
     return [*steps, as_logits(last[0].T, last[1]), softmax]
 
 
-def _fold_calibrated(model: CalibratedClassifierCV) -> list[Step]:
+def _convert_calibrated(model: CalibratedClassifierCV) -> list[Step]:
     """One calibrated classifier, or the mean of several."""
-    chains = [_fold_one_calibrated(member) for member in model.calibrated_classifiers_]
+    chains = [_convert_one_calibrated(member) for member in model.calibrated_classifiers_]
     if len(chains) == 1:
         return chains[0]
 
@@ -294,9 +294,9 @@ def _fold_calibrated(model: CalibratedClassifierCV) -> list[Step]:
     return [average]
 
 
-def _fold_one_calibrated(member: Any) -> list[Step]:
+def _convert_one_calibrated(member: Any) -> list[Step]:
     *transformers, model = _members(member.estimator)
-    before = [step for part in transformers for step in TRANSFORMERS[type(part)].fold(part)]
+    before = [step for part in transformers for step in TRANSFORMERS[type(part)].convert(part)]
     if member.method == "temperature":
         (calibrator,) = member.calibrators
         logits = as_logits(model.coef_, model.intercept_, symmetric=True)
@@ -315,13 +315,13 @@ def _fold_one_calibrated(member: Any) -> list[Step]:
 
 
 def _normalised_sigmoid(x: Any) -> Any:
-    shares = keras.ops.sigmoid(x)
-    return shares / keras.ops.sum(shares, axis=-1, keepdims=True)
+    fractions = keras.ops.sigmoid(x)
+    return fractions / keras.ops.sum(fractions, axis=-1, keepdims=True)
 
 
 def _refuse_calibrated(model: CalibratedClassifierCV) -> str:
     if model.method not in ("temperature", "sigmoid"):
-        return f"calibrates by {model.method}; temperature and sigmoid can be folded"
+        return f"calibrates by {model.method}; temperature and sigmoid can be converted"
     linear = (LogisticRegression, LogisticRegressionCV, RidgeClassifier, RidgeClassifierCV, LinearSVC)
     if not isinstance(_members(model.estimator)[-1], (*linear, LinearDiscriminantAnalysis)):
         return "calibrates a classifier that is not linear"
@@ -346,36 +346,36 @@ def _refuse_liblinear(model: Any) -> str:
     return "is fitted by liblinear; take another solver" if model.solver == "liblinear" else ""
 
 
-TRANSFORMERS: Final[dict[type, _Foldable]] = {
-    StandardScaler: _Foldable(_fold_standard),
-    MinMaxScaler: _Foldable(
+TRANSFORMERS: Final[dict[type, _Converter]] = {
+    StandardScaler: _Converter(_convert_standard),
+    MinMaxScaler: _Converter(
         lambda scaler: [Affine(scaler.scale_, scaler.min_)],
         lambda scaler: "clips its output" if scaler.clip else "",
     ),
-    MaxAbsScaler: _Foldable(
+    MaxAbsScaler: _Converter(
         lambda scaler: [Affine(1 / scaler.scale_, np.zeros(len(scaler.scale_)))],
         lambda scaler: "clips its output" if scaler.clip else "",
     ),
-    Normalizer: _Foldable(
-        _fold_normalizer, lambda normalizer: "" if normalizer.norm == "l2" else "divides by another norm than l2"
+    Normalizer: _Converter(
+        _convert_normalizer, lambda normalizer: "" if normalizer.norm == "l2" else "divides by another norm than l2"
     ),
-    PCA: _Foldable(_fold_pca),
-    TruncatedSVD: _Foldable(lambda svd: [Affine(svd.components_.T, np.zeros(len(svd.components_)))]),
+    PCA: _Converter(_convert_pca),
+    TruncatedSVD: _Converter(lambda svd: [Affine(svd.components_.T, np.zeros(len(svd.components_)))]),
 }
-"""Transformers that can be folded."""
+"""Transformers that can be converted."""
 
-CLASSIFIERS: Final[dict[type, _Foldable]] = {
-    LogisticRegression: _Foldable(_fold_linear, _refuse_liblinear),
-    LogisticRegressionCV: _Foldable(_fold_linear, _refuse_liblinear),
-    RidgeClassifier: _Foldable(_fold_linear),
-    RidgeClassifierCV: _Foldable(_fold_linear),
-    LinearSVC: _Foldable(
-        _fold_linear, lambda model: "" if model.multi_class == "ovr" else "is not one against the rest"
+CLASSIFIERS: Final[dict[type, _Converter]] = {
+    LogisticRegression: _Converter(_convert_linear, _refuse_liblinear),
+    LogisticRegressionCV: _Converter(_convert_linear, _refuse_liblinear),
+    RidgeClassifier: _Converter(_convert_linear),
+    RidgeClassifierCV: _Converter(_convert_linear),
+    LinearSVC: _Converter(
+        _convert_linear, lambda model: "" if model.multi_class == "ovr" else "is not one against the rest"
     ),
-    LinearDiscriminantAnalysis: _Foldable(_fold_linear),
-    KNeighborsClassifier: _Foldable(_fold_neighbours, _refuse_neighbours),
-    GaussianNB: _Foldable(_fold_bayes),
-    MLPClassifier: _Foldable(_fold_mlp),
-    CalibratedClassifierCV: _Foldable(_fold_calibrated, _refuse_calibrated),
+    LinearDiscriminantAnalysis: _Converter(_convert_linear),
+    KNeighborsClassifier: _Converter(_convert_neighbours, _refuse_neighbours),
+    GaussianNB: _Converter(_convert_bayes),
+    MLPClassifier: _Converter(_convert_mlp),
+    CalibratedClassifierCV: _Converter(_convert_calibrated, _refuse_calibrated),
 }
-"""Classifiers that can be folded."""
+"""Classifiers that can be converted."""

@@ -24,7 +24,7 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence
         class_names: the classes.
 
     Returns:
-        `n`; `accuracy`, the share of right labels; `balanced_accuracy`, its mean over the classes that occur;
+        `n`; `accuracy`, the fraction of right labels; `balanced_accuracy`, its mean over the classes that occur;
         `log_loss`, mean, in nats; `calibration_error`, see `calibration_error`; `intervals`, of the accuracies, see
         `bootstrap_intervals`; `classes`, for each `n`, `precision`, `recall`, `f1`, None where undefined; and
         `confusion`, (classes, classes), a row a true class. Only `n` where there are no images.
@@ -45,9 +45,9 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence
         "classes": {
             name: {
                 "n": int(truths[i]),
-                "precision": _share(hits[i], guesses[i]),
-                "recall": _share(hits[i], truths[i]),
-                "f1": _share(2 * hits[i], truths[i] + guesses[i]),
+                "precision": _fraction(hits[i], guesses[i]),
+                "recall": _fraction(hits[i], truths[i]),
+                "f1": _fraction(2 * hits[i], truths[i] + guesses[i]),
             }
             for i, name in enumerate(class_names)
         },
@@ -73,8 +73,8 @@ def paired_difference(labels: np.ndarray, before: np.ndarray, after: np.ndarray)
     right = [(outputs.argmax(axis=1) == labels).astype(int) for outputs in (before, after)]
     change = right[1] - right[0]
     # All that matters of a drawing is how many images got better, worse, and neither.
-    shares = np.array([(change == 1).mean(), (change == -1).mean(), (change == 0).mean()])
-    drawn = np.random.default_rng(0).multinomial(len(labels), shares / shares.sum(), size=RESAMPLES)
+    fractions = np.array([(change == 1).mean(), (change == -1).mean(), (change == 0).mean()])
+    drawn = np.random.default_rng(0).multinomial(len(labels), fractions / fractions.sum(), size=RESAMPLES)
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / len(labels), [0.025, 0.975])
     return {
         "n": len(labels),
@@ -93,7 +93,7 @@ def bootstrap_intervals(matrix: np.ndarray, *, draws: int = 2000, level: float =
     Args:
         matrix: (classes, classes) int64, from `confusion`, with at least one image.
         draws: how many sets are drawn.
-        level: the share of them between the two values.
+        level: the fraction of them between the two values.
 
     Returns:
         `level`, and for `accuracy` and `balanced_accuracy` the lower and the upper value.
@@ -118,7 +118,7 @@ def bootstrap_intervals(matrix: np.ndarray, *, draws: int = 2000, level: float =
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 15) -> float:
-    """How far the probability of the label that is given lies from the share of right ones, on average.
+    """How far the probability of the label that is given lies from the fraction of right ones, on average.
 
     The expected calibration error of Guo et al. 2017, over bins of equal width.
 
@@ -170,7 +170,7 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         probabilities: (n, classes).
 
     Returns:
-        `accuracy`, the share of right labels; `log_loss`, mean, in nats.
+        `accuracy`, the fraction of right labels; `log_loss`, mean, in nats.
     """
     chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return {
@@ -186,5 +186,5 @@ def confusion(labels: np.ndarray, guesses: np.ndarray, class_count: int) -> np.n
     return matrix
 
 
-def _share(part: Any, whole: Any) -> float | None:
+def _fraction(part: Any, whole: Any) -> float | None:
     return float(part / whole) if whole else None

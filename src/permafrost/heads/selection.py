@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from permafrost.heads.cross_validation import Compared, choose, compare, make_folds
+from permafrost.heads.cross_validation import CrossValidated, best_of, cross_validate, make_folds
 from permafrost.heads.families import FAMILIES
 from permafrost.heads.head import FittedHead, HeadData
 from permafrost.heads.options import SCALINGS, HeadOptions
@@ -20,7 +20,7 @@ UNSCALED: Final = frozenset({"nb", "mlp"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
+class LeaderboardRow:
     """A row of the leaderboard: a head with the setting that suits it best, on one feature set.
 
     Attributes:
@@ -48,7 +48,7 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Selection:
     """What came of a comparison.
 
     Attributes:
@@ -57,18 +57,18 @@ class Choice:
         fitted: the best head, fitted to all training rows.
     """
 
-    leaderboard: list[Entry]
+    leaderboard: list[LeaderboardRow]
     features: str
     fitted: FittedHead
 
 
-def choose_head(
+def select_head(
     sets: Mapping[str, HeadData],
     heads: Sequence[str],
     options: HeadOptions,
     *,
     report: Callable[[str], None] = lambda _: None,
-) -> Choice:
+) -> Selection:
     """Compare heads by stratified k-fold, and fit the one with the least log loss to all training rows.
 
     Settings are chosen within each head, and heads between each other, on the same held-out rows, and only there: the
@@ -87,18 +87,18 @@ def choose_head(
     folds = make_folds(
         first.y, first.class_names, options.training.seed, purpose="compare heads", do="add images of it"
     )
-    found: list[tuple[Entry, list[Compared], Compared]] = []
-    for (name, scaling, turned), tried in _groups(sets, heads):
+    found: list[tuple[LeaderboardRow, list[CrossValidated], CrossValidated]] = []
+    for (name, scaling, rotation_invariant), tried in _groups(sets, heads):
         data = sets[name]
-        prepared = _prepared(data, options, scaling, turned)
+        prepared = _prepared(data, options, scaling, rotation_invariant)
         setup = setup_of(data, options, prepared.features)
         rows = prepared.x.astype(np.float32)
         for head in tried:
             report(f"{head} on {name}")
             started, family = time.perf_counter(), FAMILIES[head]
-            compared = compare(family, family.values(len(rows)), rows, data.y, setup, folds, calibrated=True)
-            best = choose(compared)
-            entry = Entry(
+            compared = cross_validate(family, family.values(len(rows)), rows, data.y, setup, folds, calibrated=True)
+            best = best_of(compared)
+            entry = LeaderboardRow(
                 features=name,
                 head=head,
                 scaling=scaling,
@@ -106,40 +106,41 @@ def choose_head(
                 value=best.value,
                 log_loss=best.log_loss,
                 standard_error=best.standard_error,
-                **_shares(best.logits.argmax(axis=1), data.y),
+                **_accuracies(best.logits.argmax(axis=1), data.y),
                 seconds=round(time.perf_counter() - started, 3),
             )
             found.append((entry, compared, best))
     found.sort(key=lambda row: row[0].log_loss)
     entry, compared, best = found[0]
     data, family = sets[entry.features], FAMILIES[entry.head]
-    prepared = _prepared(data, options, entry.scaling, family.turned)
+    prepared = _prepared(data, options, entry.scaling, family.rotation_invariant)
     setup = setup_of(data, options, prepared.features)
     # The temperature of what is exported follows from fits in full precision.
-    (best,) = compare(family, [best.value], prepared.x, data.y, setup, folds, calibrated=True)
+    (best,) = cross_validate(family, [best.value], prepared.x, data.y, setup, folds, calibrated=True)
     fitted = finish(family, best, prepared, data, setup, compared, chosen_by="cross-validation")
-    return Choice([row for row, _, _ in found], entry.features, fitted)
+    return Selection([row for row, _, _ in found], entry.features, fitted)
 
 
 def _groups(sets: Mapping[str, HeadData], heads: Sequence[str]) -> Iterator[tuple[tuple[str, str, bool], list[str]]]:
-    """Heads that are fitted to the same prepared rows: a set, a scaling, and whether the rows are turned."""
+    """Yield heads that are fitted to the same prepared rows, with the set, the scaling and whether rows are rotated."""
     for name in sets:
         for scaling in SCALINGS:
-            for turned in (True, False):
+            for rotation_invariant in (True, False):
                 tried = [
                     head
                     for head in heads
-                    if FAMILIES[head].turned == turned and (scaling == SCALINGS[0] or head not in UNSCALED)
+                    if FAMILIES[head].rotation_invariant == rotation_invariant
+                    and (scaling == SCALINGS[0] or head not in UNSCALED)
                 ]
                 if tried:
-                    yield (name, scaling, turned), tried
+                    yield (name, scaling, rotation_invariant), tried
 
 
-def _prepared(data: HeadData, options: HeadOptions, scaling: str, turned: bool) -> Prepared:
-    return prepare(data.x, dataclasses.replace(options, scaling=scaling), turned=turned)
+def _prepared(data: HeadData, options: HeadOptions, scaling: str, rotation_invariant: bool) -> Prepared:
+    return prepare(data.x, dataclasses.replace(options, scaling=scaling), rotation_invariant=rotation_invariant)
 
 
-def _shares(guesses: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def _accuracies(guesses: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     right = guesses == labels
     return {
         "accuracy": float(right.mean()),

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from permafrost.errors import ShardError, WriteError
+from permafrost.extraction.cache import CachedStore
 from permafrost.store import compaction
 from permafrost.store.compaction import compact
 from permafrost.store.feature_set import open_features
 from permafrost.store.row_index import RowAddress, RowIndex, place_rows
+from permafrost.store.row_reader import LocatedRows, read_rows
 from permafrost.store.set_content import ViewRows
 from permafrost.store.set_file import write_set
 from permafrost.store.shard import Rows
@@ -340,3 +342,48 @@ def test_views_whose_shards_were_joined_read_as_before_and_images_too(tmp_path):
     for (view, image), value in expected.items():
         assert np.array_equal(features.features(np.array([image]), view=view)[0], value)
     assert np.array_equal(features.arrays()[0], rows.features[0])
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["cached before", "committed by this process"])
+def test_the_extraction_cache_reads_rows_whose_shards_another_process_has_joined(tmp_path, own):
+    cache = CachedStore(WHOLE_SPEC, tmp_path / "store")
+    expected = {}
+    for seed in range(COUNT):
+        rows = make_rows(WHOLE_SPEC, 3, seed=seed)
+        keys = [(digest.tobytes(), 0) for digest in rows.digests]
+        expected |= zip(keys, rows.features[0], strict=True)
+        cache.commit(keys, rows.features, ENGINE, ["top"])
+    keys = list(expected)
+    if not own:
+        cache = CachedStore(WHOLE_SPEC, tmp_path / "store")
+        assert all(cache.has(keys))
+
+    compact(Store(cache.folder))
+
+    for _ in range(2):
+        assert np.array_equal(cache.gather(keys)[0], list(expected.values()))
+
+
+def test_reading_looks_again_as_often_as_shards_are_joined(store, monkeypatch):
+    wanted = make_rows(WHOLE_SPEC, 3, seed=0)
+    fill(store)
+    index, gather, other = RowIndex(store), Store.gather, Store(store.folder)
+    shards, places = place_rows([index.find(digest.tobytes()) for digest in wanted.digests])
+    rows = LocatedRows(shards=shards, places=places, digests=wanted.digests, views=np.zeros(3, np.int64))
+    attempts = []
+
+    def joined_meanwhile(self, *arguments, **options):
+        if len(attempts) < 3:
+            for seed in range(COUNT):
+                other.append(make_rows(WHOLE_SPEC, 3, seed=100 * (1 + len(attempts)) + seed), engine=ENGINE)
+            compact(other)
+        attempts.append(arguments)
+        return gather(self, *arguments, **options)
+
+    monkeypatch.setattr(Store, "gather", joined_meanwhile)
+    tensors, found = read_rows(store, rows)
+
+    assert len(attempts) == 4
+    assert np.array_equal(tensors[0], wanted.features[0])
+    assert found.shards == tuple(store.shard_names())
+    assert read_rows(store, found)[1] is found

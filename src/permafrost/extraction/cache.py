@@ -15,6 +15,7 @@ from permafrost.errors import ShardError, WriteError
 from permafrost.extraction.reader import RowKey
 from permafrost.store.compaction import compact
 from permafrost.store.row_index import RowAddress, RowIndex, place_rows
+from permafrost.store.row_reader import LocatedRows, read_rows
 from permafrost.store.shard import Rows, digest_rows
 from permafrost.store.store import DESCRIPTION_FILE, Store
 from permafrost.trunk.spec import TrunkSpec
@@ -97,8 +98,7 @@ class CachedStore:
             return
         with contextlib.suppress(WriteError):  # All rows are kept; a later run may find more room.
             if compact(self._store):
-                self._damaged += self._index.damaged if self._index else []
-                self._index, self._new = RowIndex(self._store), {}
+                self._look_again()
 
     def gather(self, keys: Sequence[RowKey]) -> tuple[np.ndarray, ...]:
         """For each tensor of the trunk the features of these rows: (n, *shape) float32.
@@ -108,8 +108,18 @@ class CachedStore:
         """
         assert self._store is not None, "every row that is asked for has been kept or computed"
         shards, places = place_rows(self.addresses(keys))
-        known = digest_rows(digest for digest, _ in keys)
-        return self._store.gather(shards, places, digests=known)
+        digests, views = digest_rows(digest for digest, _ in keys), np.array([view for _, view in keys], np.int64)
+        rows = LocatedRows(shards=shards, places=places, digests=digests, views=views)
+        tensors, found = read_rows(self._store, rows)
+        if found is not rows:  # Another process has joined shards.
+            self._look_again()
+        return tensors
+
+    def _look_again(self) -> None:
+        """Forget where rows lay, and read which rows the store holds now."""
+        assert self._store is not None, "rows move only in a store that is there"
+        self._damaged += self._index.damaged if self._index else []
+        self._index, self._new = RowIndex(self._store), {}
 
 
 class FeatureCache:

@@ -7,7 +7,7 @@ removed.
 A kill leaves rows twice, never not at all: a small shard is removed only when each of its rows lies in a shard that
 this process has committed and read back, or in one that is whole and too large ever to be removed so. Therefore any
 number of processes may do it at once. Whoever had an old name in hand looks the row up again by its content; see
-`store.RowIndex` and `relocation.relocated`.
+`row_reader.read_rows`.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from permafrost.errors import ImageError, OptionError, SetError, ShardError, StoreError
+from permafrost.errors import ImageError, OptionError, SetError, StoreError
 from permafrost.images.dataset import Dataset, path_of, read_dataset
 from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.sources import FileImage, LoadedImage
 from permafrost.images.splits import SPLITS
-from permafrost.store.relocation import relocated
+from permafrost.store.row_reader import LocatedRows, read_rows, relocate
 from permafrost.store.set_content import SetContent, ViewRows, parts, with_part
 from permafrost.store.set_reading import read_set
 from permafrost.store.store import Store
@@ -248,29 +248,27 @@ class FeatureSet:
 
     def features(self, rows: np.ndarray, *, view: int = 0) -> Any:
         """Features of one view of the images with these indices, in this order: as `arrays` returns them."""
-        while True:
-            store, shards, places = self._places(rows, view)
-            try:
-                tensors = store.gather(shards, places, digests=self._content.digests[rows])
-                return tensors if len(tensors) > 1 else tensors[0]
-            except ShardError:
-                if not self._relocate():
-                    raise
+        store, located = self._locate(rows, view)
+        tensors, found = read_rows(store, located)
+        if found is not located:
+            self._relocate()
+        return tensors if len(tensors) > 1 else tensors[0]
 
-    def _places(self, rows: np.ndarray, view: int) -> tuple[Store, tuple[str, ...], np.ndarray]:
+    def _locate(self, rows: np.ndarray, view: int) -> tuple[Store, LocatedRows]:
         if view == 0:
-            return self.store, self._content.shards, self._content.places[rows]
-        views, places = self._view_places(rows, view)
-        return self._open_store(views.store, views.spec), views.shards, places
+            store, shards, places = self.store, self._content.shards, self._content.places[rows]
+        else:
+            content, places = self._view_places(rows, view)
+            store, shards = self._open_store(content.store, content.spec), content.shards
+        views = np.full(len(places), view, np.int64)
+        return store, LocatedRows(shards=shards, places=places, digests=self._content.digests[rows], views=views)
 
-    def _relocate(self) -> bool:
-        """Look where rows lie now whose shards have been joined with others; whether there are any."""
-        found = False
+    def _relocate(self) -> None:
+        """Look for all rows whose shards were joined with others, so that no later batch has to."""
         for part in parts(self._content):
-            moved = relocated(part, self._open_store(part.store, part.spec))
+            moved = relocate(part, self._open_store(part.store, part.spec))
             if moved is not None:
-                self._content, found = with_part(self._content, moved), True
-        return found
+                self._content = with_part(self._content, moved)
 
     def _view_places(self, rows: np.ndarray, view: int) -> tuple[ViewRows, np.ndarray]:
         views = self._content.views

@@ -15,8 +15,8 @@ from typing import Final
 from permafrost.atomic import TEMPORARY_PREFIX, FolderLock, leftovers
 from permafrost.errors import SetError, ShardError, StoreError
 from permafrost.store.feature_set import STORE_FOLDER, open_features
-from permafrost.store.relocation import relocated
 from permafrost.store.row_index import RowIndex
+from permafrost.store.row_reader import relocate
 from permafrost.store.set_content import Part, parts
 from permafrost.store.set_reading import h5_files, is_feature_set, read_set
 from permafrost.store.shard import is_shard_name
@@ -130,7 +130,7 @@ def _verify_set(path: Path) -> Iterator[Finding]:
         return
     for part in parts(features.content):
         store = Store(path.parent / part.store)
-        for name in (relocated(part, store) or part).shards:
+        for name in (relocate(part, store) or part).shards:
             if not store.has_shard(name):
                 told = f"missing shard {store.folder / name}, of which {path} has rows. Run the same extract again"
                 yield Finding(kind="missing", path=str(store.folder / name), told=told)
@@ -250,7 +250,7 @@ def _removals(store: Path, needs: list[Part]) -> list[Removal]:
     if not needs:
         return _removals_of([store], "a store to which no set refers")
     opened = Store(store)
-    needed = {name for part in needs for name in (relocated(part, opened) or part).shards}
+    needed = {name for part in needs for name in (relocate(part, opened) or part).shards}
     unused = [store / name for name in opened.shard_names() if name not in needed]
     return [
         *_removals_of(unused, "a shard to which no set refers"),

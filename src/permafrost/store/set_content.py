@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from permafrost.store.row_reader import LocatedRows
 from permafrost.trunk.spec import TrunkSpec
 
 
@@ -66,24 +67,16 @@ class SetContent:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(LocatedRows):
     """The rows of a set that lie in one store: those of its images, or those of their augmented views.
 
     Attributes:
         spec: the store's trunk.
         store: the store's folder, relative to the folder of the set's file.
-        shards: names of the shards that held the rows when the set was written.
-        places: (m, 2) int64, for each row the index of its shard and its row there.
-        digests: (m, 32) uint8, for each row the SHA-256 of its image's content.
-        views: (m,) int64, for each row its view.
     """
 
     spec: TrunkSpec
     store: str
-    shards: tuple[str, ...]
-    places: np.ndarray
-    digests: np.ndarray
-    views: np.ndarray
 
 
 def parts(content: SetContent) -> list[Part]:

@@ -1,4 +1,4 @@
-"""The command line: what it prints, how it ends, what it leaves behind."""
+"""The command line: what it prints, its exit status, and the files it leaves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from samples import encoded, texture, tiny_model, write_legacy, write_photos
 pytest_plugins = ["upper"]
 pytestmark = [
     pytest.mark.usefixtures("light"),
-    # TensorFlow says that its own part of reading data is compiled all the same.
+    # TensorFlow warns that its own data pipeline is compiled all the same.
     pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
 ]
 
@@ -82,7 +82,7 @@ OPTIONS = {
     "evaluate": {"--split", "--validation-fraction", "--test-fraction"},
     "predict": {"--top"},
 }
-"""The options of the commands: first those of the design, then those that came with the work."""
+"""The options of the commands."""
 
 PROGRESS = {"extract", "fit-head", "finetune"}
 LATER = {
@@ -92,11 +92,11 @@ LATER = {
     "evaluate": set(),
     "predict": {"--csv", "--sort-into"},
 }
-"""What the design has, and the commands do not have yet."""
+"""Options that are designed but not there yet."""
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Every command, by the words that call it; those of `features` too."""
+    """Every command by the words that call it, with those of `features`."""
     context = click.Context(program)
     for name in COMMANDS:
         command = program.get_command(context, name)
@@ -115,7 +115,7 @@ def spelled(options: click.Command) -> set[str]:
 
 @pytest.fixture
 def work(tmp_path, monkeypatch) -> Path:
-    """An empty folder to work in."""
+    """An empty working folder."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -124,7 +124,7 @@ def work(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def call(capsys):
-    """Run a command line in this process: its exit status, standard output and standard error."""
+    """Run a command line in this process; return its exit status, standard output and standard error."""
 
     def run_it(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -136,7 +136,7 @@ def call(capsys):
 
 @pytest.fixture
 def answer(call):
-    """Run a command line that has to succeed with `--json`: what it prints, as Python."""
+    """Run a command line with `--json` that must succeed; return the decoded output."""
 
     def run_it(*arguments: object):
         status, out, err = call(*arguments, "--json")
@@ -149,7 +149,7 @@ def answer(call):
 
 @pytest.fixture
 def refused(call, work):
-    """Run a command line that has to be refused: its one line, made sure to be all that it leaves."""
+    """Run a command line that must be refused; return its one line, after checking that it left nothing else."""
 
     def run_it(*arguments: object) -> str:
         before = files_below(work)
@@ -167,7 +167,7 @@ def refused(call, work):
 
 
 @pytest.mark.parametrize("words", [(), *(words for words, _ in ALL)], ids=" ".join)
-def test_help_answers_at_once_and_loads_nothing_heavy(words):
+def test_help_answers_within_half_a_second_and_imports_nothing_heavy(words):
     code = (
         "import sys\nfrom permafrost.cli import run\nstatus = run(sys.argv[1:])\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)\nsys.exit(status)"
@@ -197,7 +197,7 @@ def test_every_option_has_help(words, command):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_options_of_a_command_are_these(name):
+def test_a_command_has_exactly_these_options(name):
     command = program.get_command(click.Context(program), name)
 
     common = {"--json", "--debug"} | ({"--progress"} if name in PROGRESS else set())
@@ -205,7 +205,7 @@ def test_the_options_of_a_command_are_these(name):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_options_of_the_design_are_there_but_for_those_that_come_later(name, shared):
+def test_a_command_has_the_options_of_the_design_except_later_ones(name, shared):
     text = (shared / "design.md").read_text("utf-8")
     usage = re.search(rf"^bin/{name} (?:.*\n)(?:  +\[.*\n)*", text, re.MULTILINE)
     assert usage, "the design lists the command"
@@ -223,7 +223,7 @@ def test_help_names_every_command(call):
 
 
 @pytest.mark.parametrize("words", [(), ("features",)])
-def test_no_command_at_all_is_answered_with_help(call, words):
+def test_without_a_command_the_help_is_printed(call, words):
     status, out, err = call(*words)
 
     assert (status, out) == (2, "")
@@ -238,10 +238,10 @@ def test_the_version_is_printed(call):
     assert re.fullmatch(r"permafrost \d+\.\d+\.\d+\n", out)
 
 
-# What is printed
+# Output
 
 
-def test_extract_fit_head_finetune_evaluate_predict_and_features_as_json(answer, work, split_photos, tiny_base):
+def test_each_command_prints_one_json_object_with_the_documented_keys(answer, work, split_photos, tiny_base):
     made = answer("extract", split_photos, "--base", tiny_base, "--pool", "avg")
     assert made.keys() >= {"set", "store", "images", "computed", "cached", "skipped", "shape", "engine", "seconds"}
     assert (made["images"], made["computed"], made["cached"], made["skipped"]) == (36, 36, 0, 0)
@@ -259,9 +259,9 @@ def test_extract_fit_head_finetune_evaluate_predict_and_features_as_json(answer,
     assert tuned.keys() == fitted.keys()
     assert tuned["run"] == "runs/split-photos-logistic-finetuned"
 
-    figures = answer("evaluate", tuned["run"], split_photos, "--split", "validation")
-    assert figures.keys() >= {"accuracy", "balanced_accuracy", "n"}
-    assert (figures["n"], figures["split"]) == (9, "validation")
+    metrics = answer("evaluate", tuned["run"], split_photos, "--split", "validation")
+    assert metrics.keys() >= {"accuracy", "balanced_accuracy", "n"}
+    assert (metrics["n"], metrics["split"]) == (9, "validation")
 
     answers = answer("predict", tuned["model"], split_photos / "test" / "dots", "--top", "2")
     assert [set(found) for found in answers] == [{"path", "label", "probability", "top"}] * 3
@@ -274,7 +274,7 @@ def test_extract_fit_head_finetune_evaluate_predict_and_features_as_json(answer,
     assert leftovers(work) == []
 
 
-def test_what_was_made_and_where_is_in_the_last_lines(call, work, split_photos, tiny_base):
+def test_the_last_lines_say_what_was_made_and_where(call, work, split_photos, tiny_base):
     def last(*arguments: object) -> tuple[list[str], str]:
         status, out, err = call(*arguments)
         assert (status, err) == (0, "")
@@ -313,7 +313,7 @@ def test_what_was_made_and_where_is_in_the_last_lines(call, work, split_photos, 
     assert "base: tiny, weights tiny.keras, cut top, pooling avg\n" in text
 
 
-def test_a_training_that_runs_off_to_infinity_keeps_the_model_and_says_so(call, own_run, features, work):
+def test_diverging_training_keeps_the_starting_model_and_says_so(call, own_run, features, work):
     point_to(own_run, features)
 
     status, out, _ = call("finetune", own_run, "--unfreeze", "top", "--epochs", "1", "--learning-rate", "1e30")
@@ -322,7 +322,7 @@ def test_a_training_that_runs_off_to_infinity_keeps_the_model_and_says_so(call, 
     assert "not a number at best: no epoch improved it, the model is the one it started from\n" in out
 
 
-def test_predict_answers_a_line_a_image(call, run, split_photos):
+def test_predict_prints_one_line_per_image(call, run, split_photos):
     images = sorted((split_photos / "test" / "dots").iterdir())
 
     status, out, err = call("predict", run.folder, *images, "--top", "1")
@@ -333,7 +333,7 @@ def test_predict_answers_a_line_a_image(call, run, split_photos):
     assert all(re.fullmatch(r".*: (dots|checks|stripes) [01]\.\d{4}", line) for line in lines)
 
 
-def test_predict_with_a_bad_image_ends_with_2_but_answers_the_others(call, run, split_photos, tmp_path):
+def test_predict_with_a_bad_image_exits_with_2_and_classifies_the_others(call, run, split_photos, tmp_path):
     image = next((split_photos / "test" / "dots").iterdir())
     (tmp_path / "bad.png").write_bytes(b"no image")
 
@@ -360,7 +360,7 @@ def test_extract_twice_computes_nothing_the_second_time(answer, work, split_phot
     assert (second["computed"], second["cached"]) == (0, 36)
 
 
-def test_several_cuts_are_kept_in_one_pass_and_printed_as_a_list(answer, call, work, split_photos, tiny_base):
+def test_several_cuts_are_cached_in_one_pass_and_printed_as_a_list(answer, call, work, split_photos, tiny_base):
     made = answer("extract", split_photos, "--base", tiny_base, "--cut", "stem,-2,top", "--pool", "max")
 
     assert [entry["set"] for entry in made] == [f"features/split-photos-{cut}.h5" for cut in ("stem", "joined", "top")]
@@ -371,7 +371,7 @@ def test_several_cuts_are_kept_in_one_pass_and_printed_as_a_list(answer, call, w
     )
 
 
-def test_a_dry_run_writes_nothing_and_says_what_would_be_done(answer, call, work, split_photos, tiny_base):
+def test_a_dry_run_writes_nothing_and_prints_the_plan(answer, call, work, split_photos, tiny_base):
     arguments = ("extract", split_photos, "--base", tiny_base, "--dry-run")
 
     plan = answer(*arguments)
@@ -385,7 +385,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(answer, call, work
     assert files_below(work) == []
 
 
-def test_images_that_were_set_aside_are_listed_with_the_reason(call, own_photos, tiny_base, work):
+def test_skipped_images_are_listed_with_the_reason(call, own_photos, tiny_base, work):
     (own_photos / "dots" / "empty.png").write_bytes(b"")
     (own_photos / "dots" / "notes.txt").write_bytes(b"")
 
@@ -399,7 +399,7 @@ def test_images_that_were_set_aside_are_listed_with_the_reason(call, own_photos,
     assert "skipped: dots/empty.png: the file is empty\n" in shown
 
 
-def test_features_list_shows_what_cannot_be_opened_beside_the_others(call, own_features, features):
+def test_features_list_shows_damaged_sets_with_their_error(call, own_features, features):
     folder = own_features.path.parent
     (folder / "broken.h5").write_bytes(b"\x89HDF")
 
@@ -411,6 +411,15 @@ def test_features_list_shows_what_cannot_be_opened_beside_the_others(call, own_f
     assert whole == (f"{own_features.path}: 36 images, tiny top, shape (16,), key {features.spec.key}")
 
 
+def test_features_list_leaves_out_exported_files(call, answer, own_features):
+    folder = own_features.path.parent
+    answer("features", "export", own_features.path, folder / "plain.h5")
+
+    _, out, _ = call("features", "list", folder)
+
+    assert [line.split(": ")[0] for line in out.splitlines()] == [str(own_features.path)]
+
+
 def test_features_list_of_an_empty_folder_says_so(call, work):
     assert call("features", "list", ".") == (0, "no feature sets in .\n", "")
 
@@ -419,38 +428,38 @@ def test_features_list_of_an_empty_folder_says_so(call, work):
     ("seconds", "text"),
     [(0, "0.0 s"), (9.94, "9.9 s"), (12.3, "12 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
 )
-def test_a_duration_is_told_as_people_do(seconds, text):
+def test_a_duration_in_words(seconds, text):
     assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_500_000, "1.5 MB"), (2e12, "2.0 TB")]
 )
-def test_a_size_is_told_as_people_do(count, text):
+def test_a_number_of_bytes_in_words(count, text):
     assert size(count) == text
 
 
 @pytest.mark.parametrize(("text", "units"), [("256", (256,)), ("512,128", (512, 128)), ("0", ())])
-def test_hidden_layers_are_told_by_their_units(text, units):
+def test_hidden_layers_are_given_by_their_units(text, units):
     assert parse_numbers("hidden", text) == units
 
 
 @pytest.mark.parametrize("text", ["", "many", "1.5", "8,,8"])
-def test_hidden_layers_that_are_no_numbers_are_refused(text):
+def test_hidden_layers_that_are_not_numbers_are_refused(text):
     with pytest.raises(OptionError, match="--hidden is not understood; expected 256, or 512,128, or 0"):
         parse_numbers("hidden", text)
 
 
-# What is refused
+# Refusals
 
 
-def test_a_missing_folder(refused, work, tiny_base):
+def test_a_missing_folder_is_refused(refused, work, tiny_base):
     line = refused("extract", "nothing", "--base", tiny_base)
 
     assert f"no such folder or file: {work / 'nothing'}. Give a folder with one folder a class" in line
 
 
-def test_a_folder_without_images(refused, work, tiny_base):
+def test_a_folder_without_images_is_refused(refused, work, tiny_base):
     (work / "photos" / "cats").mkdir(parents=True)
     (work / "photos" / "cats" / "notes.txt").write_text("")
 
@@ -460,7 +469,7 @@ def test_a_folder_without_images(refused, work, tiny_base):
     assert line.endswith("expected folders of images, one folder a class, found 2 other things")
 
 
-def test_one_class_only(refused, work, tiny_base):
+def test_a_single_class_is_refused(refused, work, tiny_base):
     write_photos(work / "photos", classes=["dots"], per_class=2)
 
     line = refused("extract", "photos", "--base", tiny_base)
@@ -469,25 +478,25 @@ def test_one_class_only(refused, work, tiny_base):
     assert "expected at least two, found dots. Put the images of each class into a folder of its own" in line
 
 
-def test_an_unknown_base_with_the_nearest(refused, photos):
+def test_an_unknown_base_is_refused_with_a_suggestion(refused, photos):
     line = refused("extract", photos, "--base", "inceptionv4", "--weights", "none")
 
     assert "unknown base inceptionv4; expected a name such as inception_v3" in line
 
 
-def test_a_cut_that_does_not_exist_with_the_nearest(refused, photos, tiny_base):
+def test_an_unknown_cut_is_refused_with_a_suggestion(refused, photos, tiny_base):
     line = refused("extract", photos, "--base", tiny_base, "--cut", "joint")
 
     assert re.search(r"tiny has no layer joint\. Try joined", line)
 
 
-def test_a_cut_by_an_index_that_does_not_exist(refused, photos, tiny_base):
+def test_a_cut_index_out_of_range_is_refused(refused, photos, tiny_base):
     line = refused("extract", photos, "--base", tiny_base, "--cut", "8")
 
     assert "tiny has no layer 8; expected -8 to 7, found 8" in line
 
 
-def test_weights_that_do_not_fit(refused, photos, tiny_base, tmp_path):
+def test_weights_that_do_not_fit_are_refused(refused, photos, tiny_base, tmp_path):
     pixels = keras.Input((8, 8, 3))
     other = keras.Model(pixels, keras.layers.Conv2D(4, 5)(pixels))
     weights = write_legacy(other, tmp_path / "other.h5")
@@ -497,7 +506,7 @@ def test_weights_that_do_not_fit(refused, photos, tiny_base, tmp_path):
     assert f"the weights in {weights} do not fit tiny; expected 5 layers, found 1" in line
 
 
-def test_weights_that_are_not_there(refused, photos, tiny_base):
+def test_a_missing_weights_file_is_refused(refused, photos, tiny_base):
     line = refused("extract", photos, "--base", tiny_base, "--weights", "nothing.h5")
 
     assert "no weights file nothing.h5; expected imagenet, none, or a file" in line
@@ -505,7 +514,7 @@ def test_weights_that_are_not_there(refused, photos, tiny_base):
 
 @pytest.fixture
 def spoiled_base(tmp_path) -> Path:
-    """The tiny base with one weight of `right` that is no number."""
+    """The tiny base with a NaN in the weights of `right`."""
     model = tiny_model()
     kernel, bias = model.get_layer("right").get_weights()
     kernel[0, 0, 0, 0] = np.nan
@@ -514,29 +523,29 @@ def spoiled_base(tmp_path) -> Path:
     return tmp_path / "spoiled.keras"
 
 
-def test_weights_below_the_cut_that_are_no_numbers_named_by_their_layer(refused, photos, spoiled_base):
+def test_nan_weights_below_the_cut_are_refused_with_the_layer(refused, photos, spoiled_base):
     line = refused("extract", photos, "--base", spoiled_base)
 
     assert "weights of layer right from spoiled.keras are not finite; expected numbers, found 1 NaN or infinite" in line
 
 
-def test_weights_above_the_cut_may_be_anything(answer, work, photos, spoiled_base):
+def test_nan_weights_above_the_cut_do_not_matter(answer, work, photos, spoiled_base):
     assert answer("extract", photos, "--base", spoiled_base, "--cut", "left")["computed"] == 18
 
 
-def test_an_image_size_below_the_bases_minimum(refused, photos):
+def test_an_image_size_below_the_minimum_of_the_base_is_refused(refused, photos):
     line = refused("extract", photos, "--base", "inception_v3", "--weights", "none", "--image-size", "74")
 
     assert "image size too small for inception_v3; expected at least 75 px, found 74x74" in line
 
 
-def test_an_image_size_that_is_none(refused, photos, tiny_base):
+def test_a_malformed_image_size_is_refused(refused, photos, tiny_base):
     line = refused("extract", photos, "--base", tiny_base, "--image-size", "12y12")
 
     assert "expected a number of pixels, or HEIGHTxWIDTH, found 12y12" in line
 
 
-def test_a_image_that_cannot_be_decoded_where_that_is_to_be_an_error(refused, own_photos, tiny_base):
+def test_on_bad_fail_refuses_an_undecodable_image(refused, own_photos, tiny_base):
     (own_photos / "dots" / "dots-000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
 
     line = refused("extract", own_photos, "--base", tiny_base, "--on-bad", "fail")
@@ -545,14 +554,14 @@ def test_a_image_that_cannot_be_decoded_where_that_is_to_be_an_error(refused, ow
     assert line.endswith("Remove it, or use --on-bad skip")
 
 
-def test_a_set_that_is_not_there(refused):
+def test_a_missing_set_is_refused(refused):
     line = refused("fit-head", "features/nothing.h5")
 
     assert "no feature set at features/nothing.h5. Make one with extract, or list them with `features list`" in line
 
 
 @pytest.mark.parametrize("command", ["fit-head", "features show"])
-def test_a_set_whose_store_is_gone(refused, own_features, command):
+def test_a_set_without_its_store_is_refused(refused, own_features, command):
     shutil.rmtree(own_features.path.parent / "store")
 
     line = refused(*command.split(), own_features.path)
@@ -561,7 +570,7 @@ def test_a_set_whose_store_is_gone(refused, own_features, command):
     assert line.endswith("Move the set and the folder `store` together, or run extract again")
 
 
-def test_a_set_whose_store_has_changed(refused, own_features, split_photos, tiny_base, tmp_path):
+def test_a_set_with_a_changed_store_is_refused(refused, own_features, split_photos, tiny_base, tmp_path):
     other = pf.extract(split_photos, base=str(tiny_base), pool="max", out=tmp_path / "o" / "o.h5", progress=False)
     shutil.copy(other.store.folder / "trunk.json", own_features.store.folder / "trunk.json")
 
@@ -570,14 +579,14 @@ def test_a_set_whose_store_has_changed(refused, own_features, split_photos, tiny
     assert f"the store of {own_features.path} has changed: pooling; expected avg, found max" in line
 
 
-def test_a_run_folder_that_is_none(refused, photos):
+def test_a_folder_that_is_not_a_run_is_refused(refused, photos):
     for arguments in (("finetune", photos), ("evaluate", photos, photos), ("predict", photos, "a.png")):
         line = refused(*arguments)
 
         assert f"{photos} is no run; expected a folder that fit-head or finetune made, found no run.json in it" in line
 
 
-def test_a_run_that_is_not_there(refused, photos):
+def test_a_missing_run_is_refused(refused, photos):
     assert "no run at nothing; expected a folder" in refused("finetune", "nothing")
     assert "no run and no model at nothing; expected a run's folder or a .keras file" in refused(
         "evaluate", "nothing", photos
@@ -621,12 +630,12 @@ def test_a_run_that_is_not_there(refused, photos):
         (["evaluate", "run", "photos", "--split", "all"], "no such split; expected train, validation, test, found all"),
         (["predict", "run"], "Missing argument 'IMAGE...'."),
         (["predict", "run", "a.png", "--top", "0"], "top is too small; expected 1 or more, found 0"),
-        (["features", "list"], "no folder features. Make a feature set with extract"),
+        (["features", "list"], "no such folder: features. Make a feature set with extract"),
         (["features", "shew"], "No such command 'shew'. Did you mean 'show'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_an_option_that_makes_no_sense(refused, photos, tiny_base, arguments, line):
+def test_a_wrong_option_is_refused_in_one_line(refused, photos, tiny_base, arguments, line):
     given = [photos if argument == "photos" else argument for argument in arguments]
     base = ["--base", tiny_base] if arguments[:2] == ["extract", "photos"] else []
 
@@ -649,13 +658,13 @@ def test_debug_shows_a_traceback_and_the_line(call, work):
     assert err.splitlines()[-1].startswith("permafrost extract: no such folder or file: ")
 
 
-def test_a_name_with_a_line_break_does_not_break_the_line(refused, tiny_base):
+def test_a_line_break_in_a_name_is_escaped(refused, tiny_base):
     line = refused("extract", "no\nthing", "--base", tiny_base)
 
     assert r"no\nthing" in line
 
 
-def test_a_bug_is_not_told_as_the_users_fault(call, monkeypatch):
+def test_a_bug_is_not_reported_as_wrong_input(call, monkeypatch):
     def fail(*args, **options):
         raise ZeroDivisionError
 
@@ -684,7 +693,7 @@ def start(*arguments: object, cwd: Path, **options) -> subprocess.Popen[str]:
 
 
 def test_nothing_but_the_result_is_printed_by_a_real_process(split_photos, tiny_base, work):
-    # All commands in one process: the libraries are loaded once, and are kept quiet throughout.
+    # All commands in one process, because loading the libraries takes seconds.
     lines = [
         ["extract", str(split_photos), "--base", str(tiny_base), "--pool", "avg", "--json"],
         ["fit-head", "features/split-photos.h5", "--head", "logistic", "--out", "run", "--json"],
@@ -701,7 +710,7 @@ def test_nothing_but_the_result_is_printed_by_a_real_process(split_photos, tiny_
 
 
 def write_many(folder: Path, count: int) -> Path:
-    """Tiny images, no two the same."""
+    """Write tiny images, each different."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
     for number, image in enumerate(pixels):
         place = folder / ("even", "odd")[number % 2]
@@ -710,14 +719,13 @@ def write_many(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_ctrl_c_ends_with_130_and_what_was_committed_is_kept(answer, tiny_base, tmp_path, work):
+def test_ctrl_c_exits_with_130_and_committed_features_stay(answer, tiny_base, tmp_path, work):
     count = 3000
     photos = write_many(tmp_path / "many", count)
     arguments = ("extract", photos, "--base", tiny_base, "--pool", "avg")
-    # An image at a time, so that it takes far longer than it takes to interrupt it.
-    # A suite that a shell runs in the background has Ctrl-C ignored, and would hand that on.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = start(*arguments, "--batch-size", "1", cwd=work, preexec_fn=heard)
+    # One image per batch is slow enough to interrupt. A background shell ignores SIGINT, and children inherit that.
+    restore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = start(*arguments, "--batch-size", "1", cwd=work, preexec_fn=restore)
     limit = time.monotonic() + 100
     while not list(work.glob("features/store/*/*.h5")):
         assert process.poll() is None, process.stderr.read()
@@ -736,7 +744,7 @@ def test_ctrl_c_ends_with_130_and_what_was_committed_is_kept(answer, tiny_base, 
     assert again["computed"] + again["cached"] == count
 
 
-def test_all_that_is_kept_can_be_checked(call, answer, own_features):
+def test_features_verify_reports_a_damaged_shard(call, answer, own_features):
     folder = own_features.path.parent
 
     found = answer("features", "verify", folder)
@@ -753,7 +761,7 @@ def test_all_that_is_kept_can_be_checked(call, answer, own_features):
     )
 
 
-def test_what_no_set_refers_to_is_shown_and_goes_only_where_that_is_said(call, answer, own_features):
+def test_features_prune_removes_unused_stores_only_with_yes(call, answer, own_features):
     folder, store = own_features.path.parent, own_features.store.folder
     own_features.path.unlink()
 
@@ -761,16 +769,16 @@ def test_what_no_set_refers_to_is_shown_and_goes_only_where_that_is_said(call, a
 
     assert status == 0
     assert f"{store}: a store to which no set refers, " in out
-    assert out.splitlines()[-1].startswith("would remove 1 things, ") and out.strip().endswith("say --yes to do it")
+    assert out.splitlines()[-1].startswith("would remove 1 entries, ") and out.strip().endswith("; --yes removes them")
     assert store.exists()
     assert answer("features", "prune", folder, "--yes")["removed"] is True
     assert not store.exists()
     _, out, _ = call("features", "prune", folder)
-    assert out.strip() == "nothing to remove: sets refer to all that is kept"
+    assert out.strip() == "nothing to remove: sets use all cached features"
 
 
 @pytest.mark.parametrize("name", ["plain.h5", "plain.npz"])
-def test_a_set_can_be_written_to_one_plain_file(call, answer, own_features, work, name):
+def test_features_export_writes_one_plain_file(call, answer, own_features, work, name):
     summary = answer("features", "export", own_features.path, name)
 
     assert (summary["file"], summary["images"], summary["shape"]) == (name, 36, [16])
@@ -779,7 +787,7 @@ def test_a_set_can_be_written_to_one_plain_file(call, answer, own_features, work
     assert (status, out.splitlines()[0]) == (0, "X: 36 images, shape (16,), float32")
 
 
-def test_a_reader_that_goes_away_is_no_error(own_features):
+def test_a_closed_output_pipe_is_not_an_error(own_features):
     process = start("features", "show", own_features.path, cwd=own_features.path.parent)
     process.stdout.close()
 
@@ -789,7 +797,7 @@ def test_a_reader_that_goes_away_is_no_error(own_features):
         assert (process.returncode, err.read()) == (0, "")
 
 
-def test_the_images_of_a_real_process_may_come_from_anywhere(call, run, tmp_path, monkeypatch):
+def test_image_names_may_start_with_a_dash(call, run, tmp_path, monkeypatch):
     odd = tmp_path / "päth with spaces"
     odd.mkdir()
     (odd / "-dash.png").write_bytes(encoded(texture("dots", 1)))

@@ -1,4 +1,4 @@
-"""`demo`: the whole job, offline, on images that come with scikit-learn or on one's own."""
+"""The command `demo`, on scikit-learn's digits and on a folder of photos."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from permafrost.cli import run
 from permafrost.cli.demo_job import write_digits
 
 
-def test_the_digits_are_all_written_once_and_twenty_of_each_are_for_training(tmp_path):
+def test_each_digit_is_written_once_and_twenty_per_class_are_for_training(tmp_path):
     folder = Path(write_digits(tmp_path / "digits"))
 
     counts = {split: len(list((folder / split).rglob("*.png"))) for split in ("train", "validation", "test")}
@@ -23,9 +23,7 @@ def test_the_digits_are_all_written_once_and_twenty_of_each_are_for_training(tmp
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
-def test_ones_own_photographs_go_through_every_step_and_the_second_extraction_computes_none(
-    split_photos, tmp_path, capsys
-):
+def test_photos_run_through_every_step_and_the_second_extraction_computes_nothing(split_photos, tmp_path, capsys):
     status = run(["demo", str(split_photos), "--out", str(tmp_path / "demo"), "--json"])
 
     out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""`features`: what is kept, and looking after it."""
+"""`features`: list, show, verify, prune and export feature sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from permafrost.units import size
 
 @click.group("features", help=COMMANDS["features"], short_help=COMMANDS["features"])
 def features() -> None:
-    """The commands below `features`."""
+    """Group the commands of `features`."""
 
 
 @command("list", "List the feature sets in a folder.")
@@ -27,15 +27,17 @@ def features() -> None:
 def list_sets(*, folder: str, as_json: bool) -> None:
     """List the feature sets in a folder.
 
-    FOLDER is `features` unless another is given.
+    FOLDER is `features` by default.
     """
     from permafrost.store.feature_set import open_features
-    from permafrost.store.set_reading import h5_files
+    from permafrost.store.set_reading import h5_files, is_feature_set
 
     if not Path(folder).is_dir():
-        raise SetError(f"no folder {folder}", do="make a feature set with extract")
+        raise SetError(f"no such folder: {folder}", do="make a feature set with extract")
     entries: list[dict[str, Any]] = []
     for path in h5_files(Path(folder)):
+        if is_feature_set(path) is False:  # None: a damaged file, which is listed with its error.
+            continue
         try:
             described = open_features(path).describe()
             entries.append({key: described[key] for key in ("set", "data", "images", "shape", "key")})
@@ -51,13 +53,13 @@ def list_sets(*, folder: str, as_json: bool) -> None:
 def show_set(*, path: str, as_json: bool) -> None:
     """Show what a feature set holds.
 
-    Its images and classes, the trunk that its features came from, and what was skipped, with the reasons.
+    Its images and classes, its trunk, copies of the same image, and the skipped files with the reasons.
     """
     from permafrost.store.feature_set import open_features
 
     opened = open_features(path)
     described, spec = opened.describe(), opened.spec
-    kept = sum(entry.stat().st_size for entry in os.scandir(described["store"]) if entry.is_file())
+    used = sum(entry.stat().st_size for entry in os.scandir(described["store"]) if entry.is_file())
     lines = [
         f"data: {described['data']}",
         f"classes: {', '.join(described['classes'])}",
@@ -66,54 +68,56 @@ def show_set(*, path: str, as_json: bool) -> None:
             for name, split in described["splits"].items()
         ),
         f"base: {spec.base}, weights {spec.weights_source}, cut {spec.cut}, pooling {spec.pooling}",
-        f"images seen at {spec.image_size[0]}x{spec.image_size[1]}, preprocessing {spec.preprocessing}",
+        f"image size {spec.image_size[0]}x{spec.image_size[1]}, preprocessing {spec.preprocessing}",
         f"features: shape {opened.shape}, {spec.dtype}, computed in {spec.precision}",
         *([f"views: {opened.views} of each training image, {opened.augmentation}"] if opened.views > 1 else []),
         *(f"skipped: {entry['path']}: {entry['reason']}" for entry in described["skipped"]),
         *copies_lines(described["copies"], maximum=None),
-        f"store: {described['store']} ({size(kept)}, {described['shards']} shards hold this set)",
+        f"store: {described['store']} ({size(used)}, {described['shards']} shards with rows of this set)",
         f"set: {path}",
     ]
     show(described, lines, as_json=as_json)
 
 
-@command("verify", "Read everything that is kept, and check it.")
+@command("verify", "Read and check all cached features.")
 @click.argument("path", default="features", metavar="[SET.h5|STORE|FOLDER]", type=click.Path())
-def verify_kept(*, path: str, as_json: bool) -> None:
-    """Read everything that is kept, and check it.
+def verify_features(*, path: str, as_json: bool) -> None:
+    """Read and check all cached features.
 
-    Each set, store and shard: damaged, missing, foreign (another trunk's, or no part of a store), or duplicate (its
-    features are kept twice, which only takes room). Exit status 2 if features cannot be read; the same extract
-    computes them again.
+    Reports what is damaged, missing, foreign (from another trunk, or not part of a store) or duplicate (rows that are
+    cached twice, which only costs space). Exit status 2 if features cannot be read; the same extract computes them
+    again.
     """
     from permafrost.store.maintenance import verify
 
-    found = verify(path)
-    lines = [f"{finding.kind}: {finding.told}" for finding in found.findings]
-    lines.append(f"read {found.sets:,} sets, {found.shards:,} shards, {found.rows:,} rows, {size(found.bytes)}")
-    show(dataclasses.asdict(found) | {"faults": found.faults}, lines, as_json=as_json)
-    if found.faults:
+    report = verify(path)
+    lines = [f"{finding.kind}: {finding.told}" for finding in report.findings]
+    lines.append(f"read {report.sets:,} sets, {report.shards:,} shards, {report.rows:,} rows, {size(report.bytes)}")
+    show(dataclasses.asdict(report) | {"faults": report.faults}, lines, as_json=as_json)
+    if report.faults:
         raise StoreError(
-            f"{found.faults:,} faults in {path}",
+            f"{report.faults:,} faults in {path}",
             do="run the same extract again: it computes what is missing; `features prune` removes what is damaged",
         )
 
 
-@command("prune", "Remove what no feature set refers to.")
+@command("prune", "Remove cached features that no set uses.")
 @click.argument("folder", default="features", type=click.Path())
-@click.option("--yes", is_flag=True, help="Remove it; otherwise it is only shown, or asked for on a terminal.")
-def prune_kept(*, folder: str, yes: bool, as_json: bool) -> None:
-    """Remove what no feature set refers to.
+@click.option(
+    "--yes", is_flag=True, help="Do not ask for confirmation. Without it and without a terminal nothing is removed."
+)
+def prune_features(*, folder: str, yes: bool, as_json: bool) -> None:
+    """Remove cached features that no set uses.
 
-    Shards and stores that no set in FOLDER needs, and what processes that died left behind. What goes, and how much
-    room it takes, is shown first. Features for which there never was a set, such as those of a scikit-learn pipeline
-    or of fine-tuning, go too; they can be computed again.
+    Removes shards and stores that no set in FOLDER uses, and the temporary files of processes that died. Lists them
+    with their size first. Features that never belonged to a set, such as those of a scikit-learn pipeline or of
+    fine-tuning, are removed too; they can be computed again.
     """
     from permafrost.store.maintenance import Pruning, prune
 
     def confirm(pruning: Pruning) -> bool:
         lines = [f"{removal.path}: {removal.why}, {size(removal.bytes)}" for removal in pruning.removals]
-        lines += [f"{store}: left alone, an extraction is at work there" for store in pruning.busy]
+        lines += [f"{store}: left alone: an extraction is using it" for store in pruning.busy]
         if not as_json:
             show(None, lines, as_json=False)
         ask = sys.stdin.isatty() and not as_json
@@ -121,10 +125,10 @@ def prune_kept(*, folder: str, yes: bool, as_json: bool) -> None:
 
     pruning, done = prune(folder, confirm=confirm)
     if not pruning.removals:
-        last = "nothing to remove: sets refer to all that is kept"
+        last = "nothing to remove: sets use all cached features"
     else:
-        last = f"{'removed' if done else 'would remove'} {len(pruning.removals):,} things, {size(pruning.bytes)}"
-        last += "" if done else "; say --yes to do it"
+        last = f"{'removed' if done else 'would remove'} {len(pruning.removals):,} entries, {size(pruning.bytes)}"
+        last += "" if done else "; --yes removes them"
     show(dataclasses.asdict(pruning) | {"bytes": pruning.bytes, "removed": done}, [last], as_json=as_json)
 
 
@@ -134,16 +138,19 @@ def prune_kept(*, folder: str, yes: bool, as_json: bool) -> None:
 def export_set(*, path: str, out: str, as_json: bool) -> None:
     """Write a feature set to one plain file.
 
-    With X, y, paths, class_names and splits, for programs that know HDF5 or NumPy and nothing of stores.
+    The file holds X, y, paths, class_names and splits, for programs that read HDF5 or NumPy files.
     """
     from permafrost.store.export import export_features
     from permafrost.store.feature_set import open_features
 
     features = open_features(path)
     written = export_features(features, out)
-    taken = written.stat().st_size
-    summary = {"file": str(written), "images": len(features), "shape": list(features.shape), "bytes": taken}
-    lines = [f"X: {len(features):,} images, shape {features.shape}, float32", f"file: {written} ({size(taken)})"]
+    written_bytes = written.stat().st_size
+    summary = {"file": str(written), "images": len(features), "shape": list(features.shape), "bytes": written_bytes}
+    lines = [
+        f"X: {len(features):,} images, shape {features.shape}, float32",
+        f"file: {written} ({size(written_bytes)})",
+    ]
     show(summary, lines, as_json=as_json)
 
 
@@ -158,6 +165,6 @@ def _line(entry: dict[str, Any]) -> str:
 
 features.add_command(list_sets)
 features.add_command(show_set)
-features.add_command(verify_kept)
-features.add_command(prune_kept)
+features.add_command(verify_features)
+features.add_command(prune_features)
 features.add_command(export_set)

@@ -1,11 +1,11 @@
-"""Files written whole or not at all.
+"""Write files atomically and lock folders.
 
-Bytes go to a temporary file beside their final name, are synced, renamed over it, and the folder is synced: after
-a kill or a power cut the name holds the old file or the new one, never a part. Pillai et al. 2014, "All File Systems
-Are Not Created Equal", show why both syncs are needed.
+Bytes go to a temporary file beside the final name. The file is synced and renamed, then its folder is synced: after a
+kill or a power cut the name holds the old file or the new one, never a part. Pillai et al. 2014, "All File Systems Are
+Not Created Equal", show why both syncs are needed.
 
-What a process that died had begun is cleared by the next one. A temporary file is locked for as long as it is being
-written, and the system drops a lock with its process, however that ends.
+Temporary files of crashed processes are removed by the next run. A temporary file stays locked while it is written, and
+the system releases a lock when its process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -16,144 +16,136 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from permafrost.errors import WriteError
+from permafrost.errors import StoreError, WriteError
 
 TEMPORARY_PREFIX: Final = ".tmp-"
-
-
 _TEMPORARY: Final = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}-.+", re.DOTALL)
 
-
 _CLOCK_SLACK: Final = 5.0
-"""Seconds by which the time of a file and that of a process may differ, though they come from one clock."""
+"""Seconds by which a file may seem older than the process that wrote it: the two times are rounded differently."""
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process uses: `.tmp-<pid>-<random>-<name>`."""
+    """Return a name beside `path` that no other process uses: `.tmp-<pid>-<random>-<name>`."""
     return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write at `path` into one clear line."""
+    """Turn an `OSError` of the block into a `WriteError` that names `path`."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise WriteError(
             f"cannot write {path}: {reason}",
-            do="free some space or choose another folder; what was committed before is whole",
+            do="free some space or choose another folder; everything committed before is intact",
         ) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable."""
+    """Make creations, renames and removals in `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _sync(handle)
     finally:
         os.close(handle)
 
 
 def commit_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` to `path`, whole or not at all, replacing what was there.
+    """Write `data` to `path` atomically and durably; an existing file is replaced, missing folders are made.
 
     Raises:
-        WriteError: the disk is full, the folder is read-only, or the like.
+        WriteError: the disk is full, the folder is read-only, or similar.
     """
     with write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(path.parent)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path`; what was written there takes the place of `path` when all went well.
+    """Yield an empty temporary file beside `path`, and rename it to `path` if the block succeeds.
+
+    The block writes to the file by its name. It must not replace it by another file, which would not be locked.
 
     Raises:
-        WriteError: the disk is full, the folder is read-only, or the like.
+        WriteError: the disk is full, the folder is read-only, or similar.
     """
-    temporary = temporary_name(path)
-    try:
-        with write_errors(path), open(temporary, "xb") as held:
-            try_lock(held.fileno(), exclusive=True)
+    with write_errors(path), _locked_temporary(path, _make_file) as temporary:
+        try:
             yield temporary
             handle = os.open(temporary, os.O_RDONLY)
             try:
-                os.fsync(handle)
+                _sync(handle)
             finally:
                 os.close(handle)
             os.replace(temporary, path)
             sync_folder(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """Make a temporary folder beside `path`; it is gone when the block ends, unless it was renamed.
+    """Yield a temporary folder beside `path`; it is removed when the block ends, unless it was renamed.
 
     Raises:
         WriteError: the folder cannot be made.
     """
-    temporary = temporary_name(path)
-    with write_errors(path):
-        temporary.mkdir(parents=True)
-        handle = os.open(temporary, os.O_RDONLY)
-    try:
-        try_lock(handle, exclusive=True)
-        yield temporary
-    finally:
-        os.close(handle)
-        shutil.rmtree(temporary, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        with write_errors(path):
+            _make_folders(path.parent)
+            temporary = stack.enter_context(_locked_temporary(path, _make_temporary_folder))
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders in `folder` that processes left behind when they died.
+    """Remove the temporary files and folders in `folder` that crashed processes left behind.
 
-    Those that are locked, or whose process still runs, are being written and stay. What cannot be removed stays too.
+    Those that are locked, or whose process still runs, are in use and stay. So does everything that cannot be removed.
     """
-    for path in leftovers(folder):
-        with contextlib.suppress(OSError):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    for path in _temporary_names(folder):
+        with _left_over(path) as is_left_over:
+            if not is_left_over:
+                continue
+            with contextlib.suppress(OSError):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """The temporary files and folders directly in `folder` that no living process is writing."""
-    try:
-        names = [name for name in os.listdir(folder) if name.startswith(TEMPORARY_PREFIX)]
-    except OSError:
-        return []
-    return [folder / name for name in sorted(names) if _is_left_over(folder / name)]
-
-
-def _is_left_over(path: Path) -> bool:
-    named = _TEMPORARY.fullmatch(path.name)
-    if not named:
-        return False
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        # A lock on a network file system may be seen on its own machine only; the number of the process likewise.
-        free = try_lock(handle, exclusive=False)
-        return free and not _is_running(int(named[1]), since=os.fstat(handle).st_mtime)
-    finally:
-        os.close(handle)
+    """Return the temporary files and folders directly in `folder` that no running process is writing, sorted."""
+    found = []
+    for path in _temporary_names(folder):
+        with _left_over(path) as is_left_over:
+            if is_left_over:
+                found.append(path)
+    return found
 
 
 def try_lock(handle: int, *, exclusive: bool, wait: bool = False) -> bool:
-    """Lock an open file or folder until it is closed; False where others hold it, or the file system has no locks."""
+    """Lock an open file or folder until it is closed.
+
+    Args:
+        handle: the open file's descriptor.
+        exclusive: exclude all other locks; otherwise only exclusive ones.
+        wait: wait until no other process excludes this lock.
+
+    Returns:
+        Whether the lock is held. It is not if another process excludes it, or the file system has no locks.
+    """
     kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
         fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
@@ -163,18 +155,25 @@ def try_lock(handle: int, *, exclusive: bool, wait: bool = False) -> bool:
 
 
 class FolderLock:
-    """A lock on a folder, held until this is closed or no longer used, or the process ends.
+    """A lock on a folder, held until it is closed or garbage-collected, or the process ends.
 
     Attributes:
-        held: whether it could be had. One that is not exclusive is waited for.
+        held: whether the lock was obtained. A shared lock is waited for, an exclusive one is not.
 
     Args:
         folder: the folder.
-        exclusive: whether nobody else may hold one.
+        exclusive: exclude all other locks; otherwise only exclusive ones.
+
+    Raises:
+        StoreError: the folder does not exist, or cannot be opened.
     """
 
     def __init__(self, folder: Path, *, exclusive: bool) -> None:
-        self._handle: int | None = os.open(folder, os.O_RDONLY)
+        self._handle: int | None = None
+        try:
+            self._handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise StoreError(f"cannot lock the folder {folder}: {error.strerror or error}") from error
         self.held = try_lock(self._handle, exclusive=exclusive, wait=not exclusive)
 
     def __enter__(self) -> FolderLock:
@@ -187,14 +186,92 @@ class FolderLock:
         self.close()
 
     def close(self) -> None:
-        """Give the lock up."""
+        """Release the lock; do nothing if it is released already."""
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
 
 
+def _make_folders(folder: Path) -> None:
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        sync_folder(each.parent)
+
+
+def _sync(handle: int) -> None:
+    """Force an open file's or folder's content to the disk itself."""
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)  # On macOS `fsync` leaves the content in the disk's own cache.
+    if full_sync is not None:
+        try:
+            fcntl.fcntl(handle, full_sync)
+            return
+        except OSError:  # Network file systems do not have it.
+            pass
+    os.fsync(handle)
+
+
+@contextlib.contextmanager
+def _locked_temporary(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
+    """Make a temporary file or folder beside `path` with `make`, and keep it locked for the length of the block."""
+    while True:
+        temporary = temporary_name(path)
+        handle = make(temporary)
+        try:
+            # Another process may look for leftovers right now: it holds a shared lock for a moment, and removes the
+            # file if it finds it without a lock of ours.
+            try_lock(handle, exclusive=True, wait=True)
+            if _is_at(handle, temporary):
+                yield temporary
+                return
+        finally:
+            os.close(handle)
+
+
+def _make_file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _make_temporary_folder(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Return whether `path` still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _temporary_names(folder: Path) -> list[Path]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names) if _TEMPORARY.fullmatch(name)]
+
+
+@contextlib.contextmanager
+def _left_over(path: Path) -> Iterator[bool]:
+    """Yield whether no running process is writing `path`; in the block no process can lock it."""
+    named = _TEMPORARY.fullmatch(path.name)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        yield False
+        return
+    try:
+        # On a network file system a lock may not be visible to other machines; a process's number never is.
+        free = try_lock(handle, exclusive=False)
+        yield bool(named and free and not _is_running(int(named[1]), since=os.fstat(handle).st_mtime))
+    finally:
+        os.close(handle)
+
+
 def _is_running(process: int, *, since: float) -> bool:
-    """Whether the process of this number runs, and is the one that had it at the time `since`."""
+    """Return whether the process with this number runs, and had it at the time `since` already."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -206,7 +283,7 @@ def _is_running(process: int, *, since: float) -> bool:
 
 
 def _start_time(process: int) -> float | None:
-    """When a process was started, in seconds since 1970; None where the system does not say (`man 5 proc`)."""
+    """Return when a process started, in seconds since 1970; None if the system does not show it (`man 5 proc`)."""
     try:
         ticks = int(Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[19])
         boot = next(line for line in Path("/proc/stat").read_bytes().splitlines() if line.startswith(b"btime "))

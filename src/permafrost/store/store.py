@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from permafrost.atomic import FolderLock, commit_bytes, write_errors
+from permafrost.atomic import FolderLock, commit_bytes
 from permafrost.errors import StoreError
 from permafrost.store.shard import (
     Rows,
@@ -72,8 +72,6 @@ class Store:
             description = {"format": "permafrost trunk", "version": STORE_VERSION, "digest": spec.digest}
             description |= {"trunk": spec.to_json(), "about": about}
             description["checksum"] = _description_checksum(description)
-            with write_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
             commit_bytes(folder / DESCRIPTION_FILE, json.dumps(description, indent=2).encode() + b"\n")
         store = cls(folder)
         store.require(spec)

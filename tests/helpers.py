@@ -14,6 +14,13 @@ import numpy as np
 from permafrost.model.assembly import export_model
 from permafrost.model.run import RUN_FILE
 from permafrost.store.feature_set import FeatureSet
+from permafrost.store.store import Store
+from permafrost.trunk.cutting import TRUNK_FILE, Trunk, load_trunk
+
+
+def load_stored_trunk(store: Store) -> Trunk:
+    """Load the trunk that lies in a store."""
+    return load_trunk(store.folder / TRUNK_FILE, store.spec, store.about["base_layers"])
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import permafrost as pf
-from helpers import compiling, files_below, leftovers, one_error_line
+from helpers import compiling, files_below, leftovers, load_stored_trunk, one_error_line
 from permafrost.cli.fit_head import calibration_lines, run_lines
 from permafrost.errors import HeadError, OptionError, ParityError, PermafrostError, RunError, SetError, StoreError
 from permafrost.heads import fit as fitting
@@ -27,7 +27,7 @@ from permafrost.model.parity import REDUCED_TOLERANCE, sample_images
 from permafrost.model.run import open_run
 from permafrost.store.feature_set import FeatureSet
 from permafrost.training.metrics import metrics
-from permafrost.trunk.cutting import TRUNK_FILE, build_trunks, load_trunk
+from permafrost.trunk.cutting import TRUNK_FILE, build_trunks
 from samples import CLASSES, PX, texture, write_photos
 
 pytest_plugins = ["upper"]
@@ -357,12 +357,12 @@ def test_the_same_extract_again_writes_a_missing_trunk(own_features, split_photo
     again = pf.extract(split_photos, base=str(tiny_base), pool="avg", out=own_features.path, progress=False)
 
     assert again.summary["computed"] == 0
-    assert load_trunk(again.store).spec == again.spec
+    assert load_stored_trunk(again.store).spec == again.spec
 
 
 def test_a_trunk_that_was_tampered_with_is_refused_and_what_differs_is_named(own_features, tmp_path):
     path = own_features.store.folder / TRUNK_FILE
-    model = load_trunk(own_features.store).model
+    model = load_stored_trunk(own_features.store).model
     kernel, *rest = model.get_layer("stem").get_weights()
     kernel[0, 0, 0, 0] += 1
     model.get_layer("stem").set_weights([kernel, *rest])

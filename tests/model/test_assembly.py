@@ -24,13 +24,13 @@ from hypothesis import strategies as st
 from keras.applications.imagenet_utils import preprocess_input
 
 import permafrost as pf
-from helpers import constant_model, export_for_ever, leftovers, one_error_line
+from helpers import constant_model, export_for_ever, leftovers, load_stored_trunk, one_error_line
 from permafrost.errors import ImageError, ParityError, RunError, WriteError
 from permafrost.images.resizing import resize
 from permafrost.model.assembly import RESIZING_LAYER, assemble, body_of, export_model, lent, probabilities
 from permafrost.model.parity import REDUCED_TOLERANCE, TOLERANCE, check_parity
 from permafrost.trunk.bases import load_base
-from permafrost.trunk.cutting import Trunk, build_trunks, load_trunk
+from permafrost.trunk.cutting import Trunk, build_trunks
 from samples import PX, texture, tiny_model
 
 pytest_plugins = ["upper"]
@@ -49,7 +49,7 @@ def make_head(shape: tuple[int, ...] = (16,), *, seed: int = 3) -> keras.Model:
 @pytest.fixture(scope="module")
 def trunk(features) -> Trunk:
     """The trunk of `features`."""
-    return load_trunk(features.store)
+    return load_stored_trunk(features.store)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def alone(run, exported, tmp_path_factory) -> dict:
 
 
 def test_trunk_forgets_heads_that_were_joined_to_it(features):
-    trunk, head = load_trunk(features.store), make_head()
+    trunk, head = load_stored_trunk(features.store), make_head()
     kernel = weakref.ref(head.layers[-1].kernel)
     with lent(trunk.model):
         joined = assemble(trunk, head)
@@ -136,7 +136,7 @@ def test_a_model_gives_for_a_image_of_the_trunks_size_what_the_parts_give(export
     pixels = np.stack([resize(image, (PX, PX)) for image in IMAGES])
     head = keras.Model(exported.get_layer("top_pooling").output, exported.outputs[0])
 
-    expected = head(load_trunk(features.store).model(pixels.astype(np.float32)))
+    expected = head(load_stored_trunk(features.store).model(pixels.astype(np.float32)))
 
     assert np.allclose(exported(pixels.astype(np.float32)), expected, atol=1e-6)
 

@@ -390,7 +390,7 @@ def test_a_trunk_comes_back_from_its_store_and_gives_the_same_features(base, tmp
     trunk = trunk_of(base_of(base.model, preprocessing=rule), "joined", pool="max", precision=precision)
     store = kept(trunk, tmp_path)
 
-    back = load_trunk(store)
+    back = load_trunk(store.folder / TRUNK_FILE, store.spec, store.about["base_layers"])
 
     assert np.array_equal(back.model(PIXELS), trunk.model(PIXELS))
     assert back.spec == trunk.spec
@@ -414,7 +414,7 @@ def test_a_trunk_that_was_changed_is_refused_naming_what_differs(base, tmp_path,
     save_trunk(changed, store.folder)
 
     with pytest.raises(StoreError, match=rf"trunk\.keras is not the trunk of these features: {field}; expected"):
-        load_trunk(store)
+        load_trunk(store.folder / TRUNK_FILE, store.spec, store.about["base_layers"])
 
 
 def test_a_trunk_that_is_not_there_is_named_with_what_to_do(base, tmp_path):
@@ -423,7 +423,7 @@ def test_a_trunk_that_is_not_there_is_named_with_what_to_do(base, tmp_path):
     with pytest.raises(
         StoreError, match=r"no trunk at .*trunk\.keras\. Run the same extract again: it is written anew"
     ):
-        load_trunk(store)
+        load_trunk(store.folder / TRUNK_FILE, store.spec, store.about["base_layers"])
 
 
 # Real weights

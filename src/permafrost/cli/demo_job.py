@@ -13,6 +13,7 @@ import numpy as np
 
 import permafrost as pf
 from permafrost.cli.text import duration
+from permafrost.extraction.extracted import ExtractedSet
 from permafrost.store.feature_set import FeatureSet
 from permafrost.training.loop import Batches, Examples, predict_examples
 from permafrost.trunk.bases import load_base
@@ -80,8 +81,8 @@ class Job:
         )
 
     def _transfer(self, data: str, image_size: int) -> FeatureSet:
-        def extract() -> FeatureSet:
-            features: FeatureSet = pf.extract(data, base=BASE, image_size=image_size, out=self.set_path)
+        def extract() -> ExtractedSet:
+            features: ExtractedSet = pf.extract(data, base=BASE, image_size=image_size, out=self.set_path)
             return features
 
         runs = self.tuned_folder.parent
@@ -214,6 +215,6 @@ def _test_accuracy(run: pf.Run) -> float:
     return float(run.metrics["test"]["accuracy"])
 
 
-def _extracted(features: FeatureSet) -> str:
-    summary = features.summary or {}
+def _extracted(features: ExtractedSet) -> str:
+    summary = features.summary
     return f"{summary['computed']:,} images computed, {summary['cached']:,} cached"

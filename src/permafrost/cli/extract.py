@@ -79,7 +79,7 @@ def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) ->
         show(plans if len(plans) > 1 else plans[0], lines, as_json=as_json)
         return
     sets = extraction.run()
-    summaries = [features.summary or {} for features in sets]
+    summaries = [features.summary for features in sets]
     lines = _skipped_lines(summaries[0]) + copies_lines(summaries[0]["copies"])
     lines += [line for features in sets for line in _set_lines(features)]
     show(summaries if len(summaries) > 1 else summaries[0], lines, as_json=as_json)

@@ -17,6 +17,7 @@ from permafrost.atomic import clear_leftovers
 from permafrost.errors import DatasetError, OptionError
 from permafrost.extraction import interrupts
 from permafrost.extraction.cache import FeatureCache, library_versions
+from permafrost.extraction.extracted import ExtractedSet
 from permafrost.extraction.pipeline import (
     PipelineOptions,
     PipelineResult,
@@ -254,7 +255,7 @@ class Extraction:
             for cache, path, keys in zip(self._caches, self._paths, missing, strict=True)
         ]
 
-    def run(self) -> list[FeatureSet]:
+    def run(self) -> list[ExtractedSet]:
         """Compute what is missing, and write the sets."""
         for folder in {path.parent for path in self._paths}:
             clear_leftovers(folder)
@@ -273,21 +274,20 @@ class Extraction:
             )
         return [self._write_set(cache, path, result) for cache, path in zip(self._caches, self._paths, strict=True)]
 
-    def _write_set(self, cache: FeatureCache, path: Path, result: PipelineResult) -> FeatureSet:
+    def _write_set(self, cache: FeatureCache, path: Path, result: PipelineResult) -> ExtractedSet:
         from permafrost.trunk.cutting import save_trunk
 
         skipped = (*self.dataset.skipped, *((self.dataset.names[index], reason) for index, reason in result.skipped))
         content = self._content(cache, path, result, skipped)
         save_trunk(cache.trunk, cache.folder)
         write_set(path, content)
-        features = FeatureSet(path, content)
-        features.trunk = cache.trunk
+        copies = FeatureSet(path, content).describe_copies()
         engine = result.engine
         seconds = result.seconds | {
             "start": self._start_seconds + result.seconds["engine"],
             "total": time.perf_counter() - self._started,
         }
-        features.summary = {
+        summary = {
             "set": str(path),
             "store": str(cache.folder),
             "images": len(result.images),
@@ -296,17 +296,17 @@ class Extraction:
             "cached": sum(len(self._views_of(*image)) for image in result.images) - cache.computed,
             "skipped": len(skipped),
             "skipped_paths": [{"path": name, "reason": reason} for name, reason in skipped],
-            "copies": features.describe_copies(),
+            "copies": copies,
             "damaged": cache.damaged,
             "shape": list(cache.spec.shapes[0]),
-            "classes": features.class_names,
+            "classes": list(content.class_names),
             "engine": engine.name if engine else None,
             "engine_difference": engine.difference if engine else None,
             "engine_why": engine.why if engine else "",
             "limit": result.limit,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
-        return features
+        return ExtractedSet(path, content, summary=summary, trunk=cache.trunk)
 
     def _content(
         self, cache: FeatureCache, path: Path, result: PipelineResult, skipped: tuple[tuple[str, str], ...]

@@ -14,6 +14,7 @@ import numpy as np
 
 from permafrost.engines.selection import make_engine
 from permafrost.errors import HeadError, OptionError
+from permafrost.extraction.extracted import trunk_of
 from permafrost.heads.data import (
     Features,
     count_views,
@@ -277,7 +278,7 @@ def _few_shots(head: str | BaseEstimator, data: HeadData, asked: Asked, options:
 
 def _export(fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], stage: Path) -> Parity:
     """Join the trunk and the head, save the model, and compare it with the head on kept features."""
-    trunk = features.trunk
+    trunk = trunk_of(features)
 
     def on_kept(chosen: np.ndarray) -> np.ndarray:
         return outputs_of(fitted, features.features(chosen))

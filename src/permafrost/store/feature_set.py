@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from permafrost.store.set_reading import read_set
 from permafrost.store.store import Store
 from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
 
-if TYPE_CHECKING:
-    from permafrost.trunk.cutting import Trunk
-
 STORE_FOLDER: Final = "store"
 """Below the folder of the sets, so that both can be moved together."""
 
@@ -37,17 +34,15 @@ class FeatureSet:
         spec: what decides the features.
         class_names: the classes, in the order of the labels.
         skipped: what was found and is not in the set, with the reason.
-        summary: of the extraction that made it, where it has just been made: what `extract --json` prints.
     """
 
-    def __init__(self, path: Path, content: SetContent, *, summary: dict[str, Any] | None = None) -> None:
+    def __init__(self, path: Path, content: SetContent) -> None:
         self.path = path
         self.spec = content.spec
         self.class_names = list(content.class_names)
         self.skipped = content.skipped
         self.root = content.root
         self.about = content.about
-        self.summary = summary
         self._content = content
 
     def __len__(self) -> int:
@@ -56,10 +51,6 @@ class FeatureSet:
     def __repr__(self) -> str:
         counts = ", ".join(f"{split} {len(self.rows(split))}" for split in SPLITS)
         return f"FeatureSet({str(self.path)!r}, {self.spec.base} {self.spec.cut}, shape {self.shape}, {counts})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The state without the trunk, which is read again where it is needed: other processes want features."""
-        return {key: value for key, value in vars(self).items() if key != "trunk"}
 
     @property
     def content(self) -> SetContent:
@@ -95,17 +86,6 @@ class FeatureSet:
             field, expected, found = difference
             raise SetError(f"the store of {self.path} has changed: {field}", expected=expected, found=found)
         return store
-
-    @functools.cached_property
-    def trunk(self) -> Trunk:
-        """The trunk kept in the store, read once: building its layers takes longer than fitting a head.
-
-        Raises:
-            StoreError: it is missing or damaged, or gives other features than the store says.
-        """
-        from permafrost.trunk.cutting import load_trunk
-
-        return load_trunk(self.store)
 
     @property
     def views(self) -> int:

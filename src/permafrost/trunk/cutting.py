@@ -19,8 +19,6 @@ from permafrost.trunk.spec import TrunkSpec
 if TYPE_CHECKING:
     import keras
 
-    from permafrost.store.store import Store
-
 
 POOLINGS: Final = ("none", "avg", "max")
 
@@ -149,13 +147,17 @@ def save_trunk(trunk: Trunk, folder: str | os.PathLike[str]) -> None:
             trunk.model.save(temporary)
 
 
-def load_trunk(store: Store) -> Trunk:
-    """The trunk that `save_trunk` kept in a store, checked against what decides its features.
+def load_trunk(path: Path, spec: TrunkSpec, base_layers: Sequence[str]) -> Trunk:
+    """Load a trunk that `save_trunk` wrote, and check it against its spec.
+
+    Args:
+        path: the trunk's file.
+        spec: everything that its features depend on.
+        base_layers: names of all layers of the base, in their order.
 
     Raises:
-        StoreError: it is missing or damaged, or gives other features than the store says.
+        StoreError: it is missing or damaged, or gives other features than `spec` describes.
     """
-    path, spec = store.folder / TRUNK_FILE, store.spec
     if not path.is_file():
         raise StoreError(f"no trunk at {path}", do="run the same extract again: it is written anew")
     model = load_model_file(path)
@@ -167,7 +169,7 @@ def load_trunk(store: Store) -> Trunk:
                 found=found,
                 do="remove it and run the same extract again",
             )
-    return Trunk(model, spec, tuple(store.about["base_layers"]))
+    return Trunk(model, spec, tuple(base_layers))
 
 
 def _part(base: Base, model: keras.Model, layer: str) -> keras.Model:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from permafrost.model import run as runs
 from permafrost.model.assembly import export_model
 from permafrost.model.run import RUN_FILE
 from permafrost.store.feature_set import FeatureSet
@@ -99,3 +100,21 @@ def export_for_ever(path: str) -> None:
     while True:
         for model in models:
             export_model(model, path)
+
+
+def replace_for_ever(folder: str) -> None:
+    """Replace one run by another by turns, each with a table of its own, until killed."""
+    runs.curves_png = runs.confusion_png = lambda *_: b""  # Drawing would take most of the time.
+    while True:
+        for title, table in (("1", "leaderboard"), ("2", "shots")):
+            with runs.staging(Path(folder)) as stage:
+                (stage / runs.MODEL_FILE).write_text(title)
+                content = runs.RunContent(
+                    class_names=("a", "b"),
+                    about={"title": title},
+                    metrics={},
+                    history=[],
+                    title=title,
+                    tables={table: [{"model": title}]},
+                )
+                runs.write_run(Path(folder), stage, content)

@@ -11,6 +11,8 @@ the system releases a lock when its process ends, however it ends.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import re
@@ -290,3 +292,27 @@ def _start_time(process: int) -> float | None:
         return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, StopIteration):
         return None
+
+
+_AT_FDCWD: Final = -100
+_SWAP: Final = 2
+"""Flag of `renameat2` on Linux and of `renamex_np` on macOS."""
+
+
+def exchange(left: Path, right: Path) -> None:
+    """Swap the names of two files or folders in one atomic step.
+
+    Raises:
+        OSError: one of them is missing, or the file system cannot do it.
+    """
+    system = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(left), os.fsencode(right)
+    if hasattr(system, "renameat2"):
+        failed = system.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _SWAP)
+    elif hasattr(system, "renamex_np"):
+        failed = system.renamex_np(*names, _SWAP)
+    else:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(left))
+    if failed:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(left), None, str(right))

@@ -583,7 +583,7 @@ def test_a_folder_that_is_not_a_run_is_refused(refused, photos):
     for arguments in (("finetune", photos), ("evaluate", photos, photos), ("predict", photos, "a.png")):
         line = refused(*arguments)
 
-        assert f"{photos} is no run; expected a folder that fit-head or finetune made, found no run.json in it" in line
+        assert f"{photos} is not a run; expected a folder that fit-head or finetune made, found no run.json" in line
 
 
 def test_a_missing_run_is_refused(refused, photos):

@@ -262,7 +262,7 @@ def test_a_run_cannot_replace_the_one_it_starts_from(own_run):
 
 
 def test_what_is_no_run_is_refused(tmp_path, photos):
-    with pytest.raises(RunError, match="is no run; expected a folder that fit-head or finetune made"):
+    with pytest.raises(RunError, match="is not a run; expected a folder that fit-head or finetune made"):
         tune(photos, "top", out=tmp_path / "tuned")
 
 

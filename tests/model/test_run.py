@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
+import hashlib
 import json
+import multiprocessing
 import os
-import shutil
+import random
+import signal
+import time
 from pathlib import Path
 
 import keras
@@ -13,7 +18,7 @@ import pytest
 from PIL import Image
 
 import permafrost as pf
-from helpers import edit_json, files_below, leftovers, one_error_line
+from helpers import edit_json, files_below, leftovers, one_error_line, replace_for_ever
 from permafrost.errors import RunError, WriteError
 from permafrost.model import run as runs
 from permafrost.model.run import (
@@ -34,7 +39,7 @@ pytest_plugins = ["upper"]
 FILES = ["confusion.png", "curves.png", "history.csv", "labels.txt", "metrics.json", "model.keras", "run.json"]
 """What the design says is in a run's folder."""
 
-FIGURES = {
+METRICS = {
     "n": 2,
     "accuracy": 0.5,
     "balanced_accuracy": 0.5,
@@ -44,14 +49,13 @@ FIGURES = {
 }
 
 
-def content(title: str = "a run", class_names=("a", "b")) -> RunContent:
-    return RunContent(
-        class_names=class_names,
-        about={"head": "none", "parity": {}, "seconds": {}, "title": title},
-        metrics={"train": FIGURES, "validation": {"n": 0}, "test": {"n": 0}},
-        history=[{"epoch": 1, "loss": 0.5}],
-        title=title,
-    )
+def content(title: str = "a run", class_names=("a", "b"), **changes) -> RunContent:
+    fields = {
+        "about": {"head": "none", "parity": {}, "seconds": {}, "title": title},
+        "metrics": {"train": METRICS, "validation": {"n": 0}, "test": {"n": 0}},
+        "history": [{"epoch": 1, "loss": 0.5}],
+    }
+    return RunContent(title=title, class_names=class_names, **{**fields, **changes})
 
 
 def write(folder: Path, model: bytes = b"a model", **changes) -> runs.Run:
@@ -114,14 +118,14 @@ def test_a_folder_of_something_else_is_no_run(photos):
         open_run(photos)
 
     line = one_error_line(caught.value)
-    assert line == f"{photos} is no run; expected a folder that fit-head or finetune made, found no run.json in it"
+    assert line == f"{photos} is not a run; expected a folder that fit-head or finetune made, found no run.json in it"
 
 
 @pytest.mark.parametrize("name", [RUN_FILE, LABELS_FILE, METRICS_FILE, MODEL_FILE])
 def test_a_run_without_one_of_its_files_is_refused_and_the_file_named(own_run, name):
     (own_run / name).unlink()
 
-    with pytest.raises(RunError, match=rf"is no run; .*found no {name} in it"):
+    with pytest.raises(RunError, match=rf"is not a run; .*found no {name} in it"):
         open_run(own_run)
 
 
@@ -141,8 +145,8 @@ def test_a_run_with_damaged_json_is_refused_in_one_line(own_run, name, damage):
 
 
 @pytest.mark.parametrize("change", [{"version": 1}, {"format": "something else"}])
-def test_a_run_of_another_version_is_refused_with_both(own_run, change):
-    edit_json(own_run / RUN_FILE, lambda about: about.update(change))
+def test_a_run_of_another_version_is_refused_with_both_versions_whatever_its_fields(own_run, change):
+    edit_json(own_run / RUN_FILE, lambda about: about.update(change) or about.pop("class_names"))
 
     with pytest.raises(RunError, match=rf"is a run of another version; expected 2, found {change.get('version', 2)}"):
         open_run(own_run)
@@ -195,7 +199,7 @@ def test_what_is_no_run_is_not_replaced(tmp_path, kind):
         free_folder(place, "x")
 
     line = one_error_line(caught.value)
-    assert line == f"{place} is there and is no run. Give another --out, or remove it"
+    assert line == f"{place} exists and is not a run. Give another --out, or remove it"
 
 
 @pytest.mark.parametrize("before", ["nothing", "an empty folder"])
@@ -215,32 +219,125 @@ def test_a_new_run_appears_whole(tmp_path, before, monkeypatch):
     assert files_below(tmp_path) == ["deep", "deep/run", *(f"deep/run/{name}" for name in FILES)]
 
 
-def test_a_run_that_is_there_is_replaced_file_by_file_the_model_first(tmp_path, monkeypatch):
+@pytest.fixture(params=["in one step", "without a swap"])
+def either_way(request, monkeypatch) -> str:
+    """Replace runs by a swap of folders, or as on a file system that has none."""
+    if request.param == "without a swap":
+
+        def refuse(left: Path, right: Path) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        monkeypatch.setattr(runs, "exchange", refuse)
+    return request.param
+
+
+@pytest.mark.usefixtures("either_way")
+def test_replacing_a_run_leaves_nothing_of_the_old_one(tmp_path):
+    folder = tmp_path / "run"
+    rows = [{"head": "logistic"}]
+    write(folder, b"old", tables={"leaderboard": rows, "shots": rows})
+    assert {"leaderboard.csv", "shots.csv", "confusion.png"} <= set(files_below(folder))
+
+    without_images = {split: {"n": 0} for split in ("train", "validation", "test")}
+    write(folder, b"new", title="another", metrics=without_images)
+
+    assert files_below(tmp_path) == ["run", *(f"run/{name}" for name in FILES if name != "confusion.png")]
+    assert (folder / MODEL_FILE).read_bytes() == b"new"
+    assert open_run(folder).about["title"] == "another"
+
+
+@pytest.mark.usefixtures("either_way")
+def test_files_in_a_runs_folder_that_are_not_the_runs_stay_when_it_is_replaced(tmp_path):
     folder = tmp_path / "run"
     write(folder, b"old")
     (folder / "notes.txt").write_text("my own")
-    replaced = []
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda source, target: (replaced.append(Path(target)), replace(source, target)))
+    (folder / "exports" / "empty").mkdir(parents=True)
+    (folder / "exports" / "model.onnx").write_text("converted")
+    (folder / "latest").symlink_to("exports/model.onnx")
 
-    write(folder, b"new", title="another")
+    write(folder, b"new")
 
-    into_place = [path.name for path in replaced if path.parent == folder]
-    assert into_place == [MODEL_FILE, *(name for name in FILES if name != MODEL_FILE)]
-    assert (folder / MODEL_FILE).read_bytes() == b"new"
-    assert open_run(folder).about["title"] == "another"
+    own = ["exports", "exports/empty", "exports/model.onnx", "latest", "notes.txt"]
+    assert files_below(folder) == sorted([*FILES, *own])
+    assert (folder / "latest").readlink() == Path("exports/model.onnx")
     assert (folder / "notes.txt").read_text() == "my own"
+    assert (folder / MODEL_FILE).read_bytes() == b"new"
+    assert files_below(tmp_path) == ["run", *(f"run/{name}" for name in files_below(folder))]
+
+
+def test_files_stay_on_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    write(folder)
+    (folder / "notes.txt").write_text("my own")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write(folder, b"new")
+
+    assert (folder / "notes.txt").read_text() == "my own"
+
+
+def test_a_link_to_a_run_stays_and_the_run_behind_it_is_replaced(tmp_path):
+    write(tmp_path / "first", b"old")
+    (tmp_path / "latest").symlink_to("first")
+
+    run = write(tmp_path / "latest", b"new")
+
+    assert run.folder == tmp_path / "latest"
+    assert (tmp_path / "latest").readlink() == Path("first")
+    assert (tmp_path / "first" / MODEL_FILE).read_bytes() == b"new"
     assert leftovers(tmp_path) == []
 
 
-def test_a_replacement_that_was_broken_off_is_noticed_when_the_model_is_opened(own_run, run, monkeypatch):
-    changed = shutil.copy(own_run / MODEL_FILE, own_run.parent / "changed.keras")
-    with open(changed, "ab") as file:
-        file.write(b"x")
-    os.replace(changed, own_run / MODEL_FILE)  # what a kill after the first file leaves
+def test_a_run_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    write(folder, b"old")
+    rename = os.rename
 
-    with pytest.raises(RunError, match="is not the model that this run wrote"):
-        _ = open_run(own_run).model
+    def refuse(source, target):
+        if leftovers(tmp_path) and Path(target) == folder and ".tmp-" in str(source):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(runs, "exchange", lambda left, right: refuse(left, right))
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(WriteError, match=r"cannot write .*run: Input/output error"):
+        write(folder, b"new")
+
+    assert files_below(tmp_path) == ["run", *(f"run/{name}" for name in FILES)]
+    assert (folder / MODEL_FILE).read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_kill_while_a_run_is_replaced_leaves_the_old_run_or_the_new_one(tmp_path, kills):
+    folder = tmp_path / "run"
+    write(folder, b"3", tables={"shots": [{"model": "3"}]})
+    (folder / "notes.txt").write_text("my own")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["permafrost.model.run"])
+    randomness, killed_within = random.Random(0), 0
+
+    for _ in range(kills):
+        before = folder.stat().st_ino
+        process = context.Process(target=replace_for_ever, args=(str(folder),), daemon=True)
+        process.start()
+        while folder.stat().st_ino == before:  # until it has begun
+            assert process.is_alive()
+            time.sleep(0.001)
+        time.sleep(randomness.uniform(0, 0.05))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        opened = open_run(folder)
+        model = opened.model_path.read_bytes()
+        assert opened.about["model_sha256"] == hashlib.sha256(model).hexdigest()
+        assert opened.about["title"] == model.decode()
+        assert [(folder / name).exists() for name in ("leaderboard.csv", "shots.csv")] == [model == b"1", model == b"2"]
+        assert (folder / "notes.txt").read_text() == "my own"
+        killed_within += bool(leftovers(tmp_path))
+
+    assert killed_within, "no kill came while a run was being replaced: the test does not test"
 
 
 def test_what_fails_while_a_run_is_put_together_leaves_nothing(tmp_path):
@@ -277,8 +374,7 @@ def test_names_with_letters_of_any_script_are_in_labels_as_utf_8(tmp_path):
 def test_a_run_without_a_history_has_an_empty_one(tmp_path):
     with staging(tmp_path / "run") as stage:
         (stage / MODEL_FILE).write_bytes(b"")
-        empty = RunContent(**{**vars(content()), "history": []})
-        write_run(tmp_path / "run", stage, empty)
+        write_run(tmp_path / "run", stage, content(history=[]))
 
     assert (tmp_path / "run" / "history.csv").read_bytes() == b""
     assert files_below(tmp_path / "run") == FILES

@@ -1,49 +1,50 @@
-"""A run: a folder with a fitted model and all that explains it.
+"""A run: a folder with a fitted model and everything that explains it.
 
-model.keras     images in, probabilities out; opens with plain Keras
-labels.txt      the classes, one a line, in the order of the probabilities
-run.json        what it was made of and how; its parity
-metrics.json    figures for each split, with its size
-leaderboard.csv heads and settings that were compared; shots.csv: how well few images do; where that was asked for
-history.csv     a row for each epoch, or for each setting that was compared
-curves.png      the history, drawn
-confusion.png   which class was taken for which
+model.keras      the model, from images to probabilities; opens with plain Keras
+labels.txt       the class names, one per line, in the order of the probabilities
+run.json         how the model was made, and its parity
+metrics.json     metrics per split
+history.csv      one row per epoch, or per setting that was compared
+curves.png       a plot of the history
+confusion.png    a plot of the confusion matrix
+leaderboard.csv  the heads and settings that were compared, if any
+shots.csv        accuracy by the number of training images per class, if asked for
+
+These names belong to the run. Replacing a run replaces or removes them all; other files in the folder stay.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import functools
+import hashlib
+import io
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import keras
 import numpy as np
 
-from permafrost.store.feature_set import FeatureSet
-from permafrost.trunk.run_base import MODEL_FILE
-
-if TYPE_CHECKING:
-    pass
-
-
-import csv
-import hashlib
-import io
-import json
-from typing import TYPE_CHECKING, Final
-
-from permafrost.atomic import clear_leftovers, commit_bytes, sync_folder, temporary_folder, write_errors
+from permafrost.atomic import (
+    TEMPORARY_PREFIX,
+    clear_leftovers,
+    commit_bytes,
+    exchange,
+    sync_folder,
+    temporary_folder,
+    write_errors,
+)
 from permafrost.errors import RunError, one_line
 from permafrost.model.plots import confusion_png, curves_png
+from permafrost.store.feature_set import FeatureSet
 from permafrost.trunk.bases import load_model_file
-from permafrost.trunk.run_base import RUN_FILE
-
-if TYPE_CHECKING:
-    import keras
+from permafrost.trunk.run_base import MODEL_FILE, RUN_FILE
 
 FORMAT: Final = "permafrost run"
 RUN_VERSION: Final = 2
@@ -51,20 +52,32 @@ RUN_VERSION: Final = 2
 
 LABELS_FILE: Final = "labels.txt"
 METRICS_FILE: Final = "metrics.json"
+HISTORY_FILE: Final = "history.csv"
+CURVES_FILE: Final = "curves.png"
+CONFUSION_FILE: Final = "confusion.png"
+TABLES: Final = ("leaderboard", "shots")
+"""The tables that a run may have, each in a CSV file of its name."""
+
+OWN_FILES: Final = frozenset(
+    [MODEL_FILE, LABELS_FILE, RUN_FILE, METRICS_FILE, HISTORY_FILE, CURVES_FILE, CONFUSION_FILE]
+    + [f"{name}.csv" for name in TABLES]
+)
+"""All file names that belong to a run."""
+
 DEFAULT_FOLDER: Final = "runs"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunContent:
-    """What a run's folder says beside its model.
+    """The content of a run's folder, without its model.
 
     Attributes:
-        class_names: the classes.
-        about: what it was made of and how: the head, options, features, trunk, parity, seconds.
-        metrics: for each split `evaluation.metrics`.
-        history: a row for each epoch, or for each setting that was compared.
-        title: over the plots.
-        tables: more of what was found, each written to a file of its name: `leaderboard.csv`.
+        class_names: the classes, in the order of the model's probabilities.
+        about: how the model was made: head, options, features, trunk, parity, seconds.
+        metrics: the result of `training.metrics.metrics` per split.
+        history: one row per epoch, or per setting that was compared.
+        title: the title of the plots.
+        tables: rows per table; the keys are names in `TABLES`.
     """
 
     class_names: tuple[str, ...]
@@ -75,14 +88,31 @@ class RunContent:
     tables: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
 
+def features_record(features: FeatureSet) -> dict[str, Any]:
+    """Return what a run records about the feature set that it was fitted to."""
+    return {
+        "features": os.path.abspath(features.path),
+        "features_digest": features.digest,
+        "data": features.root,
+        "trunk": features.spec.to_json(),
+        "key": features.spec.key,
+        "libraries": features.about,
+    }
+
+
+def rounded(**seconds: float) -> dict[str, float]:
+    """Return durations in seconds, rounded to milliseconds, as a run records them."""
+    return {name: round(value, 3) for name, value in seconds.items()}
+
+
 class Run:
-    """A run's folder, opened. Made by `fit_head` and `finetune`, opened by `open_run`.
+    """An open run. `fit_head` and `finetune` make runs; `open_run` opens one.
 
     Attributes:
-        folder: the folder.
+        folder: the run's folder.
         class_names: the classes, in the order of the model's probabilities.
         about: the content of `run.json`.
-        metrics: the content of `metrics.json`: for each split its figures.
+        metrics: the content of `metrics.json`: metrics per split.
     """
 
     def __init__(
@@ -98,12 +128,12 @@ class Run:
 
     @property
     def model_path(self) -> Path:
-        """The model's file."""
+        """The path of the model's file."""
         return self.folder / MODEL_FILE
 
     @functools.cached_property
     def model(self) -> keras.Model:
-        """The model: images (n, h, w, 3), 0 to 255, in; probabilities (n, classes) out.
+        """The model, from images (n, h, w, 3), 0 to 255, to probabilities (n, classes).
 
         Raises:
             RunError: the file is not the one that the run wrote.
@@ -119,7 +149,7 @@ class Run:
         return load_model_file(self.model_path)
 
     def describe(self) -> dict[str, Any]:
-        """What `fit-head --json` and `finetune --json` print."""
+        """Return what `fit-head --json` and `finetune --json` print."""
         return {
             "run": str(self.folder),
             "model": str(self.model_path),
@@ -133,32 +163,36 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     """Open a run's folder.
 
     Raises:
-        RunError: it is none, or is damaged.
+        RunError: the folder is missing, is not a run, is damaged, or is of another version.
     """
     folder = Path(folder)
+    expected = "a folder that fit-head or finetune made"
     if not folder.is_dir():
-        raise RunError(f"no run at {folder}", expected="a folder that fit-head or finetune made")
+        raise RunError(f"no run at {folder}", expected=expected)
     missing = [name for name in (RUN_FILE, LABELS_FILE, METRICS_FILE, MODEL_FILE) if not (folder / name).is_file()]
     if missing:
-        raise RunError(
-            f"{folder} is no run", expected="a folder that fit-head or finetune made", found=f"no {missing[0]} in it"
-        )
+        raise RunError(f"{folder} is not a run", expected=expected, found=f"no {missing[0]} in it")
     try:
         about = json.loads((folder / RUN_FILE).read_bytes())
-        figures = json.loads((folder / METRICS_FILE).read_bytes())
-        names, _ = tuple(about["class_names"]), figures.keys()
+        if about.get("format") != FORMAT or about.get("version") != RUN_VERSION:
+            raise RunError(
+                f"{folder} is a run of another version",
+                expected=RUN_VERSION,
+                found=about.get("version"),
+                do="fit again",
+            )
+        metrics = json.loads((folder / METRICS_FILE).read_bytes())
+        names, _ = tuple(about["class_names"]), metrics.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"damaged run {folder}", found=repr(error), do="fit again") from error
-    if about.get("format") != FORMAT or about.get("version") != RUN_VERSION:
-        raise RunError(f"{folder} is a run of another version", expected=RUN_VERSION, found=about.get("version"))
-    return Run(folder, names, about, figures)
+    return Run(folder, names, about, metrics)
 
 
 def free_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
-    """Where a run goes: `out`, or the first of `runs/<name>`, `runs/<name>-2`, ... that is free.
+    """Return the folder for a new run: `out`, or the first of `runs/<name>`, `runs/<name>-2`, ... that is free.
 
     Raises:
-        RunError: `out` is there and is no run: only a run is replaced.
+        RunError: `out` exists and is neither a run nor an empty folder.
     """
     if out is None:
         folder, number = Path(DEFAULT_FOLDER) / name, 2
@@ -167,111 +201,134 @@ def free_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
         return folder
     folder = Path(out)
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / RUN_FILE).is_file())):
-        raise RunError(f"{folder} is there and is no run", do="give another --out, or remove it")
+        raise RunError(f"{folder} exists and is not a run", do="give another --out, or remove it")
     return folder
 
 
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` in which a run is put together; it is gone when the block ends.
+    """Make a temporary folder beside `folder` in which a run is put together; remove it when the block ends.
 
-    What runs that died had begun there is cleared first.
+    The staging folders of processes that died are removed first.
     """
+    folder = _resolved(folder)
     clear_leftovers(folder.parent)
     with temporary_folder(folder) as stage:
         yield stage
 
 
 def write_run(folder: Path, stage: Path, content: RunContent, *, replace: bool = True) -> Run:
-    """Complete the run in `stage`, which holds its model, and put it in the place of `folder`.
+    """Complete the run in `stage`, which holds its model, and move it to `folder` in one step.
 
-    A new folder appears whole. In one that is there each file is replaced, whole, the model first: a kill in between is
-    noticed when the model is opened, since `run.json` holds its digest.
+    A process that is killed meanwhile leaves the old run or the new one.
 
     Args:
-        folder: where the run goes.
-        stage: from `staging`.
-        content: what it says beside its model.
-        replace: whether a run that is there is replaced; if not, the next free name is taken.
+        folder: the run's folder.
+        stage: the folder from `staging(folder)`.
+        content: everything but the model.
+        replace: whether to replace a run in `folder`; if False, the run goes to the next free name.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: the run cannot be written.
     """
     about = {"format": FORMAT, "version": RUN_VERSION, "class_names": list(content.class_names)} | content.about
     about["model_sha256"] = file_digest(stage / MODEL_FILE)
     shown = next((split for split in ("test", "validation", "train") if content.metrics.get(split, {}).get("n")), None)
     files = {
         LABELS_FILE: "".join(f"{one_line(name)}\n" for name in content.class_names).encode(),
-        "history.csv": _csv(content.history),
-        "curves.png": curves_png(content.history, content.title),
+        HISTORY_FILE: _csv(content.history),
+        CURVES_FILE: curves_png(content.history, content.title),
         METRICS_FILE: _json(content.metrics),
         RUN_FILE: _json(about),
     } | {f"{name}.csv": _csv(rows) for name, rows in content.tables.items()}
     if shown:
         matrix = np.array(content.metrics[shown]["confusion"])
         title = f"{content.title}: {shown}, {content.metrics[shown]['n']:,} images"
-        files["confusion.png"] = confusion_png(matrix, content.class_names, title)
+        files[CONFUSION_FILE] = confusion_png(matrix, content.class_names, title)
+    assert files.keys() <= OWN_FILES, "the next run would not remove a file of another name"
     for name, data in files.items():
         commit_bytes(stage / name, data)
     folder = _publish(stage, folder, replace=replace)
-    # As it will be read: JSON knows no tuples.
+    # Parsed again, so that a new run and an opened one are equal: JSON has no tuples.
     return Run(folder, content.class_names, json.loads(files[RUN_FILE]), json.loads(files[METRICS_FILE]))
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, 64 hex digits."""
+    """Return the SHA-256 of a file, 64 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _resolved(folder: Path) -> Path:
+    """Return `folder` without symbolic links, so that a link to a run stays and its target is replaced."""
+    return Path(os.path.realpath(folder))
+
+
 def _publish(stage: Path, folder: Path, *, replace: bool) -> Path:
-    """Put the files of `stage` into `folder`; returns where they are."""
+    """Move `stage` to `folder` and return the folder that the run is in."""
     with write_errors(folder):
         while True:
+            target = _resolved(folder)
             try:
-                # Onto an empty folder too: only one with files in it is in the way.
-                os.rename(stage, folder)
+                os.rename(stage, target)  # Replaces an empty folder too.
                 break
             except OSError:
-                if not folder.is_dir():
+                if not target.is_dir():
                     raise
             if replace:
-                names = sorted((path.name for path in stage.iterdir()), key=lambda name: (name != MODEL_FILE, name))
-                for name in names:
-                    os.replace(stage / name, folder / name)
-                sync_folder(folder)
+                _carry_over(target, stage)
+                _replace(stage, target)
                 break
-            # Another process has taken the name since it was looked for.
+            # Another process took the name after `free_folder` found it free.
             folder = folder.with_name(f"{folder.name}-2")
-        sync_folder(folder.parent)
+        sync_folder(target.parent)
     return folder
+
+
+def _carry_over(folder: Path, stage: Path) -> None:
+    """Put the files of `folder` that do not belong to the run into `stage` as well."""
+    for path in folder.iterdir():
+        if path.name in OWN_FILES or path.name.startswith(TEMPORARY_PREFIX):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, stage / path.name, symlinks=True, copy_function=_link)
+        else:
+            _link(path, stage / path.name)
+    sync_folder(stage)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # The file system has no hard links.
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _replace(stage: Path, folder: Path) -> None:
+    """Swap `stage` and `folder`; `staging` then removes the old run with `stage`."""
+    try:
+        exchange(stage, folder)
+    except OSError:
+        # Not every file system swaps folders in one step. A kill between the first two renames leaves the old run
+        # whole under a name that says so.
+        old = folder.with_name(f"{folder.name}.replaced-{os.getpid()}")
+        os.rename(folder, old)
+        try:
+            os.rename(stage, folder)
+        except OSError:
+            os.rename(old, folder)
+            raise
+        os.rename(old, stage)
 
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, indent=2, allow_nan=False).encode("ascii") + b"\n"
 
 
-def _csv(history: list[dict[str, Any]]) -> bytes:
+def _csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
-    if history:
-        writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(history)
+        writer.writerows(rows)
     return text.getvalue().encode("ascii")
-
-
-def rounded(**seconds: float) -> dict[str, float]:
-    """Durations as a run records them."""
-    return {name: round(value, 3) for name, value in seconds.items()}
-
-
-def features_record(features: FeatureSet) -> dict[str, Any]:
-    """What a run remembers of the features that it came from."""
-    return {
-        "features": os.path.abspath(features.path),
-        "features_digest": features.digest,
-        "data": features.root,
-        "trunk": features.spec.to_json(),
-        "key": features.spec.key,
-        "libraries": features.about,
-    }

@@ -1,16 +1,18 @@
-"""Numbers of bytes, as people write them."""
+"""Numbers of bytes as text, and text as numbers of bytes."""
 
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from permafrost.errors import OptionError
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_POWERS: Final = {prefix: power for power, prefix in enumerate(("", "K", "M", "G", "T"))}
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) *(?:([KMGT]?)(I?)B?)", re.IGNORECASE)
 
 
 def size(count: float) -> str:
-    """A number of bytes for people: `1.5 MB`."""
+    """Return a number of bytes as text with decimal units: `1.5 MB` is 1,500,000 bytes."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -19,12 +21,16 @@ def size(count: float) -> str:
 
 
 def parse_size(text: str | int) -> int:
-    """A number of bytes as people write it: `20GB`, `500 MB`, `0`.
+    """Return the number of bytes that a text means.
+
+    Args:
+        text: a number with or without a unit, such as `20GB`, `20G`, `1.5 GiB` or `0`. Upper and lower case are the
+            same. `K`, `M`, `G` and `T` are powers of 1000, `Ki`, `Mi`, `Gi` and `Ti` powers of 1024; a `B` may follow.
 
     Raises:
-        OptionError: it is none.
+        OptionError: the text is not a number of bytes.
     """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([kKMGT]?B)?", str(text).strip())
-    if not match:
-        raise OptionError("not a number of bytes", expected="a number such as 20GB", found=text)
-    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+    match = _SIZE.fullmatch(str(text).strip())
+    if not match or (match[3] and not match[2]):
+        raise OptionError("not a number of bytes", expected="a number such as 20GB or 20GiB", found=text)
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2].upper()])

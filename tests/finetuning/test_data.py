@@ -307,7 +307,7 @@ def test_where_the_disk_is_nearly_full_nothing_is_kept(tune, monkeypatch):
 
 @pytest.mark.parametrize("limit", ["much", "-1", "20XB", ""])
 def test_a_cache_limit_that_is_no_size_is_refused(tune, limit):
-    with pytest.raises(OptionError, match="not a number of bytes; expected a number such as 20GB, found"):
+    with pytest.raises(OptionError, match="not a number of bytes; expected a number such as 20GB or 20GiB, found"):
         tune(cache_limit=limit)
 
 

@@ -300,7 +300,7 @@ def test_the_last_lines_say_what_was_made_and_where(call, work, split_photos, ti
     )
     assert lines[0] == "run: runs/split-photos-dense-finetuned"
     assert "unfrozen: from top (layer 7) up, 1 epochs\n" in text
-    assert re.search(r"^val_loss: .* no epoch improved it, the model is the one it started from$", text, re.MULTILINE)
+    assert re.search(r"^val_loss: .* no epoch improved it; the model is unchanged$", text, re.MULTILINE)
 
     lines, text = last("evaluate", "runs/split-photos-dense", split_photos)
     assert re.fullmatch(
@@ -319,7 +319,8 @@ def test_diverging_training_keeps_the_starting_model_and_says_so(call, own_run, 
     status, out, _ = call("finetune", own_run, "--unfreeze", "top", "--epochs", "1", "--learning-rate", "1e30")
 
     assert status == 0
-    assert "not a number at best: no epoch improved it, the model is the one it started from\n" in out
+    assert "no epoch improved it; the model is unchanged\n" in out
+    assert "training diverged and was stopped: lower --learning-rate, or give --clip-norm\n" in out
 
 
 def test_predict_prints_one_line_per_image(call, run, split_photos):

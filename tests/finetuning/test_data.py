@@ -25,8 +25,9 @@ from permafrost.finetuning.frontier import cut_below
 from permafrost.finetuning.layers import find_stages, find_unfrozen, set_trainable, step_rates
 from permafrost.images.augmentation import Views
 from permafrost.model.assembly import body_of, pixels_of
+from permafrost.training.callbacks import EpochCallback
 from permafrost.training.conv_gradient import quick_gradients
-from permafrost.training.loop import Batches, Examples, _Watch
+from permafrost.training.loop import Batches, Examples
 from permafrost.training.metrics import paired_difference
 
 pytest_plugins = ["upper"]
@@ -393,7 +394,7 @@ def test_training_that_runs_off_to_infinity_stops_and_keeps_the_best(tune, slopp
 
     (stage,) = tuned.about["stages"]
     assert (stage["diverged"], stage["epochs"], stage["improved"]) == (True, 1, False)
-    assert tuned.about["details"]["after"] is None
+    assert tuned.about["details"]["after"] == tuned.about["details"]["before"]
     assert changed_layers(named_weights(sloppy_run.model), named_weights(tuned.model)) == set()
 
 
@@ -456,7 +457,7 @@ class KilledError(Exception):
 @pytest.fixture
 def kill(monkeypatch):
     """Have training die at the beginning of this epoch, counted from 0 over all stages; or no longer."""
-    original = _Watch.on_epoch_begin
+    original = EpochCallback.on_epoch_begin
     left = [0]
 
     def counted(self, epoch, logs=None):
@@ -467,7 +468,7 @@ def kill(monkeypatch):
 
     def kill(epochs: int | None) -> None:
         left[0] = epochs or 0
-        monkeypatch.setattr(_Watch, "on_epoch_begin", counted if epochs else original)
+        monkeypatch.setattr(EpochCallback, "on_epoch_begin", counted if epochs else original)
 
     return kill
 

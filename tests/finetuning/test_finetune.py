@@ -363,3 +363,22 @@ def test_a_run_may_watch_the_training_images(sloppy_run, tmp_path):
 
     assert made.about["details"]["monitor"] == "accuracy"
     assert made.about["details"]["before"] == sloppy_run.metrics["train"]["accuracy"]
+
+
+def test_epochs_that_improve_by_less_than_min_delta_leave_the_start_and_the_run_says_so(sloppy_run, tmp_path):
+    made = tune(sloppy_run, "joined", epochs=3, momentum=0.9, min_delta=5.0, out=tmp_path / "tuned")
+
+    details = made.about["details"]
+    assert details["improved"] is False
+    assert details["after"] == details["before"]
+    assert details["after"] == pytest.approx(made.metrics["validation"]["log_loss"], abs=1e-4)
+    assert changed_layers(weights_of(sloppy_run), weights_of(made)) == set()
+
+
+@pytest.mark.parametrize("monitor", ["loss", "accuracy"])
+def test_a_run_that_monitors_training_images_is_never_worse_either(sloppy_run, tmp_path, monitor):
+    made = tune(sloppy_run, "all", monitor=monitor, learning_rate=50.0, epochs=2, out=tmp_path / "tuned")
+
+    assert made.about["details"]["improved"] is False
+    assert changed_layers(weights_of(sloppy_run), weights_of(made)) == set()
+    assert made.metrics["train"]["accuracy"] == sloppy_run.metrics["train"]["accuracy"]

@@ -269,11 +269,23 @@ def test_dense_says_how_many_epochs_it_trained_and_which_was_the_best():
     assert fitted.details["best_epoch"] == best["epoch"]
 
 
+def test_with_min_delta_the_best_epoch_is_the_one_whose_weights_the_head_has():
+    data = make_data()
+    losses = [row["val_loss"] for row in fit("dense", data, epochs=4, patience=0).history]
+
+    fitted = fit("dense", data, epochs=4, patience=0, min_delta=losses[0] - losses[1] + 1e-6)
+
+    best = fitted.details["best_epoch"]
+    chosen = outputs(fitted, data.validation_x)[np.arange(len(data.validation_y)), data.validation_y]
+    assert best < int(np.argmin(losses)) + 1
+    assert -np.log(chosen).mean() == pytest.approx(fitted.history[best - 1]["val_loss"], abs=1e-4)
+
+
 def test_dense_without_validation_images_is_refused_unless_it_watches_training():
     data = make_data()
     data = with_classes(data, data.y, data.class_names)
 
-    with pytest.raises(OptionError, match="nothing to watch val_loss on: there are no validation images"):
+    with pytest.raises(OptionError, match="cannot monitor val_loss: there are no validation images"):
         fit("dense", data)
 
     assert fit("dense", data, monitor="loss", epochs=1).history[0].keys() == {"epoch", "loss", "accuracy"}

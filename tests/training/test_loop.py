@@ -1,4 +1,4 @@
-"""Training a Keras model: what options mean, what is kept, and that it can be repeated."""
+"""Training a Keras model: what options mean, which weights remain, and that it can be repeated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from helpers import compiling
 from permafrost.errors import OptionError
 from permafrost.training import loop as training_module
-from permafrost.training.loop import Batches, Examples, class_weights, predict_examples, train
+from permafrost.training.loop import Batches, Examples, TrainingResult, class_weights, predict_examples, train
+from permafrost.training.metrics import scores
 from permafrost.training.options import OPTIMIZERS, TrainingOptions
 
 pytest_plugins = ["upper"]
@@ -32,29 +33,39 @@ def make_model() -> keras.Model:
 
 
 def make_examples(
-    count: int = 24, *, seed: int = 0, turn: int = 0, shares: tuple[float, ...] | None = None
+    count: int = 24, *, seed: int = 0, shift: int = 0, fractions: tuple[float, ...] | None = None
 ) -> Examples:
-    """Points around one centre a class; with `turn` the labels are those of other classes."""
+    """Points around one centre per class; with `shift` the labels are those of other classes."""
     generator = np.random.default_rng(seed)
-    labels = np.arange(count) % CLASSES if shares is None else generator.choice(CLASSES, count, p=shares)
+    labels = np.arange(count) % CLASSES if fractions is None else generator.choice(CLASSES, count, p=fractions)
     x = (np.eye(CLASSES, 4)[labels] * 2 + generator.normal(0, 0.3, (count, 4))).astype(np.float32)
-    return Examples((labels + turn) % CLASSES, x.__getitem__)
+    return Examples((labels + shift) % CLASSES, x.__getitem__)
 
 
 TRAINING = make_examples()
 AGREEING = make_examples(12, seed=1)
 """Validation images that get better as training does."""
 
-CONTRADICTING = make_examples(12, seed=1, turn=1)
+RANDOM = Examples(np.random.default_rng(0).integers(0, CLASSES, 48), make_examples(48).load)
+"""Training images with random labels, which large steps cannot fit."""
+
+CONTRADICTING = make_examples(12, seed=1, shift=1)
 """Validation images with the labels of other classes: training makes them worse from the first epoch on."""
 
 
 def trained(validation: Examples | None = AGREEING, *, training: Examples = TRAINING, **options):
     """A model trained with these options, and its history."""
+    model, result = trained_result(validation, training=training, **options)
+    return model, result.history
+
+
+def trained_result(
+    validation: Examples | None = AGREEING, *, training: Examples = TRAINING, never_worse: bool = False, **options
+) -> tuple[keras.Model, TrainingResult]:
+    """A model trained with these options, and what `train` returns."""
     model = make_model()
     settings = TrainingOptions(**({"epochs": 2, "batch_size": 24, "learning_rate": 0.05} | options))
-    history = train(model, training, validation, settings, class_count=CLASSES, progress=False)
-    return model, history
+    return model, train(model, training, validation, settings, progress=False, never_worse=never_worse)
 
 
 def equal_weights(left: keras.Model, right: keras.Model) -> bool:
@@ -89,7 +100,7 @@ def test_without_validation_the_history_has_none():
     assert set(history[0]) == {"epoch", "loss", "accuracy"}
 
 
-def test_training_stops_after_patience_epochs_without_improvement_and_keeps_the_best():
+def test_training_stops_after_patience_epochs_without_improvement_and_restores_the_best():
     one_epoch, _ = trained(CONTRADICTING, epochs=1)
 
     model, history = trained(CONTRADICTING, epochs=9, patience=2)
@@ -99,7 +110,7 @@ def test_training_stops_after_patience_epochs_without_improvement_and_keeps_the_
     assert equal_weights(model, one_epoch)
 
 
-def test_patience_0_never_stops_early_and_keeps_the_best_all_the_same():
+def test_patience_0_never_stops_early_and_still_restores_the_best():
     one_epoch, _ = trained(CONTRADICTING, epochs=1)
 
     model, history = trained(CONTRADICTING, epochs=5, patience=0)
@@ -108,7 +119,7 @@ def test_patience_0_never_stops_early_and_keeps_the_best_all_the_same():
     assert equal_weights(model, one_epoch)
 
 
-def test_what_improves_by_less_than_min_delta_is_no_improvement():
+def test_a_change_smaller_than_min_delta_is_not_an_improvement():
     _, patient = trained(epochs=5, patience=2)
     _, demanding = trained(epochs=5, patience=2, min_delta=10.0)
 
@@ -116,7 +127,7 @@ def test_what_improves_by_less_than_min_delta_is_no_improvement():
     assert (len(patient), len(demanding)) == (5, 3)
 
 
-def test_an_accuracy_that_is_watched_is_better_when_it_is_higher():
+def test_a_higher_monitored_accuracy_is_better():
     model, history = trained(epochs=6, patience=0, monitor="val_accuracy")
 
     accuracies = [row["val_accuracy"] for row in history]
@@ -125,16 +136,69 @@ def test_an_accuracy_that_is_watched_is_better_when_it_is_higher():
     assert right.mean() == pytest.approx(max(accuracies))
 
 
+def test_the_best_epoch_is_the_one_whose_weights_remain_even_if_a_later_one_is_slightly_better():
+    # Without min_delta each epoch improves on the one before; with it the metric has to fall further.
+    _, plain = trained_result(epochs=6, patience=0)
+    delta = plain.history[0]["val_loss"] - plain.history[2]["val_loss"]
+
+    model, result = trained_result(epochs=6, patience=0, min_delta=delta)
+
+    lowest = min(result.history, key=lambda row: row["val_loss"])["epoch"]
+    assert plain.best_epoch == lowest == 6
+    assert result.best_epoch is not None and result.best_epoch < lowest
+    assert result.best_value == result.history[result.best_epoch - 1]["val_loss"]
+    found = scores(AGREEING.labels, predict_examples(model, AGREEING))["log_loss"]
+    assert found == pytest.approx(result.best_value, abs=1e-6)
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy", "loss", "accuracy"])
+def test_never_worse_restores_the_start_if_training_does_not_improve_on_it_by_min_delta(monitor):
+    model, result = trained_result(never_worse=True, monitor=monitor, min_delta=10.0, epochs=3)
+
+    assert equal_weights(model, make_model())
+    assert (result.improved, result.best_epoch, result.best_value) == (False, None, result.start_value)
+    examples = AGREEING if monitor.startswith("val_") else TRAINING
+    metric = "accuracy" if monitor.endswith("accuracy") else "log_loss"
+    assert result.start_value == scores(examples.labels, predict_examples(make_model(), examples))[metric]
+
+
+def test_never_worse_compares_the_training_loss_after_training_not_the_mean_over_an_epochs_steps():
+    # One step at this rate ruins the model, but the epoch's loss was measured before that step.
+    options = {"monitor": "loss", "learning_rate": 500.0, "optimizer": "sgd", "epochs": 1, "batch_size": 48}
+
+    model, result = trained_result(training=RANDOM, never_worse=True, **options)
+
+    assert result.history[0]["loss"] == pytest.approx(result.start_value, abs=1e-5)
+    assert equal_weights(model, make_model())
+    assert not result.improved
+
+
+def test_an_improvement_reports_the_metric_of_the_weights_that_remain():
+    model, result = trained_result(never_worse=True, monitor="loss", epochs=3)
+
+    assert result.improved
+    assert result.best_value < result.start_value
+    assert result.best_value == scores(TRAINING.labels, predict_examples(model, TRAINING))["log_loss"]
+
+
+def test_training_that_diverges_stops_and_says_so():
+    options = {"learning_rate": 1e38, "optimizer": "sgd", "epochs": 9}
+
+    model, result = trained_result(training=RANDOM, never_worse=True, **options)
+
+    assert result.diverged
+    assert len(result.history) < 9
+    assert np.isfinite(model.get_weights()[0]).all()
+
+
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
-def test_what_cannot_be_watched_without_validation_images_is_refused(monitor):
-    with pytest.raises(
-        OptionError, match=f"nothing to watch {monitor} on.*expected validation images, or --monitor loss"
-    ):
+def test_a_validation_metric_cannot_be_monitored_without_validation_images(monitor):
+    with pytest.raises(OptionError, match=f"cannot monitor {monitor}: .*expected validation images, or --monitor loss"):
         trained(None, monitor=monitor)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_that_is_named_trains(optimizer):
+def test_every_listed_optimizer_trains(optimizer):
     _, history = trained(optimizer=optimizer, momentum=0.5)
 
     assert history[-1]["loss"] < history[0]["loss"]
@@ -152,7 +216,7 @@ def test_a_learning_rate_of_0_leaves_the_weights_as_they_are():
     assert equal_weights(model, make_model())
 
 
-def test_an_epoch_has_as_many_steps_as_asked_for_and_begins_another_pass_where_one_is_not_enough():
+def test_an_epoch_has_the_requested_steps_and_starts_another_pass_if_needed():
     assert len(Batches(TRAINING, 8, seed=0, steps=2)) == 2
     batches = Batches(Examples(np.arange(24), lambda rows: rows), 8, seed=0, steps=7)
 
@@ -164,7 +228,7 @@ def test_an_epoch_has_as_many_steps_as_asked_for_and_begins_another_pass_where_o
     assert epoch[0] != epoch[3]
 
 
-def test_steps_per_epoch_takes_other_images_in_the_next_epoch():
+def test_with_fewer_steps_than_a_pass_the_next_epoch_has_other_images():
     loaded: list[int] = []
 
     def load(rows: np.ndarray) -> np.ndarray:
@@ -179,14 +243,14 @@ def test_steps_per_epoch_takes_other_images_in_the_next_epoch():
     assert set(loaded[:8]) != set(loaded[8:])
 
 
-def test_training_takes_as_many_steps_an_epoch_as_asked_for():
+def test_training_takes_the_requested_steps_per_epoch():
     model, _ = trained(epochs=2, steps_per_epoch=2, batch_size=5)
 
     assert int(model.optimizer.iterations) == 4
 
 
 @given(count=st.integers(1, 40), size=st.integers(1, 12), seed=st.integers(0, 5))
-def test_each_epoch_gives_every_example_once(count, size, seed):
+def test_each_epoch_visits_every_example_once(count, size, seed):
     batches = Batches(Examples(np.arange(count), lambda rows: rows), size, seed=seed)
 
     epoch = [batches[index] for index in range(len(batches))]
@@ -196,7 +260,7 @@ def test_each_epoch_gives_every_example_once(count, size, seed):
     assert all(len(rows) == size for rows, _ in epoch[:-1])
 
 
-def test_each_epoch_has_an_order_of_its_own_that_follows_from_the_seed():
+def test_each_epoch_has_its_own_order_that_follows_from_the_seed():
     def orders(seed: int) -> list[list[int]]:
         batches = Batches(Examples(np.arange(50), lambda rows: rows), 50, seed=seed)
         found = []
@@ -209,7 +273,7 @@ def test_each_epoch_has_an_order_of_its_own_that_follows_from_the_seed():
     assert len({tuple(order) for order in orders(1) + orders(2)}) == 6
 
 
-def test_each_epoch_trains_on_what_is_given_out_for_it():
+def test_each_epoch_trains_on_its_own_examples():
     # Keras looks at the first batches before the first epoch; they are no part of it.
     taken: list[tuple[int, int]] = []
 
@@ -242,12 +306,12 @@ def test_balanced_class_weights_are_those_of_scikit_learn(labels):
     assert np.allclose(list(found.values()), expected, rtol=1e-12)
 
 
-def test_a_class_that_does_not_occur_has_no_weight():
+def test_a_class_without_examples_has_no_weight():
     assert set(class_weights(np.array([0, 0, 2]), 4)) == {0, 2}
 
 
-def test_balanced_classes_make_a_difference_where_they_are_unbalanced():
-    unbalanced = make_examples(40, shares=(0.8, 0.1, 0.1))
+def test_class_weights_make_a_difference_for_unbalanced_classes():
+    unbalanced = make_examples(40, fractions=(0.8, 0.1, 0.1))
 
     (plain, _), (balanced, _) = (
         trained(training=unbalanced, class_weight=class_weight) for class_weight in ("none", "balanced")
@@ -256,7 +320,7 @@ def test_balanced_classes_make_a_difference_where_they_are_unbalanced():
     assert not equal_weights(plain, balanced)
 
 
-def test_a_compiled_model_trains_as_one_that_is_not():
+def test_a_compiled_model_trains_like_an_eager_one():
     eager, _ = trained()
     with compiling(True):
         compiled, _ = trained()
@@ -266,7 +330,7 @@ def test_a_compiled_model_trains_as_one_that_is_not():
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends compile as Keras decides")
-def test_heads_of_many_weights_that_train_for_long_are_compiled_by_xla_and_train_as_others(monkeypatch):
+def test_xla_compiles_long_training_of_large_heads_with_the_same_result(monkeypatch):
     with compiling(True):
         plain, _ = trained(epochs=2)
         monkeypatch.setattr(training_module, "COMPILED_FROM", 5 * CLASSES * 2)
@@ -277,14 +341,14 @@ def test_heads_of_many_weights_that_train_for_long_are_compiled_by_xla_and_train
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(plain.get_weights(), fused.get_weights(), strict=True))
 
 
-def test_heads_with_convolutions_are_not_compiled_by_xla(monkeypatch):
+def test_xla_does_not_compile_heads_with_convolutions(monkeypatch):
     monkeypatch.setattr(training_module, "COMPILED_FROM", 0)
     x = keras.Input((4, 4, 1))
     y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(x))
     model = keras.Model(x, keras.layers.Dense(CLASSES, "softmax")(y))
     maps = Examples(TRAINING.labels, np.ones((len(TRAINING), 4, 4, 1), np.float32).__getitem__)
 
-    train(model, maps, None, TrainingOptions(epochs=1, monitor="loss"), class_count=CLASSES, progress=False)
+    train(model, maps, None, TrainingOptions(epochs=1, monitor="loss"), progress=False)
 
     assert not model.jit_compile
 
@@ -303,8 +367,8 @@ def test_predictions_are_in_the_order_of_the_examples():
     assert np.allclose(found, model.predict_on_batch(TRAINING.load(np.arange(24))), atol=1e-6)
 
 
-def test_no_progress_bar_is_drawn_where_standard_error_is_no_terminal(capfd):
-    train(make_model(), TRAINING, AGREEING, TrainingOptions(epochs=1, batch_size=8), class_count=CLASSES, progress=True)
+def test_no_progress_bar_is_drawn_unless_standard_error_is_a_terminal(capfd):
+    train(make_model(), TRAINING, AGREEING, TrainingOptions(epochs=1, batch_size=8), progress=True)
 
     assert capfd.readouterr() == ("", "")
 
@@ -328,7 +392,7 @@ def test_no_progress_bar_is_drawn_where_standard_error_is_no_terminal(capfd):
         ({"momentum": -0.1}, "momentum is out of range; expected at least 0, less than 1, found -0.1"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_one_clear_line(options, line):
+def test_an_invalid_option_is_one_clear_error_line(options, line):
     with pytest.raises(OptionError) as caught:
         TrainingOptions(**options)
 

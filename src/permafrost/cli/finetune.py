@@ -104,12 +104,13 @@ def _plan_lines(plan: Any) -> Iterator[str]:
 
 
 def _stage_lines(stage: dict[str, Any]) -> Iterator[str]:
-    outcome = "improved" if stage["improved"] else "no epoch improved it, the model is the one it started from"
-    reached = "not a number" if stage["after"] is None else f"{stage['after']:.4f}"
     yield f"unfrozen: from {stage['from']} (layer {stage['index']}) up, {stage['epochs']} epochs"
-    yield f"{stage['monitor']}: {stage['before']:.4f} before, {reached} at best: {outcome}"
+    if stage["improved"]:
+        yield f"{stage['monitor']}: {stage['before']:.4f} before, {stage['after']:.4f} in epoch {stage['best_epoch']}"
+    else:
+        yield f"{stage['monitor']}: {stage['before']:.4f}; no epoch improved it; the model is unchanged"
     if stage["diverged"]:
-        yield "training ran off to infinity and was stopped: lower --learning-rate, or give --clip-norm"
+        yield "training diverged and was stopped: lower --learning-rate, or give --clip-norm"
 
 
 def _difference_lines(difference: dict[str, Any]) -> Iterator[str]:

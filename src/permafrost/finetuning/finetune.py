@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -30,8 +29,8 @@ from permafrost.model.assembly import body_of, pixels_of
 from permafrost.model.parity import export_checked
 from permafrost.model.run import Run, RunContent, features_record, free_folder, open_run, rounded, staging, write_run
 from permafrost.store.feature_set import FeatureSet, open_features
-from permafrost.training.loop import Examples, predict_examples, require_watched, train
-from permafrost.training.metrics import metrics, paired_difference, scores
+from permafrost.training.loop import Examples, predict_examples, require_validation, train
+from permafrost.training.metrics import metrics, paired_difference
 from permafrost.training.options import FINE_TUNING, TrainingSettings, with_settings
 from permafrost.trunk.cutting import DTYPES
 from permafrost.trunk.graph import as_precision
@@ -165,7 +164,7 @@ class FineTuning:
         self._features = features_of(self._run)
         rows = split_rows(self._features, hold_out=self._training.monitor.startswith("val_"))
         self._wanted = Wanted(features=self._features, rows=rows, views=chosen)
-        require_watched(self._examples_or_none(rows["validation"]), self._training)
+        require_validation(len(rows["validation"]) > 0, self._training)
         # Opened anew: training changes the model, and the run's own is to stay what it is.
         self._model = open_run(self._run.folder).model
         self._base_layers: list[str] = self._features.store.about["base_layers"]
@@ -254,53 +253,34 @@ class FineTuning:
     def _tune(
         self, stage: _Stage, plan: Keeping, model: keras.Model, examples: dict[str, Examples], checkpoint: Path
     ) -> _Outcome:
-        """Train one stage, and go back to where it started if no epoch beats that."""
-        options = self._training
-        on_validation = options.monitor.startswith("val_")
-        watched = examples["validation" if on_validation else "train"]
-        start = model.get_weights()
+        """Train one stage."""
         trained = as_precision(model, "bfloat16", but=[model.layers[-1].name]) if self._mixed else model
-        before = self._monitored(trained, watched)
-        history = train(
+        result = train(
             trained,
             examples["train"],
             examples["validation"] if len(examples["validation"]) else None,
-            options,
-            class_count=len(self._run.class_names),
+            self._training,
             progress=self._progress,
-            baseline=before if on_validation else None,
+            never_worse=True,
             rates=step_rates(trained, self._base_layers, self._lowest_rate),
             checkpoint=checkpoint,
         )
         if trained is not model:
             model.set_weights(trained.get_weights())
-        figures = [row[options.monitor] for row in history if math.isfinite(row[options.monitor])]
-        higher = options.monitor.endswith("accuracy")
-        # The figures of an epoch's training images are means over its steps: only a look at the end can be compared.
-        after = (
-            (max if higher else min)(figures, default=math.nan) if on_validation else self._monitored(model, watched)
-        )
-        improved = after > before if higher else after < before
-        if not improved:
-            model.set_weights(start)
         about = {
             "from": self._base_layers[stage.lowest],
             "index": stage.lowest,
             "layers": len(self._base_layers) - stage.lowest,
             "keeping": dataclasses.asdict(plan),
-            "monitor": options.monitor,
-            "before": before,
-            # Where training ran off to infinity there is no figure, and JSON has no word for it.
-            "after": after if math.isfinite(after) else None,
-            "improved": bool(improved),
-            "epochs": len(history),
-            "diverged": not all(math.isfinite(row["loss"]) for row in history),
+            "monitor": self._training.monitor,
+            "before": result.start_value,
+            "after": result.best_value,
+            "improved": result.improved,
+            "best_epoch": result.best_epoch,
+            "epochs": len(result.history),
+            "diverged": result.diverged,
         }
-        return _Outcome(history, about)
-
-    def _monitored(self, model: keras.Model, examples: Examples) -> float:
-        figures = scores(examples.labels, predict_examples(model, examples))
-        return figures["accuracy" if self._training.monitor.endswith("accuracy") else "log_loss"]
+        return _Outcome(result.history, about)
 
     def _about(
         self,
@@ -321,7 +301,7 @@ class FineTuning:
             "details": {
                 "monitor": first["monitor"],
                 "before": first["before"],
-                "after": last["after"] if last["improved"] else _last_improved(outcomes),
+                "after": last["after"],
                 "improved": any(outcome.about["improved"] for outcome in outcomes),
                 "epochs": sum(outcome.about["epochs"] for outcome in outcomes),
                 "diverged": any(outcome.about["diverged"] for outcome in outcomes),
@@ -363,9 +343,6 @@ class FineTuning:
     def _checkpoint_prefix(self) -> str:
         # Not the folder's name itself: with it, and what else is added to it, a file's name might be too long.
         return f"{CHECKPOINT_PREFIX}{hashlib.sha256(os.fsencode(self.folder.name)).hexdigest()[:8]}-"
-
-    def _examples_or_none(self, rows: np.ndarray) -> Examples | None:
-        return Examples(self._features.labels()[rows], np.asarray) if len(rows) else None
 
 
 def features_of(run: Run) -> FeatureSet:
@@ -441,13 +418,6 @@ def _joined(histories: Sequence[list[dict[str, float]]]) -> list[dict[str, float
     """The histories of all stages, their epochs counted on."""
     rows = (row for history in histories for row in history)
     return [row | {"epoch": number} for number, row in enumerate(rows, 1)]
-
-
-def _last_improved(outcomes: Sequence[_Outcome]) -> float | None:
-    """The figure that was reached in the end; the last stage's own where no stage was an improvement."""
-    improved = [outcome.about["after"] for outcome in outcomes if outcome.about["improved"]]
-    figure: float | None = improved[-1] if improved else outcomes[-1].about["after"]
-    return figure
 
 
 def _brief(figures: dict[str, Any]) -> dict[str, Any]:

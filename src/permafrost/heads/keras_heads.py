@@ -99,23 +99,19 @@ def _fit(data: HeadData, options: HeadOptions, layers: Callable[[Any, list[int]]
     validation = None
     if data.validation_x is not None and data.validation_y is not None:
         validation = Examples(data.validation_y, data.validation_x.__getitem__)
-    history = train(
+    result = train(
         model,
         _training_examples(data),
         validation,
         options.training,
-        class_count=len(data.class_names),
         progress=options.progress,
-    )
-    best = (max if options.training.monitor.endswith("accuracy") else min)(
-        history, key=lambda row: row[options.training.monitor]
     )
     return FittedHead(
         model=model,
-        history=history,
+        history=result.history,
         details={
-            "epochs": len(history),
-            "best_epoch": int(best["epoch"]),
+            "epochs": len(result.history),
+            "best_epoch": result.best_epoch,
             "parameters": model.count_params(),
             "divisor": divisor,
         },

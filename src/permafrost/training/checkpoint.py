@@ -1,6 +1,6 @@
-"""Where training stands at the end of an epoch, in one file: whatever was killed goes on from there.
+"""Save the state of a training at the end of an epoch, in one file, and load it to resume.
 
-The file is an `.npz` of plain arrays, written beside its name and renamed, so that it is an old state or a new one.
+The file is an `.npz` of plain arrays, and is replaced atomically.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from permafrost.atomic import commit_bytes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """Where training stands.
+    """The state of a training.
 
     Attributes:
-        weights: of what is trained, and the state of its random generators.
+        weights: the variables that training changes, random generators included.
         optimizer: the optimizer's variables.
-        best: `weights` of the best epoch; None where no epoch was an improvement.
-        about: the rest, as JSON: history, best figure, epochs without improvement, whether training has ended.
+        best: `weights` of the best epoch; None if no epoch was an improvement.
+        about: the rest, as JSON: the history, the best epoch, whether training has ended.
     """
 
     weights: list[np.ndarray]
@@ -35,10 +35,10 @@ class State:
 
 
 def save_state(path: Path, state: State) -> None:
-    """Write a state, whole or not at all.
+    """Write a state atomically.
 
     Raises:
-        WriteError: the disk is full, or the like.
+        WriteError: it cannot be written, e.g. because the disk is full.
     """
     groups = {"weights": state.weights, "optimizer": state.optimizer, "best": state.best or []}
     arrays: dict[str, Any] = {
@@ -51,9 +51,9 @@ def save_state(path: Path, state: State) -> None:
 
 
 def load_state(path: Path) -> State | None:
-    """The state that `save_state` wrote; None where there is none, or none that can be read: training starts anew."""
+    """Load a state that `save_state` wrote; return None if the file is missing or damaged."""
     try:
-        # Opened here, as NumPy leaves a file open that it finds damaged.
+        # Opened here because NumPy does not close a file that it finds damaged.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             content = json.loads(file["about"].tobytes())
             groups = {group: [file[f"{group}_{i}"] for i in range(count)] for group, count in content["counts"].items()}

@@ -1,9 +1,9 @@
-"""The gradient of convolutions on a processor, where TensorFlow's own takes twice as long as it has to.
+"""A faster gradient of convolutions on a CPU, where TensorFlow's own takes twice as long.
 
-What a convolution of stride 1 with odd kernel and padding hands down to its input is itself such a convolution: of the
-gradient from above, with the kernel turned round and its channels exchanged (Dumoulin and Visin 2016, "A guide to
-convolution arithmetic for deep learning", relationship 9). TensorFlow runs the forward convolution by a quicker routine
-than `Conv2DBackpropInput`; the numbers are the same but for rounding.
+The gradient of a padded convolution of stride 1 and odd kernel size with respect to its input is such a convolution,
+too: of the output's gradient, with the kernel flipped and its channels transposed (Dumoulin and Visin 2016, "A guide to
+convolution arithmetic for deep learning", relationship 9). TensorFlow's forward convolution is faster than its
+`Conv2DBackpropInput`; the results are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from permafrost.engines.device import tensorflow_on_processor
 
 @contextlib.contextmanager
 def quick_gradients(model: keras.Model) -> Iterator[None]:
-    """In this block, what is compiled of `model` computes the gradient of its convolutions the quicker way.
+    """Within the block, functions compiled from `model` use the faster gradient of its convolutions.
 
-    On TensorFlow and a processor alone; elsewhere nothing changes.
+    Only with TensorFlow on a CPU; elsewhere nothing changes. It replaces `convolution_op` on each layer, the method
+    with which `Conv2D.call` convolves; if a version of Keras has no such method, nothing changes either.
     """
-    layers = [layer for layer in model.layers if suits(layer)] if tensorflow_on_processor() else []
+    usable = tensorflow_on_processor() and hasattr(keras.layers.Conv2D, "convolution_op")
+    layers = [layer for layer in model.layers if suits(layer)] if usable else []
     for layer in layers:
         layer.convolution_op = convolve
     try:
@@ -34,7 +36,7 @@ def quick_gradients(model: keras.Model) -> Iterator[None]:
 
 
 def suits(layer: keras.layers.Layer) -> bool:
-    """Whether a layer is a convolution whose gradient is one, too."""
+    """Return whether a layer is a convolution whose gradient is a convolution, too."""
     return (
         type(layer) is keras.layers.Conv2D
         and layer.padding == "same"
@@ -46,7 +48,7 @@ def suits(layer: keras.layers.Layer) -> bool:
 
 
 def convolve(inputs: Any, kernel: Any) -> Any:
-    """A convolution of stride 1 that keeps height and width, with a gradient of its own.
+    """Convolve with stride 1 and padding that keeps height and width, with the faster gradient.
 
     Args:
         inputs: (n, h, w, channels).
@@ -59,18 +61,18 @@ def convolve(inputs: Any, kernel: Any) -> Any:
 
     @tensorflow.custom_gradient  # type: ignore[untyped-decorator]
     def convolution(inputs: Any, kernel: Any) -> Any:
-        def gradient(above: Any) -> tuple[Any, Any]:
-            turned = tensorflow.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
-            of_kernel = tensorflow.raw_ops.Conv2DBackpropFilter(
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            flipped = tensorflow.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
+            kernel_gradient = tensorflow.raw_ops.Conv2DBackpropFilter(
                 input=inputs,
                 filter_sizes=tensorflow.shape(kernel),
-                out_backprop=above,
+                out_backprop=upstream,
                 strides=[1, 1, 1, 1],
                 padding="SAME",
             )
-            return tensorflow.nn.conv2d(above, turned, 1, "SAME"), of_kernel
+            return tensorflow.nn.conv2d(upstream, flipped, 1, "SAME"), kernel_gradient
 
         return tensorflow.nn.conv2d(inputs, kernel, 1, "SAME"), gradient
 
-    # A tensor, as TensorFlow would ask a gradient for those of the variables that it meets.
+    # A tensor: for a variable, TensorFlow would expect `gradient` to take an argument `variables`.
     return convolution(inputs, tensorflow.convert_to_tensor(kernel))

@@ -1,8 +1,7 @@
-"""Optimizers as Keras builds them, with schedules, clipping, and lower rates for lower layers."""
+"""Keras optimizers with schedules, clipping, and lower learning rates for lower layers."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +11,14 @@ from permafrost.training.options import TrainingOptions
 
 
 def make_optimizer(
-    options: TrainingOptions, *, steps_per_epoch: int, rates: Sequence[float] | None = None
+    options: TrainingOptions, *, steps_per_epoch: int, rates: Sequence[tuple[Any, float]] = ()
 ) -> keras.optimizers.Optimizer:
-    """The optimizer that `options` ask for.
+    """Build the optimizer that `options` describe.
 
     Args:
-        options: how to train.
-        steps_per_epoch: by which the schedule counts epochs.
-        rates: for each trainable variable of the model what its learning rate is multiplied by; all 1 if None.
+        options: the training options.
+        steps_per_epoch: the schedule counts epochs by it.
+        rates: trainable variables, each with the factor for its learning rate; other variables have the factor 1.
     """
     settings: dict[str, Any] = {"learning_rate": _rate(options, steps_per_epoch)}
     if options.optimizer in ("sgd", "rmsprop"):
@@ -27,19 +26,16 @@ def make_optimizer(
     if options.nesterov:
         settings["nesterov"] = True
     if options.weight_decay is not None:
-        settings["weight_decay"] = options.weight_decay or None
+        settings["weight_decay"] = options.weight_decay
     if options.clip_norm is not None:
         settings["global_clipnorm"] = options.clip_norm
     kind: Any = type(keras.optimizers.get(options.optimizer))
-    if rates is None or all(rate == 1 for rate in rates):
-        return kind(**settings)
-    optimizer = _with_rates(kind)(**settings)
-    optimizer.rates = tuple(rates)
-    return optimizer
+    lowered = [(variable, rate) for variable, rate in rates if rate != 1]
+    return (_with_rates(kind, lowered) if lowered else kind)(**settings)
 
 
 def _rate(options: TrainingOptions, steps_per_epoch: int) -> Any:
-    """The learning rate, or what gives it for each step."""
+    """Return the learning rate, or the schedule of learning rates."""
     warmup = round(options.warmup_epochs * steps_per_epoch)
     if options.schedule == "constant" and not warmup:
         return options.learning_rate
@@ -53,18 +49,22 @@ def _rate(options: TrainingOptions, steps_per_epoch: int) -> Any:
     )
 
 
-@functools.cache
-def _with_rates(kind: Any) -> Any:
-    """An optimizer whose step on each variable has a learning rate of its own.
+def _with_rates(kind: Any, lowered: Sequence[tuple[Any, float]]) -> Any:
+    """Make an optimizer class that takes only a fraction of its step, weight decay included, on some variables.
 
-    A step, not a gradient, is made smaller: Adam and its kin do not notice the size of gradients.
+    Every step of these optimizers is proportional to the learning rate, so a fraction of a step is a step at that
+    fraction of the rate. Scaling gradients instead would not do: Adam and its kin ignore the size of gradients.
+
+    Args:
+        kind: the optimizer class.
+        lowered: variables, each with its fraction.
     """
 
     class WithRates(kind):  # type: ignore[misc]
-        rates: tuple[float, ...] = ()
-
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
-            rate = self.rates[self._get_variable_index(variable)]
-            return super().update_step(gradient, variable, learning_rate * rate)
+        def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+            before = [keras.ops.copy(variable) for variable, _ in lowered]
+            super().apply(grads, trainable_variables)
+            for (variable, rate), start in zip(lowered, before, strict=True):
+                variable.assign(start + rate * (variable - start))
 
     return WithRates

@@ -1,0 +1,233 @@
+"""What happens between epochs: validation, the choice of the best epoch, checkpoints and a progress bar."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import keras
+import numpy as np
+
+from permafrost.training.checkpoint import State, load_state, save_state
+from permafrost.training.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+Row = dict[str, float]
+
+
+class Starts(Protocol):
+    """Something that changes with the epoch, as batches do."""
+
+    def begin(self, epoch: int) -> None:
+        """Switch to this epoch, the first being 0."""
+
+
+@dataclasses.dataclass
+class BestEpoch:
+    """The best epoch so far, by the monitored metric, and whether training should stop.
+
+    Attributes:
+        options: `monitor`, `min_delta`, `patience` and `epochs` decide.
+        baseline: the metric before training; an epoch has to improve on it. None if any epoch is an improvement.
+        epoch: the number of the best epoch, from 1; None while no epoch is an improvement.
+        value: the metric of the best epoch; the baseline while there is no best epoch.
+        waited: epochs since the best one.
+        ended: whether training has ended: after its last epoch, for lack of improvement, or because it diverged.
+    """
+
+    options: TrainingOptions
+    baseline: float | None = None
+    epoch: int | None = None
+    value: float | None = None
+    waited: int = 0
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        if self.value is None:
+            self.value = self.baseline
+
+    def update(self, row: Row) -> bool:
+        """Take an epoch's metrics into account; return whether it is the best so far."""
+        best = is_better(row[self.options.monitor], self.value, self.options)
+        self.waited = 0 if best else self.waited + 1
+        if best:
+            self.epoch, self.value = int(row["epoch"]), row[self.options.monitor]
+        patience = self.options.patience or self.options.epochs
+        self.ended = has_diverged(row) or self.waited >= patience or row["epoch"] >= self.options.epochs
+        return best
+
+
+def has_diverged(row: Row) -> bool:
+    """Return whether a loss of an epoch is not finite."""
+    return not all(math.isfinite(row[name]) for name in ("loss", "val_loss") if name in row)
+
+
+def is_better(value: float, than: float | None, options: TrainingOptions) -> bool:
+    """Return whether a value of the monitored metric improves on another by more than `min_delta`.
+
+    Args:
+        value: the new value; NaN and infinite losses improve on nothing.
+        than: the other; None if there is none yet.
+        options: `monitor` says which direction is better.
+    """
+    if not math.isfinite(value):
+        return False
+    if than is None:
+        return True
+    return (value - than if options.monitor.endswith("accuracy") else than - value) > options.min_delta
+
+
+class Weights:
+    """The variables of a model that training changes, and copies of their values.
+
+    Args:
+        model: the model, compiled.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._variables = changing_variables(model)
+        self.best: list[np.ndarray] | None = None
+
+    def values(self) -> list[np.ndarray]:
+        """Return copies of the present values."""
+        return values_of(self._variables)
+
+    def assign(self, values: Sequence[np.ndarray]) -> None:
+        """Set the variables."""
+        assign(self._variables, values)
+
+
+class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
+    """Validates after each epoch, keeps the best weights, stops early and calls `save`.
+
+    Args:
+        batches: told of each epoch as it begins.
+        best: decides which epoch is the best.
+        weights: where the best weights go.
+        validate: returns validation metrics of the model.
+        save: called after each epoch.
+
+    Attributes:
+        history: one row per epoch.
+    """
+
+    def __init__(
+        self,
+        batches: Starts,
+        best: BestEpoch,
+        weights: Weights,
+        *,
+        validate: Callable[[], Row],
+        save: Callable[[list[Row]], None],
+        history: list[Row],
+    ) -> None:
+        super().__init__()
+        self._batches, self._best, self._weights = batches, best, weights
+        self._validate, self._save = validate, save
+        self.history = history
+
+    def on_epoch_begin(self, epoch: int, logs: Row | None = None) -> None:  # noqa: ARG002 - Keras passes it
+        """Switch the batches to this epoch."""
+        self._batches.begin(epoch)
+
+    def on_train_batch_end(self, batch: int, logs: Row | None = None) -> None:  # noqa: ARG002 - Keras passes it
+        """Stop when the loss is not finite."""
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
+        """Validate, compare with the best epoch, and save."""
+        row = {"epoch": epoch + 1} | {key: float(value) for key, value in (logs or {}).items()} | self._validate()
+        self.history.append(row)
+        if self._best.update(row):
+            self._weights.best = self._weights.values()
+        self.model.stop_training = self._best.ended
+        self._save(self.history)
+
+
+class Checkpoint:
+    """Saves the state of a training after each epoch, and resumes from it.
+
+    Args:
+        path: the file; None saves nothing.
+        model: the model, compiled.
+        best: the best epoch, saved and restored.
+        weights: the variables that training changes.
+    """
+
+    def __init__(self, path: Path | None, model: keras.Model, best: BestEpoch, weights: Weights) -> None:
+        self._path, self._model, self._best, self._weights = path, model, best, weights
+
+    def resume(self) -> list[Row]:
+        """Restore the saved state, if there is one; return the history up to it."""
+        state = load_state(self._path) if self._path else None
+        if state is None:
+            return []
+        self._model.optimizer.build(self._model.trainable_variables)
+        self._weights.assign(state.weights)
+        assign(self._model.optimizer.variables, state.optimizer)
+        self._weights.best = state.best
+        for name in ("epoch", "value", "waited", "ended"):
+            setattr(self._best, name, state.about[name])
+        history: list[Row] = state.about["history"]
+        return history
+
+    def save(self, history: list[Row]) -> None:
+        """Save the state at the end of an epoch."""
+        if not self._path:
+            return
+        best = self._best
+        about = {"epoch": best.epoch, "value": best.value, "waited": best.waited, "ended": best.ended}
+        state = State(
+            weights=self._weights.values(),
+            optimizer=values_of(self._model.optimizer.variables),
+            best=self._weights.best,
+            about=about | {"history": history},
+        )
+        save_state(self._path, state)
+
+
+class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]
+    """A progress bar of epochs, on standard error if that is a terminal, or in a notebook."""
+
+    def __init__(self, epochs: int, done: int, shown: bool) -> None:
+        from tqdm.auto import tqdm
+
+        super().__init__()
+        self._bar: tqdm[None] = tqdm(
+            total=epochs, initial=done, unit=" epochs", disable=None if shown else True, leave=False
+        )
+
+    def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:  # noqa: ARG002 - Keras passes it
+        """Advance by one epoch and show its metrics."""
+        self._bar.set_postfix({key: f"{value:.4f}" for key, value in (logs or {}).items()}, refresh=False)
+        self._bar.update()
+
+    def on_train_end(self, logs: Row | None = None) -> None:  # noqa: ARG002 - Keras passes it
+        """Remove the bar."""
+        self._bar.close()
+
+
+def changing_variables(model: keras.Model) -> list[Any]:
+    """Return the variables that training can change: those of layers that are not frozen, and of random generators."""
+    found: dict[int, Any] = {}
+    for layer in model.layers:
+        if layer.trainable:
+            found |= {id(variable): variable for variable in layer.variables}
+    return list(found.values())
+
+
+def values_of(variables: Sequence[Any]) -> list[np.ndarray]:
+    """Return copies of the variables' values."""
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    """Set variables to values, in order."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -31,6 +31,7 @@ from permafrost.images.decoding import (
 )
 from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.resizing import resize
+from permafrost.images.sources import LoadedImage
 from samples import encoded, texture
 
 PHOTO = texture("dots", 1, (30, 40))
@@ -426,3 +427,17 @@ def test_memory_is_given_back_by_a_image_that_cannot_be_decoded():
             decode_resized(data[:-40], (8, 8), memory=memory)
 
     assert decode_resized(data, (8, 8), memory=memory).shape == (8, 8, 3)
+
+
+def test_a_decoded_image_holds_its_memory_until_the_block_ends():
+    memory = DecodingMemory(8 * 16 * 16)
+    pixels = np.full((16, 16, 3), 7, np.uint8)
+    loaded = LoadedImage(b"", encoded(pixels, "PNG"))
+
+    with ThreadPoolExecutor(1) as threads:
+        with loaded.decoded(memory) as found:
+            waiting = threads.submit(decode_resized, loaded.content, (8, 8), memory=memory)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.1)
+            assert np.array_equal(found, pixels)
+        assert waiting.result(10).shape == (8, 8, 3)

@@ -107,13 +107,15 @@ def decode_resized(
     Raises:
         ImageError: as `decode`.
     """
-    with contextlib.ExitStack() as held:
+    with _opened(data, max_pixels, memory) as image:
+        return resized_image(image, size)
 
-        def reserve(count: int) -> None:
-            if memory:
-                held.enter_context(memory.hold(count))
 
-        return resized_image(_open(data, max_pixels, reserve), size)
+@contextlib.contextmanager
+def decoded(data: bytes, *, max_pixels: int = MAX_PIXELS, memory: DecodingMemory | None = None) -> Iterator[np.ndarray]:
+    """Decode as `decode`, and hold the image's part of `memory` for the length of the block."""
+    with _opened(data, max_pixels, memory) as image:
+        yield np.asarray(image)
 
 
 class DecodingMemory:
@@ -192,6 +194,18 @@ def quiet_decoding() -> Iterator[None]:
 
 _PIXEL_BYTES: Final = 8
 """What a pixel takes at most while it is decoded: Pillow keeps RGB in four bytes, twice where an image is turned."""
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, max_pixels: int, memory: DecodingMemory | None) -> Iterator[Image.Image]:
+    """Decode to a Pillow image, and hold its part of `memory` for the length of the block."""
+    with contextlib.ExitStack() as held:
+
+        def reserve(count: int) -> None:
+            if memory:
+                held.enter_context(memory.hold(count))
+
+        yield _open(data, max_pixels, reserve)
 
 
 def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object] = lambda _: None) -> Image.Image:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from permafrost.images.decoding import (
     content_digest,
     decode,
     decode_resized,
+    decoded,
     read_file,
 )
 from permafrost.images.limits import MAX_PIXELS
@@ -90,6 +93,19 @@ class LoadedImage:
         if isinstance(self.content, bytes):
             return decode(self.content, max_pixels=self.max_pixels)
         return self.content
+
+    @contextlib.contextmanager
+    def decoded(self, memory: DecodingMemory) -> Iterator[np.ndarray]:
+        """Decode to (h, w, 3) uint8, and hold the image's part of `memory` for the length of the block.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        if isinstance(self.content, bytes):
+            with decoded(self.content, max_pixels=self.max_pixels, memory=memory) as pixels:
+                yield pixels
+        else:
+            yield self.content
 
     def pixels(self, size: tuple[int, int], *, memory: DecodingMemory | None = None) -> np.ndarray:
         """Decoded and resized: (size[0], size[1], 3) uint8; `memory` is as for `images.decode_resized`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def point_to(folder: Path, features: FeatureSet) -> Path:
-    """Have a copy of a run say that it came from `features`; the folder."""
-    edit_json(folder / RUN_FILE, lambda about: about.update(features=str(features.path)))
+    """Make a copy of a run record `features` as its set; return the folder."""
+    paths = {"features": str(features.path), "features_relative": os.path.relpath(features.path, folder)}
+    edit_json(folder / RUN_FILE, lambda about: about.update(paths))
     return folder
 
 

@@ -77,7 +77,7 @@ OPTIONS = {
         "--out",
         *("--batch-size", "--min-delta", "--class-weight", "--seed", "--monitor", "--steps-per-epoch"),
         *("--views", "--augment", "--cache-limit", "--dtype", "--lowest-rate", "--mixed-precision", "--dry-run"),
-        *("--untrained-head", *TRAINING),
+        *("--untrained-head", "--features", *TRAINING),
     },
     "evaluate": {"--split", "--validation-fraction", "--test-fraction"},
     "predict": {"--top"},

@@ -20,9 +20,10 @@ from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.pipeline import PipelineOptions
 from permafrost.finetuning import data as tuning_data
 from permafrost.finetuning.data import KeptData, Wanted
-from permafrost.finetuning.finetune import FineTuning, features_of
+from permafrost.finetuning.finetune import FineTuning
 from permafrost.finetuning.frontier import cut_below
 from permafrost.finetuning.layers import find_stages, find_unfrozen, set_trainable, step_rates
+from permafrost.finetuning.run_features import find_features
 from permafrost.images.augmentation import Views
 from permafrost.model.assembly import body_of, pixels_of
 from permafrost.training.callbacks import EpochCallback
@@ -44,7 +45,14 @@ FUSED = {"cache_limit": 0}
 
 def prepared(run, unfreeze="joined", **options) -> FineTuning:
     """A fine-tuning, not yet run."""
-    fixed = {"views": None, "augment": None, "train_batchnorm": False, "lowest_rate": 1.0, "dtype": "float32"}
+    fixed = {
+        "features": None,
+        "views": None,
+        "augment": None,
+        "train_batchnorm": False,
+        "lowest_rate": 1.0,
+        "dtype": "float32",
+    }
     rest = {"cache_limit": "20GB", "mixed_precision": False, "untrained_head": False, "progress": False}
     return FineTuning(run, unfreeze, **(fixed | rest | QUICK | options))
 
@@ -85,7 +93,7 @@ def same_weights(left, right, tolerance: float = 0.0) -> bool:
 
 def ordinary_training(run, unfrozen: str, steps: int, *, optimizer, seed: int = 0) -> dict[str, np.ndarray]:
     """The weights after `steps` steps of plain Keras on the whole model, on the batches that fine-tuning takes."""
-    features, model = features_of(run), keras.models.load_model(run.model_path)
+    features, model = find_features(run), keras.models.load_model(run.model_path)
     lowest = TINY.index(unfrozen)
     set_trainable(model, TINY[lowest:], frozen=TINY[:lowest], train_batchnorm=False)
     body = body_of(model)

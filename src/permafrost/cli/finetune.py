@@ -54,6 +54,12 @@ from permafrost.units import size
     show_default=True,
     help="What kept features may take on disk; 0 keeps none.",
 )
+@click.option(
+    "--features",
+    type=click.Path(),
+    metavar="SET.h5",
+    help="The feature set that the run was fitted to.  [default: the one that the run records]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be kept and why, and do nothing.")
 @click.option("--out", type=click.Path(), metavar="RUN/", help="The new run's folder.  [default: runs/<RUN>-finetuned]")
 @progress_option

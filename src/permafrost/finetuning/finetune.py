@@ -15,11 +15,12 @@ import keras
 import numpy as np
 
 from permafrost.engines.selection import make_engine
-from permafrost.errors import HeadError, OptionError, RunError
+from permafrost.errors import HeadError, OptionError
 from permafrost.extraction.pipeline import PipelineOptions
 from permafrost.finetuning.data import ImageData, Keeping, KeptData, Wanted
 from permafrost.finetuning.frontier import Frontier, cut_below
 from permafrost.finetuning.layers import find_stages, set_trainable, step_rates
+from permafrost.finetuning.run_features import find_features
 from permafrost.heads.data import split_rows
 from permafrost.heads.options import WITHOUT_GRADIENT
 from permafrost.images.augmentation import read_views
@@ -28,13 +29,13 @@ from permafrost.machine import cpu_count
 from permafrost.model.assembly import body_of, pixels_of
 from permafrost.model.parity import export_checked
 from permafrost.model.run import Run, RunContent, features_record, free_folder, open_run, rounded, staging, write_run
-from permafrost.store.feature_set import FeatureSet, open_features
+from permafrost.store.feature_set import FeatureSet
 from permafrost.training.loop import Examples, predict_examples, require_validation, train
 from permafrost.training.metrics import metrics, paired_difference
 from permafrost.training.options import FINE_TUNING, TrainingSettings, with_settings
 from permafrost.trunk.cutting import DTYPES
 from permafrost.trunk.graph import as_precision
-from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
+from permafrost.trunk.spec import canonical_json
 from permafrost.units import parse_size
 
 CACHE_LIMIT: Final = "20GB"
@@ -47,6 +48,7 @@ def finetune(
     run: Run | str | os.PathLike[str],
     unfreeze: str | int | Sequence[str | int] | None = None,
     *,
+    features: FeatureSet | str | os.PathLike[str] | None = None,
     views: int | str | None = None,
     augment: str | None = None,
     train_batchnorm: bool = False,
@@ -72,6 +74,7 @@ def finetune(
         unfreeze: the lowest layer of the base that is trained, with all above it in the base's order: a layer's name,
             the beginning of a block's names (`block5`), an index in the base, or `all`; its upper quarter if None. A
             list of them, each lower than the one before, is trained one after the other, each for up to `epochs`.
+        features: the feature set that the run was fitted to, or its file; the one that the run records if None.
         views: how many views of each training image are trained on by turns, one an epoch, the image itself among
             them; `live` for new ones in each epoch; 1 if None.
         augment: how views differ from their image, as for `extract`.
@@ -97,6 +100,7 @@ def finetune(
     tuning = FineTuning(
         run,
         unfreeze,
+        features=features,
         views=views,
         augment=augment,
         train_batchnorm=train_batchnorm,
@@ -135,6 +139,7 @@ class FineTuning:
         run: Run | str | os.PathLike[str],
         unfreeze: str | int | Sequence[str | int] | None,
         *,
+        features: FeatureSet | str | os.PathLike[str] | None,
         views: int | str | None,
         augment: str | None,
         train_batchnorm: bool,
@@ -161,7 +166,7 @@ class FineTuning:
         if self.folder.resolve() == self._run.folder.resolve():
             raise OptionError("a run cannot replace the one it starts from", do="give another --out")
         _require_trained(self._run, untrained_head)
-        self._features = features_of(self._run)
+        self._features = find_features(self._run, features)
         rows = split_rows(self._features, hold_out=self._training.monitor.startswith("val_"))
         self._wanted = Wanted(features=self._features, rows=rows, views=chosen)
         require_validation(len(rows["validation"]) > 0, self._training)
@@ -308,7 +313,7 @@ class FineTuning:
             },
             "before": {split: _brief(self._run.metrics.get(split, {})) for split in SPLITS},
             "test_difference": paired_difference(test, before["test"], outputs["test"]),
-            **features_record(self._features),
+            **features_record(self._features, self.folder),
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -343,38 +348,6 @@ class FineTuning:
     def _checkpoint_prefix(self) -> str:
         # Not the folder's name itself: with it, and what else is added to it, a file's name might be too long.
         return f"{CHECKPOINT_PREFIX}{hashlib.sha256(os.fsencode(self.folder.name)).hexdigest()[:8]}-"
-
-
-def features_of(run: Run) -> FeatureSet:
-    """The feature set that a run came from, made sure to be the same still.
-
-    Raises:
-        RunError: it has other images, labels, splits or another trunk now; the first difference is named.
-        SetError: it is gone.
-    """
-    features = open_features(run.about["features"])
-    difference = first_difference(TrunkSpec.from_json(run.about["trunk"]), features.spec)
-    if difference:
-        field, expected, found = difference
-        raise RunError(
-            f"{features.path} is no longer what {run.folder} was fitted to: {field}",
-            expected=expected,
-            found=found,
-            do="fit the head again",
-        )
-    if tuple(features.class_names) != run.class_names:
-        raise RunError(
-            f"{features.path} is no longer what {run.folder} was fitted to: classes",
-            expected=", ".join(run.class_names),
-            found=", ".join(features.class_names),
-            do="fit the head again",
-        )
-    if features.digest != run.about["features_digest"]:
-        raise RunError(
-            f"{features.path} is no longer what {run.folder} was fitted to: images, labels or splits",
-            do="fit the head again",
-        )
-    return features
 
 
 def _require_trained(run: Run, allowed: bool) -> None:

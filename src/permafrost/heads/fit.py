@@ -166,7 +166,7 @@ def fit_head(
                 "calibration": evaluated.calibration,
                 "threshold": evaluated.threshold,
                 **tables,
-                **features_record(features),
+                **features_record(features, folder),
                 "parity": dataclasses.asdict(parity),
                 "seconds": rounded(
                     load=fitting - started,

@@ -88,10 +88,15 @@ class RunContent:
     tables: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
 
-def features_record(features: FeatureSet) -> dict[str, Any]:
-    """Return what a run records about the feature set that it was fitted to."""
+def features_record(features: FeatureSet, folder: Path) -> dict[str, Any]:
+    """Return what a run in `folder` records about the feature set that it was fitted to.
+
+    The set's path is recorded relative to the run's folder, too: it stays right when both move together.
+    """
+    path = os.path.abspath(features.path)
     return {
-        "features": os.path.abspath(features.path),
+        "features": path,
+        "features_relative": os.path.relpath(path, os.path.abspath(folder)),
         "features_digest": features.digest,
         "data": features.root,
         "trunk": features.spec.to_json(),

@@ -65,6 +65,19 @@ def encoded(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+SMALL_IMAGE = encoded(texture("dots", 0, (8, 8)))
+
+
+def write_images(root: Path, *names: str | bytes) -> Path:
+    """Write the same small image to files with these names below `root`."""
+    for name in names:
+        path = os.path.join(os.fsencode(root), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(SMALL_IMAGE)
+    return root
+
+
 def write_photos(folder: Path, *, per_class: int = 6, classes: Sequence[str] = CLASSES, first: int = 0) -> Path:
     """A folder with one folder a class: PNG and JPEG by turns, of several sizes."""
     for kind in classes:
@@ -107,7 +120,7 @@ def make_content(rows: Rows, shards: Sequence[str], places: np.ndarray, **change
         class_names=("a", "b"),
         shards=tuple(shards),
         places=places,
-        skipped=(("a/notes.txt", "not an image by its name"),),
+        skipped=(("a/notes.txt", "not an image file name"),),
         about={"keras": "3"},
     )
     return dataclasses.replace(content, **changes)

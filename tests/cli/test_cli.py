@@ -395,7 +395,7 @@ def test_skipped_images_are_listed_with_the_reason(call, own_photos, tiny_base, 
     assert (status, err) == (0, "")
     assert out.startswith("skipped: 2\n")
     assert "  dots/empty.png: the file is empty\n" in out
-    assert "  dots/notes.txt: not an image by its name\n" in out
+    assert "  dots/notes.txt: not an image file name\n" in out
     _, shown, _ = call("features", "show", "features/own-photos.h5")
     assert "skipped: dots/empty.png: the file is empty\n" in shown
 
@@ -457,7 +457,7 @@ def test_hidden_layers_that_are_not_numbers_are_refused(text):
 def test_a_missing_folder_is_refused(refused, work, tiny_base):
     line = refused("extract", "nothing", "--base", tiny_base)
 
-    assert f"no such folder or file: {work / 'nothing'}. Give a folder with one folder a class" in line
+    assert f"no such folder or file: {work / 'nothing'}. Give a folder with one folder per class" in line
 
 
 def test_a_folder_without_images_is_refused(refused, work, tiny_base):
@@ -467,7 +467,7 @@ def test_a_folder_without_images_is_refused(refused, work, tiny_base):
     line = refused("extract", "photos", "--base", tiny_base)
 
     assert "no images in " in line
-    assert line.endswith("expected folders of images, one folder a class, found 2 other things")
+    assert line.endswith("expected folders of images, one folder per class, found 2 other entries")
 
 
 def test_a_single_class_is_refused(refused, work, tiny_base):

@@ -510,7 +510,7 @@ def test_bad_images_are_set_aside_with_path_and_reason_here_and_in_the_sets_file
     assert reasons == {
         "dots/empty.png": "the file is empty",
         "dots/page.jpg": "not an image in any format that Pillow reads",
-        "dots/notes.txt": "not an image by its name",
+        "dots/notes.txt": "not an image file name",
         "dots/gone.jpg": "No such file or directory",
         "dots/fifo.jpg": "not a regular file",
     }

@@ -46,6 +46,8 @@ def holiday(tmp_path) -> Path:
         (folder / f"{number}.png").write_bytes(encoded(texture(kind, 300 + number)))
     (folder / "second-day" / "2.JPG").write_bytes(encoded(texture("checks", 302), "JPEG"))
     (folder / ".hidden.png").write_bytes(b"")
+    (folder / ".thumbs").mkdir()
+    (folder / ".thumbs" / "0.png").write_bytes(encoded(texture("dots", 300)))
     (folder / "notes.txt").write_text("rain")
     return folder
 

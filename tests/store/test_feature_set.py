@@ -246,7 +246,7 @@ def test_a_set_describes_itself_in_json_and_in_one_line(tmp_path, features):
     assert told["shape"] == [2, 3]
     assert told["key"] == WHOLE_SPEC.key
     assert told["shards"] == 2
-    assert told["skipped"] == [{"path": "a/notes.txt", "reason": "not an image by its name"}]
+    assert told["skipped"] == [{"path": "a/notes.txt", "reason": "not an image file name"}]
     assert "train 9, validation 3, test 0" in repr(features)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from permafrost.errors import DatasetError, ImageError, OptionError, RunError
 from permafrost.images.dataset import read_dataset
-from permafrost.images.decoding import EXTENSIONS, quiet_decoding
+from permafrost.images.decoding import quiet_decoding
+from permafrost.images.folders import walk_images
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
 from permafrost.images.splits import SPLITS, assign_splits
 from permafrost.machine import cpu_count
@@ -202,11 +203,9 @@ def _expanded(images: Iterable[str | os.PathLike[str] | np.ndarray]) -> Iterator
         if not os.path.isdir(path):
             yield path, FileImage(path)
             continue
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            for name in sorted(names):
-                if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
-                    yield os.path.join(folder, name), FileImage(os.path.join(folder, name))
+        for name, reason in walk_images(path):
+            if reason is None:
+                yield os.path.join(path, name), FileImage(os.path.join(path, name))
 
 
 def _answer(row: np.ndarray, class_names: Sequence[str], top: int) -> dict[str, Any]:

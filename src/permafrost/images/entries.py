@@ -1,0 +1,41 @@
+"""What the readers of datasets return, and the errors they share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from permafrost.errors import DatasetError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entries:
+    """A dataset's images as its folder or file lists them.
+
+    Attributes:
+        names: the name of each image, as `Dataset.names`.
+        labels: the class name of each image.
+        splits: the split of each image, or None if the dataset does not give it.
+        skipped: names of things that are not images, with the reason.
+        class_names: the classes in order; those of `labels`, sorted, if None.
+        arrays: the images themselves if they are in memory: (h, w) or (h, w, c) each.
+    """
+
+    names: Sequence[str]
+    labels: Sequence[str]
+    splits: Sequence[str | None]
+    skipped: Sequence[tuple[str, str]] = ()
+    class_names: Sequence[str] | None = None
+    arrays: Sequence[np.ndarray] | None = None
+
+
+@contextlib.contextmanager
+def read_errors(path: str) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `DatasetError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error

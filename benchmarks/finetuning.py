@@ -23,6 +23,7 @@ import keras
 import numpy as np
 
 import permafrost as pf
+from permafrost.extraction.originals import Originals
 from permafrost.extraction.pipeline import PipelineOptions
 from permafrost.finetuning.data import KeptData, Wanted
 from permafrost.finetuning.frontier import cut_below
@@ -90,12 +91,9 @@ def main() -> None:
 
         rows = {split: features.rows(split) for split in ("train", "validation")}
         labels = {split: features.labels(split) for split in rows}
+        originals = Originals(features)
         pixels = {
-            split: preprocess(
-                np.stack([features.load_image(int(row)).pixels((setting.size,) * 2) for row in rows[split]]).astype(
-                    np.float32
-                )
-            )
+            split: preprocess(np.stack([originals.pixels(int(row)) for row in rows[split]]).astype(np.float32))
             for split in rows
         }
         examples = {split: data.examples(split) for split in rows}

@@ -94,12 +94,13 @@ def differences(path: Path, folder: Path) -> None:
     import permafrost as pf
     from permafrost.engines.selection import make_engine
     from permafrost.extraction.extracted import trunk_of
+    from permafrost.extraction.originals import Originals
 
     features = pf.open_features(path)
     rows = features.rows("test")
     engine = make_engine("keras", trunk_of(features).model, batch_size=32)
-    size = features.spec.image_size
-    images = (np.stack([features.load_image(int(row)).pixels(size) for row in part]) for part in batches(rows))
+    originals = Originals(features)
+    images = (np.stack([originals.pixels(int(row)) for row in part]) for part in batches(rows))
     by_trunk = np.concatenate([engine(pixels)[0] for pixels in images])
     kept = features.features(rows)
     for saved in sorted(folder.glob("*.npy")):

@@ -162,6 +162,7 @@ WITHOUT_KERAS = """
     import numpy as np
     from samples import WHOLE_SPEC, make_content, make_rows, write_photos
 
+    from permafrost.store.description import describe_set
     from permafrost.store.feature_set import open_features
     from permafrost.store.set_file import write_set
     from permafrost.images.splits import assign_splits
@@ -184,7 +185,7 @@ WITHOUT_KERAS = """
     write_set(folder / "set.h5", make_content(rows, *place_rows(addresses)))
     features = open_features(folder / "set.h5")
     assert np.array_equal(features.arrays()[0], rows.features[0])
-    assert features.describe()["images"] == sum(len(labels) for _, labels in features.batches(batch_size=4))
+    assert describe_set(features)["images"] == sum(len(labels) for _, labels in features.batches(batch_size=4))
     print(features.spec.key, [name for name in ("keras", "tensorflow") if sys.modules[name]])
 """
 

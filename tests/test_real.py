@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import permafrost as pf
+from permafrost.extraction.originals import Originals
 from permafrost.model.parity import TOLERANCE
 from permafrost.trunk.bases import BASES, load_base
 from permafrost.trunk.cutting import build_trunks
@@ -113,7 +114,7 @@ def test_published_weights_give_the_same_features_with_their_classifier_and_with
         alpha=0.25, include_top=False, input_shape=(224, 224, 3), pooling="avg", weights=without_top(shared)
     )
     rows = np.arange(0, 40, 5)
-    pixels = np.stack([without.load_image(int(row)).pixels((224, 224)) for row in rows]).astype(np.float32)
+    pixels = np.stack([Originals(without).pixels(int(row)) for row in rows]).astype(np.float32)
     expected = reference.predict(keras.applications.mobilenet.preprocess_input(pixels), verbose=0)
     assert np.abs(without.features(rows) - expected).max() <= 1e-4 * np.abs(expected).max()
 
@@ -172,7 +173,7 @@ def test_real_features_are_those_of_keras_on_the_same_pixels(pooled, shared):
     base = keras.applications.InceptionV3(include_top=False, weights=weights, input_shape=(150, 150, 3))
     reference = keras.Model(base.input, base.get_layer("mixed7").output)
     rows = np.arange(0, len(pooled), 50)
-    pixels = np.stack([pooled.load_image(int(row)).pixels((150, 150)) for row in rows]).astype(np.float32)
+    pixels = np.stack([Originals(pooled).pixels(int(row)) for row in rows]).astype(np.float32)
 
     expected = reference.predict(keras.applications.inception_v3.preprocess_input(pixels), verbose=0).mean(axis=(1, 2))
 

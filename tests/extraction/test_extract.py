@@ -34,6 +34,8 @@ from permafrost.extraction.pipeline import PipelineOptions
 from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import decode_resized
 from permafrost.images.splits import assign_splits
+from permafrost.store.description import describe_set
+from permafrost.store.duplicates import find_duplicates
 from permafrost.store.feature_set import FeatureSet
 from permafrost.trunk.bases import load_base
 from permafrost.trunk.cutting import build_trunks
@@ -198,8 +200,8 @@ def test_the_default_place_is_the_folder_features(photos, tiny_base, tmp_path, m
 
     features = extract(photos, base=str(tiny_base), pool="avg", progress=False)
 
-    assert features.path == Path("features/photos.h5")
-    assert features.store.folder == Path("features/store") / features.spec.folder_name
+    assert features.path == tmp_path / "features" / "photos.h5"
+    assert features.store.folder == tmp_path / "features" / "store" / features.spec.folder_name
     assert sorted(os.listdir(features.store.folder)) == sorted(
         [*features.store.shard_names(), "trunk.json", "trunk.keras", "trunk.openvino"]
     )
@@ -294,7 +296,7 @@ def test_one_image_edited_with_its_size_and_time_kept_is_computed_again_alone(ta
     assert np.array_equal(features.digests()[1:], first.digests()[1:])
 
 
-def test_copies_are_computed_once_and_all_are_listed(take, own_photos, computed):
+def test_duplicates_are_computed_once_and_all_are_in_the_set(take, own_photos, computed):
     for number in range(5):
         shutil.copy(own_photos / "dots" / "dots-000.png", own_photos / "checks" / f"copy-{number}.png")
 
@@ -308,7 +310,7 @@ def test_copies_are_computed_once_and_all_are_listed(take, own_photos, computed)
     assert all(np.array_equal(x[row], x[rows[0]]) for row in rows)
 
 
-def test_copies_in_two_splits_or_under_two_labels_are_told_with_their_paths_here_and_in_the_set(take, tmp_path):
+def test_duplicates_in_several_splits_or_under_several_labels_are_reported_with_their_paths(take, tmp_path):
     data = samples.write_split_photos(tmp_path / "data")
     one, two, three = (f"train/dots/dots-00{number}.{end}" for number, end in ((0, "png"), (1, "jpg"), (2, "png")))
     shutil.copy(data / one, data / "test" / "dots" / "again.png")
@@ -317,19 +319,19 @@ def test_copies_in_two_splits_or_under_two_labels_are_told_with_their_paths_here
 
     features = take(data)
 
-    told = features.summary["copies"]
+    told = features.summary["duplicates"]
     assert (told["images"], told["across_splits"], told["across_labels"]) == (3, 1, 1)
     assert [[tuple(each.values()) for each in group] for group in told["groups"]] == [
         [("test/dots/again.png", "test", "dots"), (one, "train", "dots")],
         [("train/checks/other.jpg", "train", "checks"), (two, "train", "dots")],
     ]
-    assert open_features(features.path).describe()["copies"] == told
-    assert [len(group) for group in features.copies()] == [2, 2, 2]
+    assert describe_set(open_features(features.path))["duplicates"] == told
+    assert [len(group) for group in find_duplicates(features.digests())] == [2, 2, 2]
 
 
-def test_a_data_set_without_copies_has_none(reference):
-    assert reference.copies() == []
-    assert reference.summary["copies"] == {"images": 0, "across_splits": 0, "across_labels": 0, "groups": []}
+def test_a_dataset_without_duplicates_reports_none(reference):
+    assert find_duplicates(reference.digests()) == []
+    assert reference.summary["duplicates"] == {"images": 0, "across_splits": 0, "across_labels": 0, "groups": []}
 
 
 @pytest.mark.parametrize("change", [{"cut": "joined"}, {"image_size": 40}, {"dtype": "float16"}])
@@ -367,29 +369,6 @@ def test_results_are_the_same_when_the_features_folder_is_moved_as_a_whole(take,
     assert computed == []
     assert np.array_equal(opened.arrays()[0], again.arrays()[0])
     assert opened.digest == again.digest == first.digest
-
-
-# The images of a set
-
-
-def test_a_sets_image_is_read_again_as_it_was(take, own_photos, tmp_path):
-    np.savez(tmp_path / "arrays.npz", X=np.stack([texture(kind, 0) for kind in CLASSES]), y=list(CLASSES))
-    from_files, from_arrays = take(own_photos), take(tmp_path / "arrays.npz")
-
-    assert np.array_equal(from_files.load_image(0).full_size(), texture("checks", 0, (40, 48)))
-    assert np.array_equal(from_arrays.load_image(2).full_size(), texture(CLASSES[2], 0))
-
-
-def test_a_sets_image_that_changed_or_is_gone_is_refused(take, own_photos):
-    features = take(own_photos)
-    changed, gone = (Path(path) for path in features.paths()[:2])
-    changed.write_bytes(encoded(texture("dots", 99)))
-    gone.unlink()
-
-    with pytest.raises(ImageError, match=rf"{changed} has changed since its features were kept\. Extract again"):
-        features.load_image(0)
-    with pytest.raises(ImageError, match=rf"cannot read {gone}: No such file"):
-        features.load_image(1)
 
 
 def test_features_without_a_set_come_in_the_datasets_order_and_are_kept_all_the_same(

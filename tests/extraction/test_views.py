@@ -12,13 +12,15 @@ from helpers import edit_json, one_error_line
 from permafrost import extract, fit_head, open_features
 from permafrost.errors import OptionError, SetError
 from permafrost.extraction.extract import Extraction
+from permafrost.extraction.originals import Originals
 from permafrost.heads import keras_heads, sklearn_heads
 from permafrost.images.augmentation import read_augmentation
+from permafrost.store.description import describe_set
 from permafrost.store.feature_set import FeatureSet
 from permafrost.store.store import Store
 from permafrost.trunk.bases import load_base
 from permafrost.trunk.cutting import build_trunks
-from samples import PX, write_photos
+from samples import write_photos
 
 pytest_plugins = ["upper"]
 
@@ -35,7 +37,7 @@ def viewed(split_photos, tiny_base, tmp_path_factory) -> FeatureSet:
 def test_a_views_features_are_the_trunks_on_the_augmented_pixels(viewed, tiny_base):
     trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
     rows, augmentation = viewed.rows("train"), read_augmentation(AUGMENT)
-    pixels = [viewed.load_image(int(row)).pixels((PX, PX)) for row in rows]
+    pixels = [Originals(viewed).pixels(int(row)) for row in rows]
 
     for number in range(3):
         views = [
@@ -49,9 +51,9 @@ def test_a_views_features_are_the_trunks_on_the_augmented_pixels(viewed, tiny_ba
 
 
 def test_a_set_says_how_many_views_it_has_and_how_they_were_made(viewed):
-    assert (viewed.views, viewed.summary["views"], viewed.describe()["views"]) == (3, 3, 3)
+    assert (viewed.views, viewed.summary["views"], describe_set(viewed)["views"]) == (3, 3, 3)
     assert viewed.augmentation.startswith(f"{AUGMENT};")
-    assert viewed.describe()["augmentation"] == viewed.augmentation
+    assert describe_set(viewed)["augmentation"] == viewed.augmentation
     assert (viewed.summary["computed"], viewed.summary["cached"]) == (3 * 18 + 9 + 9, 0)
 
 

@@ -17,6 +17,7 @@ from permafrost.engines import openvino_engine
 from permafrost.engines.conversion import convert
 from permafrost.errors import HeadError, OptionError, RunError
 from permafrost.extraction.cache import FeatureCache
+from permafrost.extraction.originals import Originals
 from permafrost.extraction.pipeline import PipelineOptions
 from permafrost.finetuning import data as tuning_data
 from permafrost.finetuning.data import KeptData, Wanted
@@ -99,7 +100,7 @@ def ordinary_training(run, unfrozen: str, steps: int, *, optimizer, seed: int = 
     body = body_of(model)
     body.compile(optimizer, "sparse_categorical_crossentropy")
     rows = features.rows("train")
-    pixels = np.stack([features.load_image(int(row)).pixels((32, 32)) for row in rows]).astype(np.float32)
+    pixels = np.stack([Originals(features).pixels(int(row)) for row in rows]).astype(np.float32)
     examples = Examples(features.labels("train"), pixels.__getitem__)
     done = 0
     for epoch in range(steps):
@@ -161,7 +162,7 @@ def assert_fifty_steps_are_the_same(photos: Path, unfrozen: str | int, rate: flo
     wanted = Wanted(features=features, rows=rows, views=Views())
     kept = KeptData(wanted, frontier, folder / "features" / "store", PipelineOptions(progress=False))
     kept.compute()
-    pixels = np.stack([features.load_image(int(row)).pixels((75, 75)) for row in rows["train"]]).astype(np.float32)
+    pixels = np.stack([Originals(features).pixels(int(row)) for row in rows["train"]]).astype(np.float32)
     sides = {
         "whole": (body_of(whole), Examples(features.labels("train"), pixels.__getitem__)),
         "tail": (frontier.tail, kept.examples("train")),
@@ -549,7 +550,7 @@ def test_a_fine_tuned_run_is_a_base_whose_features_are_those_of_its_tuned_layers
 
     model = keras.models.load_model(tuned.model_path)
     pooled = keras.Model(model.inputs, model.get_layer("top_pooling").output)
-    pixels = np.stack([features.load_image(row).pixels((32, 32)) for row in range(6)]).astype(np.float32)
+    pixels = np.stack([Originals(features).pixels(row) for row in range(6)]).astype(np.float32)
     expected = pooled.predict_on_batch(pixels)
     assert np.abs(features.features(np.arange(6)) - expected).max() <= 1e-4 * np.abs(expected).max()
     again = pf.fit_head(features, "logistic", regularization=1e-2, out=tmp_path / "again", progress=False)

@@ -19,6 +19,7 @@ import permafrost as pf
 from helpers import compiling, files_below, leftovers, load_stored_trunk, one_error_line
 from permafrost.cli.fit_head import calibration_lines, run_lines
 from permafrost.errors import HeadError, OptionError, ParityError, PermafrostError, RunError, SetError, StoreError
+from permafrost.extraction.originals import Originals
 from permafrost.heads import fit as fitting
 from permafrost.heads.data import HELD_OUT_FRACTION, require_classes, require_features, split_rows
 from permafrost.images.splits import SPLITS
@@ -28,7 +29,7 @@ from permafrost.model.run import open_run
 from permafrost.store.feature_set import FeatureSet
 from permafrost.training.metrics import metrics
 from permafrost.trunk.cutting import TRUNK_FILE, build_trunks
-from samples import CLASSES, PX, texture, write_photos
+from samples import CLASSES, texture, write_photos
 
 pytest_plugins = ["upper"]
 pytestmark = [
@@ -83,7 +84,7 @@ def test_the_figures_of_a_run_are_those_of_its_model_on_the_images(features, run
     body = body_of(made.model)
     for split in ("train", "validation", "test"):
         rows = features.rows(split)
-        pixels = np.stack([features.load_image(int(row)).pixels((PX, PX)) for row in rows]).astype(np.float32)
+        pixels = np.stack([Originals(features).pixels(int(row)) for row in rows]).astype(np.float32)
         expected = metrics(features.labels(split), np.asarray(body(pixels)), features.class_names)
         found = dict(made.metrics[split])
         assert found.pop("split") == split

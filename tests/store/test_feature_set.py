@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from permafrost.errors import OptionError, SetError, ShardError
 from permafrost.images.splits import SPLITS
+from permafrost.store.description import describe_set
 from permafrost.store.feature_set import FeatureSet, open_features
 from permafrost.store.hdf5 import read_text, write_text
 from permafrost.store.row_index import RowAddress, place_rows
@@ -216,6 +217,15 @@ def test_a_set_and_its_store_can_be_moved_together(tmp_path, features):
     assert np.array_equal(moved.arrays()[0], x)
 
 
+def test_a_set_opened_by_a_relative_path_is_read_after_a_change_of_folder(tmp_path, content, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    opened = open_features("set.h5")
+    monkeypatch.chdir("/")
+
+    assert len(opened.arrays()[0]) == COUNT
+    assert opened.path == tmp_path / "set.h5"
+
+
 def test_a_set_can_be_sent_to_another_process(features):
     thawed = pickle.loads(pickle.dumps(features))
 
@@ -238,7 +248,7 @@ def test_the_digest_is_of_trunk_contents_labels_and_splits_and_of_nothing_else(t
 
 
 def test_a_set_describes_itself_in_json_and_in_one_line(tmp_path, features):
-    told = features.describe()
+    told = describe_set(features)
 
     assert told["images"] == COUNT
     assert told["splits"]["train"] == {"n": 9, "classes": {"a": 3, "b": 6}}
@@ -308,7 +318,7 @@ def test_every_flipped_bit_in_a_sets_file_is_noticed_or_changes_nothing(tmp_path
             continue
         assert opened.digest == features.digest
         assert opened.names() == features.names()
-        assert opened.describe() == features.describe()
+        assert describe_set(opened) == describe_set(features)
 
     assert refused > 250
 

@@ -14,6 +14,7 @@ import numpy as np
 import permafrost as pf
 from permafrost.cli.text import duration
 from permafrost.extraction.extracted import ExtractedSet
+from permafrost.extraction.originals import Originals
 from permafrost.store.feature_set import FeatureSet
 from permafrost.training.loop import Batches, Examples, predict_examples
 from permafrost.trunk.bases import load_base
@@ -202,10 +203,10 @@ def train_from_scratch(features: FeatureSet, seconds: float) -> tuple[float, int
 
 def _images(features: FeatureSet, split: str) -> Examples:
     """Return a split's images as the base sees them, read from their files in each epoch as the tutorials do."""
-    rows = features.rows(split)
+    rows, originals = features.rows(split), Originals(features)
 
     def load(numbers: np.ndarray) -> np.ndarray:
-        pixels = [features.load_image(int(row)).pixels(features.spec.image_size) for row in rows[numbers]]
+        pixels = [originals.pixels(int(row)) for row in rows[numbers]]
         return np.stack(pixels).astype(np.float32)
 
     return Examples(features.labels(split), load)

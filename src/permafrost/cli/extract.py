@@ -10,7 +10,7 @@ import click
 from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
 from permafrost.cli.options import ImageSize, progress_option, split_fractions
-from permafrost.cli.text import copies_lines, duration
+from permafrost.cli.text import duplicate_lines, duration
 from permafrost.extraction.stopwatch import STAGES
 from permafrost.images.limits import MAX_PIXELS
 from permafrost.units import size
@@ -80,7 +80,7 @@ def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) ->
         return
     sets = extraction.run()
     summaries = [features.summary for features in sets]
-    lines = _skipped_lines(summaries[0]) + copies_lines(summaries[0]["copies"])
+    lines = _skipped_lines(summaries[0]) + duplicate_lines(summaries[0]["duplicates"])
     lines += [line for features in sets for line in _set_lines(features)]
     show(summaries if len(summaries) > 1 else summaries[0], lines, as_json=as_json)
 
@@ -111,7 +111,9 @@ def _skipped_lines(summary: dict[str, Any], most: int = 10) -> list[str]:
 
 
 def _set_lines(features: Any) -> list[str]:
-    summary, description = features.summary, features.describe()
+    from permafrost.store.description import describe_set
+
+    summary, description = features.summary, describe_set(features)
     seconds = summary["seconds"]
     waits = ", ".join(f"{stage} {duration(seconds[name])}" for name, stage in STAGES.items())
     rate = summary["images"] / max(seconds["all"] - seconds["engine"], 1e-3)

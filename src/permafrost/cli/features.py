@@ -12,7 +12,7 @@ import click
 
 from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
-from permafrost.cli.text import copies_lines
+from permafrost.cli.text import duplicate_lines
 from permafrost.errors import SetError, StoreError
 from permafrost.units import size
 
@@ -29,6 +29,7 @@ def list_sets(*, folder: str, as_json: bool) -> None:
 
     FOLDER is `features` by default.
     """
+    from permafrost.store.description import describe_set
     from permafrost.store.feature_set import open_features
     from permafrost.store.set_reading import h5_files, is_feature_set
 
@@ -39,8 +40,8 @@ def list_sets(*, folder: str, as_json: bool) -> None:
         if is_feature_set(path) is False:  # None: a damaged file, which is listed with its error.
             continue
         try:
-            described = open_features(path).describe()
-            entries.append({key: described[key] for key in ("set", "data", "images", "shape", "key")})
+            described = describe_set(open_features(path))
+            entries.append({"set": str(path)} | {key: described[key] for key in ("data", "images", "shape", "key")})
             entries[-1] |= {key: described["trunk"][key] for key in ("base", "cut", "pooling", "image_size")}
         except SetError as error:
             entries.append({"set": str(path), "error": str(error)})
@@ -53,12 +54,13 @@ def list_sets(*, folder: str, as_json: bool) -> None:
 def show_set(*, path: str, as_json: bool) -> None:
     """Show what a feature set holds.
 
-    Its images and classes, its trunk, copies of the same image, and the skipped files with the reasons.
+    Its images and classes, its trunk, duplicate images, and the skipped files with the reasons.
     """
+    from permafrost.store.description import describe_set
     from permafrost.store.feature_set import open_features
 
     opened = open_features(path)
-    described, spec = opened.describe(), opened.spec
+    described, spec = describe_set(opened), opened.spec
     used = sum(entry.stat().st_size for entry in os.scandir(described["store"]) if entry.is_file())
     lines = [
         f"data: {described['data']}",
@@ -72,7 +74,7 @@ def show_set(*, path: str, as_json: bool) -> None:
         f"features: shape {opened.shape}, {spec.dtype}, computed in {spec.precision}",
         *([f"views: {opened.views} of each training image, {opened.augmentation}"] if opened.views > 1 else []),
         *(f"skipped: {entry['path']}: {entry['reason']}" for entry in described["skipped"]),
-        *copies_lines(described["copies"], maximum=None),
+        *duplicate_lines(described["duplicates"], maximum=None),
         f"store: {described['store']} ({size(used)}, {described['shards']} shards with rows of this set)",
         f"set: {path}",
     ]

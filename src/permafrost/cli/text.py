@@ -36,23 +36,23 @@ def parity_lines(parity: dict[str, Any]) -> list[str]:
     return [f"{found} images; at full size {parity['full_size_equal_labels']:.1%} of the labels are equal"]
 
 
-def copies_lines(copies: dict[str, Any], *, maximum: int | None = 10) -> list[str]:
-    """Return a report on copies of the same image as lines.
+def duplicate_lines(duplicates: dict[str, Any], *, maximum: int | None = 10) -> list[str]:
+    """Return a report on duplicate images as lines.
 
     Args:
-        copies: the result of `FeatureSet.describe_copies`.
-        maximum: maximum number of groups of copies to list; None lists all.
+        duplicates: the result of `duplicates.describe_duplicates`.
+        maximum: maximum number of groups to list; None lists all.
     """
-    if not copies["groups"]:
+    if not duplicates["groups"]:
         return []
     lines = [
-        f"copies: {copies['across_splits']:,} images are in more than one split, which inflates the score; "
-        f"{copies['across_labels']:,} have more than one label"
+        f"duplicates: {duplicates['across_splits']:,} images are in more than one split, which inflates the score; "
+        f"{duplicates['across_labels']:,} have more than one label"
     ]
-    for group in copies["groups"][:maximum]:
+    for group in duplicates["groups"][:maximum]:
         lines.append("  " + " = ".join(f"{each['path']} ({each['split']}, {each['label']})" for each in group))
-    if maximum is not None and len(copies["groups"]) > maximum:
-        lines.append(f"  and {len(copies['groups']) - maximum:,} more; `permafrost features show` lists them")
+    if maximum is not None and len(duplicates["groups"]) > maximum:
+        lines.append(f"  and {len(duplicates['groups']) - maximum:,} more; `permafrost features show` lists them")
     return lines
 
 

@@ -31,7 +31,8 @@ from permafrost.images.augmentation import read_views
 from permafrost.images.dataset import Dataset, read_dataset
 from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.splits import SPLITS, assign_splits
-from permafrost.store.feature_set import STORE_FOLDER, FeatureSet
+from permafrost.store.duplicates import describe_duplicates
+from permafrost.store.feature_set import STORE_FOLDER
 from permafrost.store.row_index import place_rows
 from permafrost.store.set_content import SetContent, ViewRows
 from permafrost.store.set_file import write_set
@@ -53,7 +54,7 @@ class Plan:
         images: how many the dataset lists.
         views: how many views each training image has, the image itself among them.
         compute: how many images and views would be run through the trunk.
-        cached: how many are cached already, or are copies of others.
+        cached: how many are cached already, or are duplicates of others.
         bytes: that the new features would take on disk, uncompressed.
         seconds: that computing them would take, at the speed of one batch tried.
         shape: of one image's features.
@@ -281,7 +282,6 @@ class Extraction:
         content = self._content(cache, path, result, skipped)
         save_trunk(cache.trunk, cache.folder)
         write_set(path, content)
-        copies = FeatureSet(path, content).describe_copies()
         engine = result.engine
         seconds = result.seconds | {
             "start": self._start_seconds + result.seconds["engine"],
@@ -296,7 +296,7 @@ class Extraction:
             "cached": sum(len(self._views_of(*image)) for image in result.images) - cache.computed,
             "skipped": len(skipped),
             "skipped_paths": [{"path": name, "reason": reason} for name, reason in skipped],
-            "copies": copies,
+            "duplicates": describe_duplicates(content),
             "damaged": cache.damaged,
             "shape": list(cache.spec.shapes[0]),
             "classes": list(content.class_names),

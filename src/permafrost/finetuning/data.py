@@ -19,6 +19,7 @@ import numpy as np
 from permafrost.errors import ImageError, RunError
 from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.extract import try_rate
+from permafrost.extraction.originals import Originals, max_pixels_of
 from permafrost.extraction.pipeline import PipelineOptions, cached_conversion, engine_for, run_images
 from permafrost.finetuning.frontier import Frontier
 from permafrost.images.augmentation import Views
@@ -103,7 +104,8 @@ class KeptData:
 
     def __init__(self, wanted: Wanted, frontier: Frontier, parent: Path, options: PipelineOptions) -> None:
         self._wanted, self._frontier = wanted, frontier
-        self._options = dataclasses.replace(options, fail_on_bad=True)
+        self._options = dataclasses.replace(options, fail_on_bad=True, max_pixels=max_pixels_of(wanted.features))
+        self._originals = Originals(wanted.features)
         augmentation = "" if wanted.views.count is None else wanted.views.rule
         self.target = FeatureCache(frontier.trunk, parent, augmentation)
         self._digests = [row.tobytes() for row in wanted.features.digests()]
@@ -152,7 +154,7 @@ class KeptData:
         if len(rows):
             try:
                 outcome = run_images(
-                    features.dataset(rows),
+                    self._originals.dataset(rows),
                     [self.target],
                     self._options,
                     augmentation=self._wanted.views.augmentation,
@@ -163,7 +165,7 @@ class KeptData:
                 raise cannot_be_trained_on(features, error.what) from error
             for index, digest in outcome.images:
                 if digest != self._digests[rows[index]]:
-                    path = features.dataset(rows[index : index + 1]).names[0]
+                    path = features.paths()[rows[index]]
                     raise cannot_be_trained_on(features, f"{path} has changed since its features were kept")
             self._converted = None
         save_trunk(self._frontier.trunk, self.target.folder)
@@ -240,9 +242,9 @@ class ImageData:
 
     def __init__(self, wanted: Wanted, threads: Executor) -> None:
         self._wanted, self._threads = wanted, threads
-        self._size = wanted.features.spec.image_size
+        self._originals = Originals(wanted.features)
         self._digests = wanted.features.digests()
-        whole = len(wanted.features) * math.prod(self._size) * 3
+        whole = len(wanted.features) * math.prod(wanted.features.spec.image_size) * 3
         self._cache: dict[int, np.ndarray] | None = {} if whole <= CACHED_BYTES else None
 
     def examples(self, split: str) -> Examples:
@@ -274,7 +276,7 @@ class ImageData:
             return self._cache[row]
         features = self._wanted.features
         try:
-            pixels = features.load_image(row).pixels(self._size)
+            pixels = self._originals.pixels(row)
         except ImageError as error:
             raise cannot_be_trained_on(features, str(error)) from error
         if self._cache is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 
 from permafrost.errors import ImageError, ParityError
+from permafrost.extraction.originals import Originals
 from permafrost.images.resizing import resize
 from permafrost.model.assembly import computed, resizer
 from permafrost.trunk.bases import load_model_file
@@ -161,6 +161,11 @@ def sample_images(
     """
     candidates = rows["test"] if len(rows["test"]) else np.arange(len(features))
     chosen = candidates[np.unique(np.linspace(0, len(candidates) - 1, PARITY_IMAGES).astype(int))]
+    originals = Originals(features)
     for row, expected in zip(chosen, outputs(chosen), strict=True):
-        with contextlib.suppress(ImageError):
-            yield features.load_image(int(row)).full_size(), expected
+        try:
+            image = originals.load(int(row))
+        except ImageError:
+            continue
+        # Extraction decoded this very content: that it cannot be decoded now is an error, not an image less.
+        yield image.full_size(), expected

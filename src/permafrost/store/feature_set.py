@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -11,10 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from permafrost.errors import ImageError, OptionError, SetError, StoreError
-from permafrost.images.dataset import Dataset, path_of, read_dataset
-from permafrost.images.limits import MAX_PIXELS
-from permafrost.images.sources import FileImage, LoadedImage
+from permafrost.errors import OptionError, SetError, StoreError
+from permafrost.images.dataset import path_of
 from permafrost.images.splits import SPLITS
 from permafrost.store.row_reader import LocatedRows, read_rows, relocate
 from permafrost.store.set_content import SetContent, ViewRows, parts, with_part
@@ -30,14 +27,14 @@ class FeatureSet:
     """Kept features of one dataset. Made by `permafrost.extract`, opened by `permafrost.open_features`.
 
     Attributes:
-        path: the set's file.
+        path: the absolute path of the set's file.
         spec: what decides the features.
         class_names: the classes, in the order of the labels.
         skipped: what was found and is not in the set, with the reason.
     """
 
     def __init__(self, path: Path, content: SetContent) -> None:
-        self.path = path
+        self.path = Path(os.path.abspath(path))  # A later os.chdir must not move it.
         self.spec = content.spec
         self.class_names = list(content.class_names)
         self.skipped = content.skipped
@@ -136,79 +133,6 @@ class FeatureSet:
         """The images' paths, in the order of `arrays`. Bytes that are no UTF-8 are surrogates (PEP 383)."""
         return [path_of(self.root, name) for name in self.names(split)]
 
-    def copies(self) -> list[np.ndarray]:
-        """Images that are the same, byte for byte: for each content listed more than once its rows, (k,) int64."""
-        digests = self._content.digests
-        # Of a million images the first eight bytes are sorted in a tenth of the time that all of them take.
-        rows = _repeated(digests[:, :8].copy().view(np.uint64).reshape(-1))
-        rows = rows[_repeated(digests[rows].view("V32").reshape(-1))]
-        numbers = np.unique(digests[rows].view("V32").reshape(-1), return_inverse=True)[1]
-        rows = rows[np.argsort(numbers, kind="stable")]
-        edges = np.flatnonzero(np.diff(np.sort(numbers))) + 1
-        return sorted(np.split(rows, edges), key=lambda group: int(group[0])) if len(rows) else []
-
-    def describe_copies(self) -> dict[str, Any]:
-        """What `extract` reports of copies: how many, and those in two splits or under two labels with their paths."""
-        content, groups = self._content, self.copies()
-        splits = [group for group in groups if len(set(content.splits[group].tolist())) > 1]
-        labels = [group for group in groups if len(set(content.labels[group].tolist())) > 1]
-        told = {int(group[0]): group for group in (*splits, *labels)}
-        return {
-            "images": sum(len(group) - 1 for group in groups),
-            "across_splits": len(splits),
-            "across_labels": len(labels),
-            "groups": [[self._describe_image(row) for row in told[first].tolist()] for first in sorted(told)],
-        }
-
-    def _describe_image(self, row: int) -> dict[str, str]:
-        content = self._content
-        split, label = SPLITS[content.splits[row]], self.class_names[content.labels[row]]
-        return {"path": content.names[row], "split": split, "label": label}
-
-    def dataset(self, rows: np.ndarray) -> Dataset:
-        """The images with these indices as a dataset, named by their whole paths.
-
-        Raises:
-            ImageError: images are arrays in a file, which lacks one now.
-        """
-        wanted, arrays = [self._content.names[row] for row in rows], None
-        if self._dataset is not None and self._dataset.arrays is not None:
-            there = dict(zip(self._dataset.names, self._dataset.arrays, strict=True))
-            gone = next((name for name in wanted if name not in there), None)
-            if gone is not None:
-                raise ImageError(f"{gone} is no longer in {self.root}", do="extract again")
-            arrays = tuple(there[name] for name in wanted)
-        return Dataset(
-            root="",
-            names=tuple(path_of(self.root, name) for name in wanted),
-            labels=tuple(self._content.labels[rows].tolist()),
-            splits=(None,) * len(wanted),
-            class_names=tuple(self.class_names),
-            arrays=arrays,
-        )
-
-    def load_image(self, row: int) -> LoadedImage:
-        """Read the image with this index, and make sure that its content is still what its features came from.
-
-        Raises:
-            ImageError: it is gone, cannot be read, or has changed.
-        """
-        name = self._content.names[row]
-        image = self._dataset.image(self._dataset.names.index(name)) if self._dataset else None
-        max_pixels = self.about.get("max_pixels", MAX_PIXELS)  # What the extraction took is taken again.
-        try:
-            loaded = (image or FileImage(path_of(self.root, name))).load(max_pixels)
-        except ImageError as error:
-            raise ImageError(f"cannot read {path_of(self.root, name)}: {error}") from error
-        if loaded.digest != self._content.digests[row].tobytes():
-            raise ImageError(f"{path_of(self.root, name)} has changed since its features were kept", do="extract again")
-        return loaded
-
-    @functools.cached_property
-    def _dataset(self) -> Dataset | None:
-        """Where images are arrays in a file: that file, read."""
-        return read_dataset(self.root) if self.root.endswith(".npz") else None
-
     def arrays(self, split: str | None = None, *, view: int = 0) -> tuple[Any, np.ndarray]:
         """Features and labels of `split`, or of all.
 
@@ -288,30 +212,6 @@ class FeatureSet:
             batch = rows[start : start + batch_size]
             yield self.features(batch, view=view), self._content.labels[batch]
 
-    def describe(self) -> dict[str, Any]:
-        """What the set is, as `features show --json` prints it."""
-        content = self._content
-        counts = {
-            split: {name: int((self.labels(split) == i).sum()) for i, name in enumerate(self.class_names)}
-            for split in SPLITS
-        }
-        return {
-            "set": str(self.path),
-            "store": str(self.path.parent / content.store),
-            "data": self.root,
-            "images": len(self),
-            "classes": self.class_names,
-            "splits": {split: {"n": sum(classes.values()), "classes": classes} for split, classes in counts.items()},
-            "shape": list(self.shape),
-            "views": self.views,
-            "augmentation": self.augmentation,
-            "trunk": self.spec.to_json(),
-            "key": self.spec.key,
-            "shards": len(content.shards),
-            "skipped": [{"path": name, "reason": reason} for name, reason in content.skipped],
-            "copies": self.describe_copies(),
-        }
-
 
 def open_features(path: str | os.PathLike[str]) -> FeatureSet:
     """Open a kept feature set.
@@ -326,9 +226,3 @@ def open_features(path: str | os.PathLike[str]) -> FeatureSet:
     features = FeatureSet(path, read_set(path))
     _ = features.store  # A set without its store is refused at once, not at the first row.
     return features
-
-
-def _repeated(values: np.ndarray) -> np.ndarray:
-    """Where the values lie that come more than once: (k,) int64, ascending."""
-    _, numbers, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.flatnonzero(counts[numbers] > 1)

@@ -1,0 +1,35 @@
+"""A feature set, described for people and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from permafrost.images.splits import SPLITS
+from permafrost.store.duplicates import describe_duplicates
+from permafrost.store.feature_set import FeatureSet
+
+
+def describe_set(features: FeatureSet) -> dict[str, Any]:
+    """Return what `features show --json` prints."""
+    content = features.content
+    splits = {}
+    for split in SPLITS:
+        labels = features.labels(split)
+        counts = {name: int((labels == label).sum()) for label, name in enumerate(features.class_names)}
+        splits[split] = {"n": len(labels), "classes": counts}
+    return {
+        "set": str(features.path),
+        "store": str(features.path.parent / content.store),
+        "data": features.root,
+        "images": len(features),
+        "classes": features.class_names,
+        "splits": splits,
+        "shape": list(features.shape),
+        "views": features.views,
+        "augmentation": features.augmentation,
+        "trunk": features.spec.to_json(),
+        "key": features.spec.key,
+        "shards": len(content.shards),
+        "skipped": [{"path": name, "reason": reason} for name, reason in content.skipped],
+        "duplicates": describe_duplicates(content),
+    }

@@ -61,16 +61,23 @@ def one(path: Path, name: str, folder: Path) -> None:
     import keras
 
     import permafrost as pf
-    from permafrost.heads.data import head_data, split_rows
+    from permafrost.heads.data import load_fit_data
     from permafrost.heads.options import options_from
     from permafrost.heads.table import find_head, needs_validation
+    from permafrost.machine import available_memory
     from permafrost.training.metrics import metrics
 
-    features = pf.open_features(path)
-    rows = split_rows(features, hold_out=needs_validation(name))
     options = options_from({}, progress=False)
-    data = head_data(features, rows, 1, None, options)
-    x, y = features.features(rows["test"]), features.labels()[rows["test"]]
+    (loaded,) = load_fit_data(
+        [pf.open_features(path)],
+        views=1,
+        several_views=False,
+        hold_out=needs_validation(name),
+        memory_limit=available_memory(),
+        seed=options.training.seed,
+    )
+    features, data = loaded.features, loaded.training
+    x, y = features.features(loaded.rows["test"]), loaded.labels["test"]
     fit = find_head(name)
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).predict(np.zeros((2, 4)), verbose=0)
     with Peak() as peak:

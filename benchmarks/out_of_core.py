@@ -162,7 +162,7 @@ def fit(path: Path, limit: int, head: str, epochs: int) -> None:
         run = pf.fit_head(path, out=Path(scratch, "run"), memory_limit=limit, progress=False, **options)
     found = {"head": head, "peak_MB": round(peak.beyond / 1e6), "limit_MB": round(limit / 1e6)}
     found |= {"peak_of_limit": round(peak.beyond / limit, 2), "seconds": run.about["seconds"]}
-    found |= {"way": run.about["details"]["way"], "test_accuracy": run.metrics["test"]["accuracy"]}
+    found |= {"fitted": run.about["details"]["fitted"], "test_accuracy": run.metrics["test"]["accuracy"]}
     print(json.dumps(found))
 
 

@@ -115,11 +115,11 @@ def check(record: Any) -> None:
             raise OptionError(f"{name} is out of range", expected=description.range, found=value)
 
 
-def documented(record: type, *, leave_out: Sequence[str] = ()) -> Callable[[_Documented], _Documented]:
-    """Replace the line `**options:` in a docstring with one entry per option of a record.
+def documented(*records: type, leave_out: Sequence[str] = ()) -> Callable[[_Documented], _Documented]:
+    """Replace the line `**options:` in a docstring with one entry per option of the records.
 
     Args:
-        record: the record.
+        *records: the records, in order.
         leave_out: options that the docstring describes itself, or that the function does not take.
     """
 
@@ -127,6 +127,7 @@ def documented(record: type, *, leave_out: Sequence[str] = ()) -> Callable[[_Doc
         marker = "        **options: documented from the fields.\n"
         entries = "".join(
             _entry(name, description, getattr(record, name, None))
+            for record in records
             for name, description in descriptions(record).items()
             if name not in leave_out
         )

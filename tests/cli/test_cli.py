@@ -22,9 +22,9 @@ from PIL import Image
 import permafrost as pf
 from helpers import files_below, leftovers, point_to
 from permafrost.cli import COMMANDS, INTERRUPTED, program, run
-from permafrost.cli.fit_head import parse_numbers
 from permafrost.cli.text import duration
 from permafrost.errors import OptionError
+from permafrost.heads.options import parse_numbers
 from permafrost.units import size
 from samples import encoded, texture, tiny_model, write_legacy, write_photos
 

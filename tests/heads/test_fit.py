@@ -218,7 +218,7 @@ def test_a_class_that_a_split_has_no_images_of_is_said_and_its_figures_are_not_m
         others = [written["classes"][name]["recall"] for name in ("checks", "dots")]
         assert written["balanced_accuracy"] == pytest.approx(np.mean(others))
         assert (
-            f"warning: {split} has no images of stripes: recall of them is n/a, and balanced accuracy leaves them out"
+            f"warning: {split} has no images of stripes: their recall is n/a, and balanced accuracy is without them"
         ) in run_lines(run)
 
 
@@ -537,9 +537,10 @@ def test_sets_of_other_images_are_not_compared(features, photos, tiny_base, tmp_
     [
         ({"head": "auto", "candidates": ["dense"]}, "auto cannot compare dense; expected logistic, ridge"),
         ({"head": "auto", "candidates": []}, "no heads to compare; expected logistic, ridge"),
-        ({"shots": [0]}, "shots and draws are too small; expected 1 or more"),
-        ({"scaling": "none"}, "unknown scaling; expected standard, centred, found none"),
-        ({"calibrate": "platt"}, "unknown calibrate; expected none, temperature, found platt"),
+        ({"shots": [0]}, "shots is out of range; expected at least 1, found 0"),
+        ({"draws": 0}, "draws is out of range; expected at least 1, found 0"),
+        ({"scaling": "none"}, "unknown scaling; expected standard or centred, found none"),
+        ({"calibrate": "platt"}, "unknown calibrate; expected none or temperature, found platt"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_one_clear_line(features, tmp_path, options, line):

@@ -447,9 +447,9 @@ def test_a_setting_out_of_range_is_one_clear_line(name, settings, line):
     ("options", "line"),
     [
         ({"hidden": (8, 0)}, "a hidden layer needs units; expected 1 or more, found 0"),
-        ({"dropout": 1.0}, "dropout is out of range; expected 0 to less than 1, found 1.0"),
-        ({"dropout": -0.5}, "dropout is out of range; expected 0 to less than 1, found -0.5"),
-        ({"l2": -1}, "the L2 penalty is out of range; expected 0 or more, found -1"),
+        ({"dropout": 1.0}, "dropout is out of range; expected at least 0, less than 1, found 1.0"),
+        ({"dropout": -0.5}, "dropout is out of range; expected at least 0, less than 1, found -0.5"),
+        ({"l2": -1}, "l2 is out of range; expected at least 0, found -1"),
         ({"filters": 0}, "a convolution needs units; expected 1 or more, found 0"),
     ],
 )

@@ -173,7 +173,7 @@ def test_a_head_from_moments_is_the_one_that_scikit_learn_fits_in_memory(kept, n
     expected = twin.decision_function(x.astype(np.float64))
     found, wanted = (scores - scores.mean(axis=1, keepdims=True) for scores in (logits, expected))
     assert np.abs(found - wanted).max() <= 2e-4 * np.abs(wanted).max()
-    assert fitted.details["way"].startswith("in one pass over")
+    assert fitted.details["fitted"].startswith("in one pass over")
 
 
 def test_a_setting_is_chosen_on_the_validation_rows(kept):
@@ -227,7 +227,7 @@ def test_a_head_that_keras_trains_sees_all_rows_by_batches(kept):
 
     x, y = kept.arrays("train")
     assert (outputs(fitted, x).argmax(axis=1) == y).mean() >= 0.5
-    assert fitted.details["way"].startswith("by batches of 64")
+    assert fitted.details["fitted"].startswith("by batches of 64")
 
 
 def test_heads_that_need_all_in_memory_are_refused_with_those_that_do_not(kept):
@@ -247,14 +247,14 @@ def test_features_whose_products_do_not_fit_are_refused(kept):
 def test_a_set_goes_the_whole_way_from_disk_and_says_so(maps, tmp_path):
     run = pf.fit_head(maps, "linear", memory_limit=100_000, epochs=1, out=tmp_path / "run", progress=False)
 
-    assert run.about["details"]["way"].startswith("by batches of 32 in a shuffled order, read from disk")
+    assert run.about["details"]["fitted"].startswith("by batches of 32 in a shuffled order, read from disk")
     assert [run.metrics[split]["n"] for split in ("train", "validation", "test")] == [18, 9, 9]
     assert run.about["parity"]["resized_max_difference"] <= 1e-4
 
 
 @pytest.mark.parametrize("head", ["auto", make_pipeline(StandardScaler(), RidgeClassifier())], ids=["auto", "pipeline"])
 def test_what_is_fitted_in_memory_alone_is_refused_beyond_the_limit(maps, head, tmp_path):
-    with pytest.raises(HeadError, match=r"is fitted in memory; expected 4 times the features.*one head by its name"):
+    with pytest.raises(HeadError, match=r"all features in memory; expected 4 times the features.*one head by its"):
         pf.fit_head(maps, head, memory_limit=100_000, out=tmp_path / "run", progress=False)
 
     assert files_below(tmp_path) == []

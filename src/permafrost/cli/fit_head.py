@@ -1,9 +1,8 @@
-"""`fit-head`: a feature set in, a run with one Keras model out."""
+"""`fit-head`: fit a head to a feature set and write a run with one Keras model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -11,52 +10,9 @@ from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
 from permafrost.cli.options import progress_option, record_options
 from permafrost.cli.text import absent_class_lines, duration, metrics_line, parity_lines
-from permafrost.errors import OptionError
-from permafrost.heads.options import PER_LAYER, HeadOptions
+from permafrost.heads.options import CLASSICAL_HEADS, KERAS_HEADS, FitOptions, HeadOptions
 from permafrost.images.splits import SPLITS
 from permafrost.training.options import HEAD_TRAINING
-
-_LAYERS: Final = HeadOptions(training=HEAD_TRAINING)
-
-
-def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of `heads.HeadOptions`, with its defaults."""
-    options: list[tuple[str, Any, str]] = [
-        ("hidden", str, "dense, conv, mlp: units of each hidden layer: 256, 512,128, or 0 for none."),
-        ("dropout", float, "dense, conv: fraction of units dropped in training."),
-        ("batch_norm", bool, "dense, conv: normalise hidden layers and convolutions over each batch."),
-        ("l2", float, "linear, dense, conv: penalty of squared weights."),
-        ("filters", str, "conv: filters of each convolution: 32,64."),
-        ("kernel_size", int, "conv: size of the convolutions."),
-        ("pool_size", int, "conv: size of the pooling after each."),
-        ("filter_dropout", str, "conv: fraction dropped after each pooling: 0.25, or 0.25,0."),
-        (
-            "regularization",
-            float,
-            "logistic, svm: C, the inverse strength; ridge, mlp: alpha; lda: shrinkage; nb: smoothing.  "
-            "[default: chosen by cross-validation]",
-        ),
-        ("neighbours", int, "knn: how many.  [default: chosen by cross-validation]"),
-        (
-            "scaling",
-            str,
-            "logistic and those after it: standard, each feature to variance 1; centred, all by one number.",
-        ),
-        ("pca", float, "Reduce features first to so many principal components, or to a fraction of the variance."),
-        ("calibrate", str, "none, or temperature: so that probabilities mean what they say, on validation images."),
-    ]
-    for name, kind, text in reversed(options):
-        default = getattr(_LAYERS, name)
-        shown = ",".join(f"{value:g}" for value in default) if isinstance(default, tuple) else default
-        flag = f"--{name.replace('_', '-')}"
-        function = click.option(
-            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-            type=None if kind is bool else kind,
-            default=shown,
-            show_default=shown is not None,
-            help=text,
-        )(function)
-    return function
 
 
 @command("fit-head", COMMANDS["fit-head"])
@@ -65,61 +21,33 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--head",
     default="dense",
     show_default=True,
-    help="Trained by Keras: dense, linear, conv. By scikit-learn or in closed form: logistic, ridge, svm, lda, knn, "
-    "nb, mlp. Or auto: the best of those.",
+    help=f"Trained by Keras: {', '.join(KERAS_HEADS)}. Fitted by scikit-learn or in closed form: "
+    f"{', '.join(CLASSICAL_HEADS)}. Or auto: the best of the latter.",
 )
-@click.option("--candidates", help="auto: the heads to compare: logistic,ridge,...  [default: all but Keras's]")
-@click.option("--shots", help="Say also how well the head does with so few training images a class: 1,2,5,10.")
-@click.option("--draws", type=int, default=5, show_default=True, help="How often images are drawn for each of --shots.")
-@click.option("--memory-limit", help="What fitting may take, like 2GB.  [default: half of what is free]")
-@head_options
-@click.option("--views", type=int, metavar="K", help="Views of each training image to fit to.  [default: all kept]")
+@record_options(FitOptions)
+@record_options(HeadOptions)
 @record_options(HEAD_TRAINING)
 @click.option("--out", type=click.Path(), metavar="RUN/", help="The run's folder.  [default: runs/<SET>-<head>]")
 @progress_option
-def fit_head(
-    *, features: tuple[str, ...], candidates: str | None, shots: str | None, as_json: bool, **options: Any
-) -> None:
-    """Fit a head to kept features and export one Keras model.
+def fit_head(*, features: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Fit a head to cached features and export one Keras model.
 
-    Several sets of the same images, of other cuts, poolings or bases, are compared. The model takes
+    Several sets of the same images, from other cuts, poolings or bases, are compared. The model takes
     images of any size, 0 to 255, and gives probabilities; it opens with plain Keras.
     """
-    settings: dict[str, Any] = {
-        name: parse_numbers(name, value) if name in PER_LAYER else value for name, value in options.items()
-    }
     from permafrost.heads.fit import fit_head as fit
 
-    if candidates:
-        settings["candidates"] = candidates.split(",")
-    if shots:
-        settings["shots"] = parse_numbers("shots", shots)
-    run = fit(features, **settings)
+    run = fit(features, **options)
     show(run.describe(), run_lines(run), as_json=as_json)
 
 
-def parse_numbers(name: str, text: str) -> tuple[float, ...]:
-    """One number for each layer: `256`, `512,128`; for units `0` is no layer.
-
-    Raises:
-        OptionError: no numbers.
-    """
-    kind: type[float] = float if name == "filter_dropout" else int
-    try:
-        numbers = tuple(kind(part) for part in text.split(","))
-    except ValueError as error:
-        expected = "0.25, or 0.25,0" if kind is float else "256, or 512,128, or 0"
-        raise OptionError(f"--{name.replace('_', '-')} is not understood", expected=expected, found=text) from error
-    return () if numbers == (0,) and kind is int else numbers
-
-
 def run_lines(run: Any) -> list[str]:
-    """What a run is, as lines for people."""
+    """Return what a run found, as lines of text."""
     return [
-        *(f"features: {way}" for way in [run.about["details"].get("way")] if way),
+        *([f"fitted: {run.about['details']['fitted']}"] if "fitted" in run.about["details"] else []),
         *leaderboard_lines(run.about.get("leaderboard", [])),
         *(
-            f"{row['shots']} a class: accuracy {row['accuracy']:.4f} ± {row['accuracy_spread']:.4f}, "
+            f"{row['shots']} per class: accuracy {row['accuracy']:.4f} ± {row['accuracy_spread']:.4f}, "
             f"balanced {row['balanced_accuracy']:.4f} ± {row['balanced_accuracy_spread']:.4f}, {row['draws']} draws"
             for row in run.about.get("shots", [])
         ),
@@ -134,7 +62,7 @@ def run_lines(run: Any) -> list[str]:
 
 
 def leaderboard_lines(entries: list[dict[str, Any]]) -> list[str]:
-    """What was compared, the best first, as a table."""
+    """Return the leaderboard as the lines of a table, the best head first."""
     if not entries:
         return []
     rows = [("", "head", "set", "scaling", "setting", "log loss", "accuracy", "balanced", "seconds")]
@@ -158,12 +86,12 @@ def leaderboard_lines(entries: list[dict[str, Any]]) -> list[str]:
 
 
 def calibration_lines(calibration: dict[str, Any] | None, threshold: dict[str, Any] | None) -> list[str]:
-    """What was chosen on held-out images once the head was fitted, as lines."""
+    """Return the temperature and the threshold that were chosen on held-out images, as lines of text."""
     lines = []
     if calibration and not calibration["identifiable"]:
         lines.append(
             f"calibration: all {calibration['n']:,} images of {calibration['split']} are right, "
-            "so that no temperature is the best for them; none is applied"
+            "so no temperature is best; none is applied"
         )
     elif calibration:
         applied = "applied" if calibration["applied"] else "not applied (--calibrate temperature does)"
@@ -174,7 +102,7 @@ def calibration_lines(calibration: dict[str, Any] | None, threshold: dict[str, A
         )
     if threshold:
         lines.append(
-            f"threshold: {threshold['class']} from {threshold['threshold']:.3f} on has the best balanced accuracy, "
-            f"{threshold['balanced_accuracy']:.4f}, on {threshold['split']}"
+            f"threshold: predicting {threshold['class']} from probability {threshold['threshold']:.3f} has the best "
+            f"balanced accuracy on {threshold['split']}: {threshold['balanced_accuracy']:.4f}"
         )
     return lines

@@ -1,36 +1,120 @@
-"""What a head is fitted to: feature sets of the same images, their splits, and features that are fit for it."""
+"""The data of a fit: one feature set with its splits, its labels and the memory that its features may take."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads.head import HeadData
-from permafrost.heads.options import HeadOptions
 from permafrost.images.decoding import content_digest
 from permafrost.images.splits import SPLITS, content_position
 from permafrost.store.feature_set import FeatureSet, open_features
-from permafrost.store.streaming import COPIES, FeatureRows
+from permafrost.store.streaming import COPIES, FeatureRows, bytes_for_rows
+
+if TYPE_CHECKING:
+    from permafrost.heads.head import FittedHead
 
 Features = FeatureSet | str | os.PathLike[str]
 
 SAMPLE_FRACTION: Final = 24
-"""Of the memory limit, what a sample of features that stay on disk may take: copies of it are made."""
+"""A sample of features on disk may take the memory limit divided by this: fitting copies it."""
 
 HELD_OUT_FRACTION: Final = 0.1
-"""Of the training images, the fraction that is held out where a head has to watch validation images and has none."""
+"""Fraction of the training images that is held out if a head monitors validation images and the set has none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitData:
+    """A feature set, as a head is fitted to it and evaluated on it.
+
+    Attributes:
+        features: the set.
+        rows: the rows of each split, which may hold out training rows for validation.
+        training: the features that the head is fitted to.
+        memory_limit: bytes that features which are read together may take.
+    """
+
+    features: FeatureSet
+    rows: dict[str, np.ndarray]
+    training: HeadData
+    memory_limit: int
+
+    @property
+    def name(self) -> str:
+        """The name of the set where several are compared."""
+        return set_name(self.features)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes."""
+        return tuple(self.features.class_names)
+
+    @functools.cached_property
+    def labels(self) -> dict[str, np.ndarray]:
+        """The labels (n,) int64 of each split."""
+        every = self.features.labels()
+        return {split: every[selected] for split, selected in self.rows.items()}
+
+    def outputs(self, head: FittedHead, split: str) -> np.ndarray:
+        """Return the head's probabilities (n, classes) float32 for a split, whose features are read by blocks."""
+        rows = self.rows[split]
+        outputs = np.empty((len(rows), len(self.class_names)), np.float32)
+        for numbers, block in FeatureRows(self.features, rows, memory_limit=self.memory_limit).blocks():
+            outputs[numbers] = head.outputs(block)
+        return outputs
+
+
+def load_fit_data(
+    sets: Sequence[FeatureSet],
+    *,
+    views: int | None,
+    several_views: bool,
+    hold_out: bool,
+    memory_limit: int,
+    seed: int,
+) -> list[FitData]:
+    """Load what a head is fitted to from feature sets of the same images.
+
+    Features that exceed the memory limit stay on disk; only a sample is loaded.
+
+    Args:
+        sets: the sets, from `open_sets`.
+        views: views of each training image; if None, all of them, or one if features stay on disk.
+        several_views: whether the fit can use more than one view.
+        hold_out: whether the fit needs validation images; features on disk always do.
+        memory_limit: bytes that fitting may take.
+        seed: random seed of the sample.
+
+    Raises:
+        HeadError: there are no training images of a class, or nothing can be fitted to the features.
+        OptionError: there are fewer views.
+    """
+    count = count_views(sets, views, several=several_views)
+    on_disk = needs_disk(sets, count, memory_limit)
+    if on_disk and views is None:
+        count = 1
+    rows = split_rows(sets[0], hold_out=hold_out or on_disk)
+    require_classes(sets[0].labels()[rows["train"]], sets[0].class_names)
+    limit = bytes_for_rows(sets[0], memory_limit) if on_disk else memory_limit
+    load = functools.partial(_load_from_disk, limit=limit, seed=seed) if on_disk else _load
+    return [
+        FitData(features=each, rows=rows, training=load(each, rows, views=count), memory_limit=limit) for each in sets
+    ]
 
 
 def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
-    """The sets, made sure to be of the same images.
+    """Open feature sets and check that they hold the same images.
 
     Raises:
-        HeadError: they are not.
+        HeadError: they do not.
+        OptionError: there is no set, or one is given twice.
     """
     given = [features] if isinstance(features, FeatureSet | str | os.PathLike) else list(features)
     if not given:
@@ -56,40 +140,43 @@ def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
 
 
 def needs_disk(sets: Sequence[FeatureSet], views: int, limit: int) -> bool:
-    """Whether the features to fit to and to choose on take more memory than fitting may."""
+    """Return whether the training and validation features take more memory than fitting may."""
     images = views * len(sets[0].rows("train")) + len(sets[0].rows("validation"))
     return COPIES * images * sum(4 * math.prod(features.shape) for features in sets) > limit
 
 
 def set_name(features: FeatureSet) -> str:
-    """What a set is called where several are compared."""
+    """Return the name of a set where several are compared."""
     return features.path.stem
 
 
 def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]:
-    """Rows of each split; where there is no validation and `hold_out`, a tenth of training, chosen by content, is it.
+    """Return the rows of each split.
+
+    If `hold_out` and the set has no validation images, a tenth of the training images, chosen by content, becomes
+    validation.
 
     Raises:
-        HeadError: there is nothing to train on.
+        HeadError: there are no training images.
     """
     rows = {split: features.rows(split) for split in SPLITS}
     if not len(rows["train"]):
         raise HeadError(f"no training images in {features.path}", do="extract with smaller --validation-fraction")
     if hold_out and not len(rows["validation"]):
-        # A second hash: where splits were drawn from the digest itself, its leading bits are no longer uniform.
+        # A second hash: if splits were drawn from the digest itself, its leading bits are no longer uniform.
         digests = features.digests("train")
-        held = np.array(
+        held_out = np.array(
             [content_position(content_digest(digest.tobytes())) < HELD_OUT_FRACTION for digest in digests], bool
         )
-        rows["train"], rows["validation"] = rows["train"][~held], rows["train"][held]
+        rows["train"], rows["validation"] = rows["train"][~held_out], rows["train"][held_out]
     return rows
 
 
 def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """Refuse training data in which a class does not occur.
+    """Check that every class occurs among the training labels.
 
     Raises:
-        HeadError: the class is named.
+        HeadError: a class does not; the message names it.
     """
     counts = np.bincount(labels, minlength=len(class_names))
     if not counts.all():
@@ -101,14 +188,14 @@ def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
 
 
 def require_features(x: np.ndarray, name_of: Callable[[int], str]) -> None:
-    """Refuse features that nothing can be fitted to.
+    """Check that a head can be fitted to features.
 
     Args:
         x: (n, *shape) float32.
-        name_of: given a number, the image's name.
+        name_of: returns the name of the image with a given number.
 
     Raises:
-        HeadError: one is not finite, or they are the same for all images.
+        HeadError: a feature is not finite, or all images have the same features.
     """
     finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
     if not finite.all():
@@ -124,68 +211,63 @@ def require_features(x: np.ndarray, name_of: Callable[[int], str]) -> None:
         )
 
 
-def count_views(sets: Sequence[FeatureSet], wanted: int | None, *, alone: bool) -> int:
-    """How many views to fit to.
+def count_views(sets: Sequence[FeatureSet], wanted: int | None, *, several: bool) -> int:
+    """Return the number of views of each training image to fit to.
 
     Args:
         sets: the feature sets.
-        wanted: how many were asked for; all that there are if None.
-        alone: whether one head is fitted, and nothing compared.
+        wanted: the requested number; all cached views if None.
+        several: whether the fit can use more than one view.
 
     Raises:
-        OptionError: more than there are, or several where heads or sets are compared.
+        OptionError: there are fewer views, or the fit can use only one.
     """
-    kept = sets[0].views if alone and len(sets) == 1 else 1
-    if wanted is not None and not 1 <= wanted <= kept:
+    cached = sets[0].views if several and len(sets) == 1 else 1
+    if wanted is not None and not 1 <= wanted <= cached:
         raise OptionError(
             f"no such number of views of {sets[0].path} can be fitted to",
-            expected=f"1 to {kept}" if kept > 1 else "1",
+            expected=f"1 to {cached}" if cached > 1 else "1",
             found=wanted,
             do="extract with more --views, and fit one head to one set",
         )
-    return wanted or kept
+    return wanted or cached
 
 
-def head_data(
-    features: FeatureSet,
-    rows: dict[str, np.ndarray],
-    views: int,
-    memory_limit: int | None,
-    options: HeadOptions,
+def _load(features: FeatureSet, rows: dict[str, np.ndarray], *, views: int) -> HeadData:
+    """Load the training and validation features."""
+    x = _training_features(features, rows["train"])
+    more = [features.features(rows["train"], view=view) for view in range(1, views)]
+    return _head_data(features, np.concatenate([x, *more]) if more else x, rows, views=views)
+
+
+def _load_from_disk(
+    features: FeatureSet, rows: dict[str, np.ndarray], *, views: int, limit: int, seed: int
 ) -> HeadData:
-    """What a head is fitted to: the rows of two splits, made sure to be fit for it.
+    """Load a sample of the training and validation features; all training rows stay on disk as a stream."""
+    streams = {split: FeatureRows(features, rows[split], memory_limit=limit) for split in ("train", "validation")}
+    sample = {
+        split: rows[split][stream.sample(limit // SAMPLE_FRACTION, seed=seed)] for split, stream in streams.items()
+    }
+    x = _training_features(features, sample["train"])
+    # Several views cannot be streamed; the fit refuses them by this number.
+    return dataclasses.replace(_head_data(features, x, sample, views=1), views=views, stream=streams["train"])
 
-    With a memory limit the training rows stay on disk, and a sample of both splits is loaded.
 
-    Args:
-        features: the set.
-        rows: of each split.
-        views: how many of each training image.
-        memory_limit: bytes that features may take; they are loaded whole if None.
-        options: the head's.
-
-    Raises:
-        HeadError: as `require_features`.
-    """
-    parts = dict(rows)
-    stream = None
-    if memory_limit is not None:
-        stream = FeatureRows(features, rows["train"], memory_limit=memory_limit)
-        for split in ("train", "validation"):
-            kept = FeatureRows(features, rows[split], memory_limit=memory_limit)
-            parts[split] = rows[split][kept.sample(memory_limit // SAMPLE_FRACTION, seed=options.training.seed)]
-    x = features.features(parts["train"])
+def _training_features(features: FeatureSet, rows: np.ndarray) -> np.ndarray:
+    x: np.ndarray = features.features(rows)
     names = features.content.names
-    require_features(x, lambda number: names[parts["train"][number]])
-    more = [features.features(parts["train"], view=view) for view in range(1, views)]
+    require_features(x, lambda number: names[rows[number]])
+    return x
+
+
+def _head_data(features: FeatureSet, x: np.ndarray, rows: dict[str, np.ndarray], *, views: int) -> HeadData:
     validated = len(rows["validation"]) > 0
-    every = features.labels()
+    labels = features.labels()
     return HeadData(
-        x=np.concatenate([x, *more]) if more else x,
-        y=np.tile(every[parts["train"]], views),
-        validation_x=features.features(parts["validation"]) if validated else None,
-        validation_y=every[parts["validation"]] if validated else None,
+        x=x,
+        y=np.tile(labels[rows["train"]], views),
+        validation_x=features.features(rows["validation"]) if validated else None,
+        validation_y=labels[rows["validation"]] if validated else None,
         class_names=tuple(features.class_names),
         views=views,
-        stream=stream,
     )

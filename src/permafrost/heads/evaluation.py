@@ -1,42 +1,43 @@
-"""How well a head does, and what is chosen once it is fitted: a temperature, and for two classes a threshold."""
+"""Evaluate a fitted head, and choose its temperature and, for two classes, its decision threshold."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy.special import softmax
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads.calibration import inverse_temperature, log_probabilities, temperature_is_identifiable
-from permafrost.heads.head import FittedHead
 from permafrost.heads.to_keras import apply_temperature
 from permafrost.images.splits import SPLITS
-from permafrost.store.feature_set import FeatureSet
-from permafrost.store.streaming import FeatureRows
-from permafrost.training.loop import Examples, predict_examples
 from permafrost.training.metrics import at_threshold, best_threshold, calibration_error, metrics
+
+if TYPE_CHECKING:
+    from permafrost.heads.data import FitData
+    from permafrost.heads.head import FittedHead
 
 USES: Final = {
     "train": "the head was fitted to these",
-    "validation": "watched while fitting, and what calibration and threshold were chosen on",
+    "validation": "monitored while fitting; calibration and threshold were chosen on these",
     "test": "computed once, after every choice",
 }
-"""What the images of a split were used for, as `metrics.json` says."""
+"""What the images of each split were used for, for `metrics.json`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluatedHead:
-    """A fitted head with its metrics.
+    """A fitted head and its metrics.
 
     Attributes:
-        fitted: the head, calibrated where that was asked for.
-        metrics: for each split `evaluation.metrics`, with `split`, `use`, and for two classes `at_threshold`.
-        calibration: the temperature that suits held-out images, 1 where all images are right and none is best,
-            and the calibration error before and after.
-        threshold: for two classes the probability of the second from which on to say it, and what it was chosen on.
+        fitted: the head, calibrated if requested.
+        metrics: `training.metrics.metrics` of each split, with `split`, `use` and, for two classes, `at_threshold`.
+        calibration: the best temperature for held-out images and the calibration error before and after; the
+            temperature is 1 if all images are right and none is best. None without held-out images.
+        threshold: for two classes, the probability of the second class from which it is predicted, and the images that
+            it was chosen on.
     """
 
     fitted: FittedHead
@@ -45,129 +46,134 @@ class EvaluatedHead:
     threshold: dict[str, Any] | None
 
 
-def evaluate_head(
-    fitted: FittedHead,
-    features: FeatureSet,
-    rows: dict[str, np.ndarray],
-    labels: dict[str, np.ndarray],
-    *,
-    calibrate: bool,
-    limit: int,
-) -> EvaluatedHead:
-    """Say how well a head does; what is still chosen is chosen on images that it was not fitted to, never on test.
-
-    Args:
-        fitted: the head.
-        features: the set.
-        rows, labels: of each split.
-        calibrate: whether to apply the temperature that suits held-out images.
-        limit: bytes that the features which are read at once may take.
-
-    Raises:
-        HeadError: its probabilities are not numbers.
-        OptionError: there is nothing to calibrate on.
-    """
-    held = _held_out(fitted, features, rows, labels, limit)
-    if held is None and calibrate:
-        raise OptionError(
-            "nothing to calibrate on: there are no validation images",
-            expected="validation images, or a head that is cross-validated",
-        )
-    calibration, threshold, factor = None, None, 1.0
-    if held is not None:
-        calibration, factor = _calibration(held, calibrate=calibrate)
-        probabilities = held.probabilities
-        if calibration["applied"]:
-            fitted = dataclasses.replace(fitted, model=apply_temperature(fitted.model, factor))
-            probabilities = calibrated_probabilities(probabilities, factor)
-        threshold = _threshold(dataclasses.replace(held, probabilities=probabilities), features.class_names)
-    found = {}
-    for split in SPLITS:
-        outputs = outputs_of_rows(fitted, features, rows[split], limit)
-        require_numbers(outputs)
-        found[split] = metrics(labels[split], outputs, features.class_names)
-        if len(outputs):
-            found[split] |= {"split": split, "use": USES[split]}
-        if threshold and len(outputs):
-            found[split]["at_threshold"] = at_threshold(labels[split], outputs, threshold["threshold"])
-        if split == "test" and calibration and len(outputs):
-            calibration |= _error_on_test(labels[split], outputs, factor, applied=calibration["applied"])
-    return EvaluatedHead(fitted=fitted, metrics=found, calibration=calibration, threshold=threshold)
-
-
 @dataclasses.dataclass(frozen=True)
 class _HeldOut:
     """Images that a head was not fitted to.
 
     Attributes:
-        split: which.
+        split: where they come from.
         labels: (n,) int64.
-        probabilities: (n, classes), what the head says of them.
+        probabilities: (n, classes), the head's outputs.
     """
 
     split: str
     labels: np.ndarray
     probabilities: np.ndarray
 
+    def calibrated(self, factor: float) -> _HeldOut:
+        """Return the same images with their logits multiplied by a factor."""
+        return dataclasses.replace(self, probabilities=calibrated_probabilities(self.probabilities, factor))
+
+
+def evaluate_head(fitted: FittedHead, data: FitData, *, calibrate: bool) -> EvaluatedHead:
+    """Evaluate a head on every split.
+
+    Temperature and threshold are chosen on images that the head was not fitted to, never on test images.
+
+    Args:
+        fitted: the head.
+        data: the data that it was fitted to.
+        calibrate: whether to apply the best temperature for held-out images.
+
+    Raises:
+        HeadError: the head's probabilities are not numbers.
+        OptionError: `calibrate`, but there are no images to calibrate on.
+    """
+    held_out = _held_out(fitted, data)
+    if held_out is None and calibrate:
+        raise OptionError(
+            "nothing to calibrate on: there are no validation images",
+            expected="validation images, or a head that is cross-validated",
+        )
+    calibration, threshold, factor = None, None, 1.0
+    if held_out is not None:
+        calibration, factor = _calibration(held_out, calibrate=calibrate)
+        if calibration["applied"]:
+            fitted = dataclasses.replace(fitted, model=apply_temperature(fitted.model, factor))
+            held_out = held_out.calibrated(factor)
+        threshold = _threshold(held_out, data.class_names)
+    found = {}
+    for split in SPLITS:
+        labels, outputs = data.labels[split], data.outputs(fitted, split)
+        require_numbers(outputs)
+        found[split] = _split_metrics(split, labels, outputs, data.class_names, threshold)
+        if split == "test" and calibration and len(outputs):
+            calibration |= _error_on_test(labels, outputs, factor, applied=calibration["applied"])
+    return EvaluatedHead(fitted=fitted, metrics=found, calibration=calibration, threshold=threshold)
+
+
+def _split_metrics(
+    split: str,
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    class_names: Sequence[str],
+    threshold: dict[str, Any] | None,
+) -> dict[str, Any]:
+    found = metrics(labels, outputs, class_names)
+    if len(labels):
+        found |= {"split": split, "use": USES[split]}
+        if threshold:
+            found["at_threshold"] = at_threshold(labels, outputs, threshold["threshold"])
+    return found
+
 
 def calibrated_probabilities(probabilities: np.ndarray, factor: float) -> np.ndarray:
-    """Probabilities (n, classes) whose logits are those of the given ones times a factor, an inverse temperature."""
+    """Return probabilities (n, classes) with their logits multiplied by a factor, an inverse temperature."""
     result: np.ndarray = softmax(factor * log_probabilities(probabilities), axis=1)
     return result
 
 
-def _calibration(held: _HeldOut, *, calibrate: bool) -> tuple[dict[str, Any], float]:
-    """What a run says of the temperature that suits held-out images, and the temperature's inverse."""
-    require_numbers(held.probabilities)
-    suited = temperature_is_identifiable(held.probabilities, held.labels)
-    factor = inverse_temperature(log_probabilities(held.probabilities), held.labels) if suited else 1.0
+def _calibration(held_out: _HeldOut, *, calibrate: bool) -> tuple[dict[str, Any], float]:
+    """Return what a run records of the best temperature for held-out images, and its inverse."""
+    labels, probabilities = held_out.labels, held_out.probabilities
+    require_numbers(probabilities)
+    identifiable = temperature_is_identifiable(probabilities, labels)
+    factor = inverse_temperature(log_probabilities(probabilities), labels) if identifiable else 1.0
     found = {
-        "split": held.split,
-        "n": len(held.labels),
-        "identifiable": suited,
+        "split": held_out.split,
+        "n": len(labels),
+        "identifiable": identifiable,
         "temperature": 1 / factor,
-        "error_before": calibration_error(held.labels, held.probabilities),
-        "error_after": calibration_error(held.labels, calibrated_probabilities(held.probabilities, factor)),
-        "applied": calibrate and suited,
+        "error_before": calibration_error(labels, probabilities),
+        "error_after": calibration_error(labels, held_out.calibrated(factor).probabilities),
+        "applied": calibrate and identifiable,
     }
     return found, factor
 
 
-def _threshold(held: _HeldOut, class_names: Sequence[str]) -> dict[str, Any] | None:
-    """For two classes, both of which are there, the threshold that is best on held-out images."""
-    if len(class_names) != 2 or len(np.unique(held.labels)) != 2:
+def _threshold(held_out: _HeldOut, class_names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the best threshold for held-out images; None unless there are two classes and both occur."""
+    if len(class_names) != 2 or len(np.unique(held_out.labels)) != 2:
         return None
-    value = best_threshold(held.labels, held.probabilities[:, 1])
-    chosen = {"class": class_names[1], "threshold": value, "split": held.split, "n": len(held.labels)}
-    return chosen | at_threshold(held.labels, held.probabilities, value)
+    value = best_threshold(held_out.labels, held_out.probabilities[:, 1])
+    chosen = {"class": class_names[1], "threshold": value, "split": held_out.split, "n": len(held_out.labels)}
+    return chosen | at_threshold(held_out.labels, held_out.probabilities, value)
 
 
 def _error_on_test(labels: np.ndarray, outputs: np.ndarray, factor: float, *, applied: bool) -> dict[str, float]:
-    """What calibration does to the error on images that it was not chosen on, whether it is applied or not."""
+    """Return the calibration error on test images without and with the temperature, whether it is applied or not."""
     other = calibrated_probabilities(outputs, 1 / factor if applied else factor)
     errors = [calibration_error(labels, values) for values in (outputs, other)]
     before, after = reversed(errors) if applied else errors
     return {"test_error_before": before, "test_error_after": after}
 
 
-def _held_out(
-    fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], limit: int
-) -> _HeldOut | None:
-    """What to choose on: validation images, or the training images by heads that were not fitted to them."""
-    if len(rows["validation"]):
-        outputs = outputs_of_rows(fitted, features, rows["validation"], limit)
-        return _HeldOut("validation", labels["validation"], outputs)
+def _held_out(fitted: FittedHead, data: FitData) -> _HeldOut | None:
+    """Return the validation images, else the training images with their cross-validated outputs, else None."""
+    if len(data.rows["validation"]):
+        return _HeldOut("validation", data.labels["validation"], data.outputs(fitted, "validation"))
     if fitted.held_out_logits is not None:
-        outputs = softmax(fitted.held_out_logits[: len(labels["train"])], axis=1)
-        return _HeldOut("train, cross-validated", labels["train"], outputs)
+        labels = data.labels["train"]
+        # Rows of further views follow those of the images themselves.
+        return _HeldOut("train, cross-validated", labels, softmax(fitted.held_out_logits[: len(labels)], axis=1))
     return None
 
 
 def require_numbers(outputs: np.ndarray) -> None:
-    """Refuse a head whose training ran off to infinity.
+    """Check that a head's probabilities are finite.
 
     Raises:
-        HeadError: its probabilities are not numbers.
+        HeadError: they are not: its training diverged.
     """
     if not np.isfinite(outputs).all():
         raise HeadError(
@@ -176,17 +182,3 @@ def require_numbers(outputs: np.ndarray) -> None:
             found="NaN",
             do="lower --learning-rate",
         )
-
-
-def outputs_of_rows(fitted: FittedHead, features: FeatureSet, rows: np.ndarray, limit: int) -> np.ndarray:
-    """The head's probabilities (n, classes) for rows of a set, read by blocks."""
-    outputs = np.empty((len(rows), len(features.class_names)), np.float32)
-    for numbers, block in FeatureRows(features, rows, memory_limit=limit).blocks():
-        outputs[numbers] = outputs_of(fitted, block)
-    return outputs
-
-
-def outputs_of(fitted: FittedHead, x: np.ndarray) -> np.ndarray:
-    """The head's probabilities (n, classes) for features x (n, *shape)."""
-    # Batch by batch, all of one size: `predict` takes longer to begin than a block of features takes.
-    return predict_examples(fitted.model, Examples(np.empty(len(x)), x.__getitem__), batch_size=256)

@@ -1,4 +1,4 @@
-"""How well a head does with few images: for each number of them several draws, their mean and spread."""
+"""Evaluate a head that is fitted to few images per class: mean and spread over several random draws."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ import numpy as np
 from permafrost.errors import HeadError
 from permafrost.heads.head import Fit, HeadData
 from permafrost.heads.options import HeadOptions
+from permafrost.training.metrics import accuracies
 
 SINGLE: Final = {"regularization": 0.01, "neighbours": 1}
-"""Settings with a single image a class, which cannot be cross-validated, where none are given."""
+"""Settings for a single image per class, which cannot be cross-validated, unless they are given."""
 
 
 def require_shots(data: HeadData, shots: Sequence[int]) -> None:
-    """Refuse to draw more images a class than there are, or so many that none is left to judge on.
+    """Check that each class has enough images for the largest draw, and one more if the rest is evaluated.
 
     Raises:
-        HeadError: the class is named.
+        HeadError: a class has too few; the message names it.
     """
     counts = np.bincount(data.y, minlength=len(data.class_names))
-    if max(shots) > counts.min() - (data.validation_x is None):
+    available = counts.min() - (data.validation_x is None)
+    if max(shots) > available:
         raise HeadError(
             f"class {data.class_names[int(counts.argmin())]} has too few training images for so many shots",
-            expected=f"{counts.min() - (data.validation_x is None)} at most",
+            expected=f"{available} at most",
             found=max(shots),
             do="ask for fewer",
         )
@@ -36,20 +38,20 @@ def require_shots(data: HeadData, shots: Sequence[int]) -> None:
 def few_shots(
     fit: Fit, data: HeadData, options: HeadOptions, *, shots: Sequence[int], draws: int
 ) -> list[dict[str, float]]:
-    """Fit a head to few training images of each class, drawn at random, and judge it on others.
+    """Fit a head to a few random training images of each class, and evaluate it on other images.
 
-    It is evaluated on the validation images, or where there are none on the training images that were not drawn; test
-    images are left for the final figure.
+    It is evaluated on the validation images or, without them, on the training images that were not drawn. Test images
+    are left for the final metrics.
 
     Args:
-        fit: how the head is fitted.
-        data: what is drawn from.
-        options: of the head; its seed is that of the draws.
-        shots: images a class, 1 or more, let pass by `require_shots`.
-        draws: of each number.
+        fit: fits the head.
+        data: the images to draw from.
+        options: the head's options, with the seed of the draws.
+        shots: numbers of images per class, checked by `require_shots`.
+        draws: draws per number.
 
     Returns:
-        For each number `shots`, `draws`, and the mean and the standard deviation over the draws of `accuracy` and
+        For each number: `shots`, `draws`, and the mean and standard deviation over the draws of `accuracy` and
         `balanced_accuracy`.
     """
     random = np.random.default_rng(options.training.seed)
@@ -62,22 +64,18 @@ def _curve_point(
     if count == 1:
         settings = {name: value for name, value in SINGLE.items() if getattr(options, name) is None}
         options = dataclasses.replace(options, **settings)  # type: ignore[arg-type]
-    figures = np.array([_one_draw(fit, data, options, count, random) for _ in range(draws)])
-    (accuracy, balanced), (spread, balanced_spread) = figures.mean(axis=0), figures.std(axis=0, ddof=min(1, draws - 1))
-    return {
-        "shots": count,
-        "draws": draws,
-        "accuracy": float(accuracy),
-        "accuracy_spread": float(spread),
-        "balanced_accuracy": float(balanced),
-        "balanced_accuracy_spread": float(balanced_spread),
-    }
+    drawn = [_one_draw(fit, data, options, count, random) for _ in range(draws)]
+    found: dict[str, float] = {"shots": count, "draws": draws}
+    for name in ("accuracy", "balanced_accuracy"):
+        values = np.array([each[name] for each in drawn])
+        found |= {name: float(values.mean()), f"{name}_spread": float(values.std(ddof=min(1, draws - 1)))}
+    return found
 
 
 def _one_draw(
     fit: Fit, data: HeadData, options: HeadOptions, count: int, random: np.random.Generator
-) -> tuple[float, float]:
-    """Accuracy and balanced accuracy of one draw."""
+) -> dict[str, float]:
+    """Return the accuracies of one draw."""
     drawn = np.concatenate(
         [random.choice(np.flatnonzero(data.y == label), count, replace=False) for label in range(len(data.class_names))]
     )
@@ -86,8 +84,7 @@ def _one_draw(
         rest = np.setdiff1d(np.arange(len(data.y)), drawn)
         x, y = data.x[rest], data.y[rest]
     fitted = fit(dataclasses.replace(data, x=data.x[drawn], y=data.y[drawn], stream=None), options)
-    # Called, not `predict`: to compile each draw's head would take longer than all else.
+    # Called, not `predict`, which compiles each draw's head and would take most of the time.
     parts = (x[start : start + 1024] for start in range(0, len(x), 1024))
     guesses = [keras.ops.convert_to_numpy(fitted.model(part, training=False)).argmax(axis=1) for part in parts]
-    right = np.concatenate(guesses) == y
-    return float(right.mean()), float(np.mean([right[y == label].mean() for label in np.unique(y)]))
+    return accuracies(y, np.concatenate(guesses))

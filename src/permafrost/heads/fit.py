@@ -1,4 +1,4 @@
-"""Fit a head to kept features, and leave a run: the work behind `fit-head`."""
+"""Fit a head to cached features and write a run: the work of `fit-head`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ import numpy as np
 from permafrost.engines.selection import make_engine
 from permafrost.errors import HeadError, OptionError
 from permafrost.extraction.extracted import trunk_of
-from permafrost.heads.data import (
-    Features,
-    count_views,
-    head_data,
-    needs_disk,
-    open_sets,
-    require_classes,
-    set_name,
-    split_rows,
+from permafrost.heads.data import Features, FitData, load_fit_data, open_sets
+from permafrost.heads.evaluation import EvaluatedHead, evaluate_head
+from permafrost.heads.head import Fit, FittedHead
+from permafrost.heads.options import (
+    CLASSICAL_HEADS,
+    HEADS,
+    FitOptions,
+    FitSettings,
+    HeadOptions,
+    fit_options_from,
 )
-from permafrost.heads.evaluation import evaluate_head, outputs_of
-from permafrost.heads.head import Fit, FittedHead, HeadData
-from permafrost.heads.options import CLASSICAL_HEADS, HEADS, HeadOptions, HeadSettings, options_from
 from permafrost.heads.table import find_head, needs_validation
 from permafrost.machine import available_memory
 from permafrost.model.assembly import assemble, lent
 from permafrost.model.parity import Parity, export_checked
 from permafrost.model.run import Run, RunContent, features_record, free_folder, rounded, staging, write_run
-from permafrost.store.feature_set import FeatureSet
-from permafrost.store.streaming import COPIES, bytes_for_rows
+from permafrost.options import documented
+from permafrost.store.streaming import COPIES
+from permafrost.training.options import TrainingOptions
 from permafrost.units import parse_size
 
 if TYPE_CHECKING:
@@ -42,191 +41,194 @@ if TYPE_CHECKING:
 
     from permafrost.heads.selection import Selection
 
-
 Tables = dict[str, list[dict[str, Any]]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What `fit_head` is asked for beside the head and its options.
-
-    Attributes:
-        candidates: the heads that `auto` compares.
-        shots: numbers of training images a class for which to say how well the head does.
-        draws: how often each number is drawn.
-        memory_limit: bytes that fitting may take; half of what is free if None.
-    """
-
-    candidates: Sequence[str] = CLASSICAL_HEADS
-    shots: Sequence[int] = ()
-    draws: int = 5
-    memory_limit: int | None = None
-
-    @property
-    def bytes_allowed(self) -> int:
-        """What fitting may take."""
-        return available_memory() // 2 if self.memory_limit is None else self.memory_limit
-
-    def __post_init__(self) -> None:
-        for name in self.candidates:
-            if name not in CLASSICAL_HEADS:
-                raise OptionError(f"auto cannot compare {name}", expected=", ".join(CLASSICAL_HEADS))
-        if not self.candidates:
-            raise OptionError("no heads to compare", expected=", ".join(CLASSICAL_HEADS))
-        if any(count < 1 for count in self.shots) or self.draws < 1:
-            raise OptionError("shots and draws are too small", expected="1 or more")
-
-
+@documented(FitOptions, HeadOptions, TrainingOptions)
 def fit_head(
     features: Features | Sequence[Features],
     head: str | BaseEstimator = "dense",
     *,
-    candidates: Sequence[str] = CLASSICAL_HEADS,
-    shots: Sequence[int] = (),
-    draws: int = 5,
-    views: int | None = None,
-    memory_limit: int | str | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
-    **settings: Unpack[HeadSettings],
+    **settings: Unpack[FitSettings],
 ) -> Run:
-    """Fit a classifier to kept features and export it, with the trunk, as one Keras model.
+    """Fit a classifier to cached features and export it, with the trunk, as one Keras model.
 
     Args:
-        features: a feature set, or its file; or several of the same images, of other cuts, poolings or bases, which
-            are compared.
-        head: one of `heads.HEADS`; `auto`, which compares `candidates` by cross-validation on the training images; or
-            a scikit-learn classifier, or a `Pipeline` that ends in one, which can be converted into Keras layers.
-        candidates: the heads that `auto` compares.
-        shots: numbers of training images a class, for each of which the head is fitted to some drawn at random, and
-            evaluated on the validation images, or where there are none on the other training images.
-        draws: how often, for each number.
-        views: how many views of each training image to fit to, the image itself among them; all that the set has if
-            None. Heads that Keras trains take one of them an epoch, by turns; others all at once. Where heads or sets
-            are compared, or shots are drawn, it is the image itself alone.
-        memory_limit: bytes that fitting may take, as a number or like `2GB`; half of what is free if None. Features
-            that take more are read from disk as they are needed.
-        out: the run's folder; `runs/<set>-<head>` if None, with a number where that is taken.
-        progress: whether to draw a progress bar where standard error is a terminal.
-        **settings: fields of `heads.HeadOptions` and of `training_options.TrainingOptions`; each head reads what
-            concerns it.
+        features: a feature set or its file; or several sets of the same images from other cuts, poolings or bases,
+            which are compared.
+        head: one of `HEADS`; `auto`, which compares `candidates` by cross-validation on the training images; or a
+            scikit-learn classifier, or a `Pipeline` that ends in one, that can be converted to Keras layers.
+        out: the run's folder; `runs/<set>-<head>` if None, with a number if that exists.
+        progress: whether to draw a progress bar if standard error is a terminal.
+        **options: documented from the fields.
 
     Returns:
         The run.
 
     Raises:
-        PermafrostError: something about the request or its input; see `permafrost.errors`.
+        PermafrostError: the request or its input is wrong; see `permafrost.errors`.
     """
-    started = time.perf_counter()
-    options = options_from(settings, progress=progress)
-    asked = Asked(
-        candidates=tuple(candidates),
-        shots=tuple(shots),
-        draws=draws,
-        memory_limit=None if memory_limit is None else parse_size(memory_limit),
-    )
-    name = _name_of(head)
+    clock = _Clock()
+    fit_options, options = fit_options_from(settings, progress=progress)
+    request = _Request(head, _name_of(head), fit_options, options)
     sets = open_sets(features)
-    folder = free_folder(out, f"{sets[0].path.stem}-{name}")
-    watched = isinstance(head, str) and needs_validation(head) and options.training.monitor.startswith("val_")
-    count = count_views(sets, views, alone=name != "auto" and not asked.shots)
-    on_disk = needs_disk(sets, count, asked.bytes_allowed)
-    if on_disk and views is None:
-        count = 1
-    rows = split_rows(sets[0], hold_out=watched or on_disk)
-    labels = {split: sets[0].labels()[selected] for split, selected in rows.items()}
-    require_classes(labels["train"], sets[0].class_names)
-    limit = bytes_for_rows(sets[0], asked.bytes_allowed) if on_disk else None
-    data = {set_name(features): head_data(features, rows, count, limit, options) for features in sets}
-    if asked.shots:
-        from permafrost.heads.few_shots import require_shots
-
-        require_shots(next(iter(data.values())), asked.shots)
-    fitting = time.perf_counter()
-    chosen, name, fitted, tables = _fit(head, name, data, asked, options)
-    fitted_at = time.perf_counter()
-    features = next(features for features in sets if set_name(features) == chosen)
-    evaluated = evaluate_head(
-        fitted, features, rows, labels, calibrate=options.calibrate == "temperature", limit=limit or asked.bytes_allowed
-    )
-    if asked.shots:
-        tables["shots"] = _few_shots(name if head == "auto" else head, data[chosen], asked, options)
-    evaluated_at = time.perf_counter()
+    folder = free_folder(out, f"{sets[0].path.stem}-{request.name}")
+    loaded = request.load(sets)
+    clock.lap("load")
+    result = request.fit(loaded)
+    clock.lap("fit")
+    evaluated = evaluate_head(result.fitted, result.data, calibrate=options.calibrate == "temperature")
+    tables = result.tables | request.shots_table(result)
+    clock.lap("evaluate")
     with staging(folder) as stage:
-        parity = _export(evaluated.fitted, features, rows, stage)
-        now = time.perf_counter()
-        content = RunContent(
-            class_names=tuple(features.class_names),
-            about={
-                "kind": "fit-head",
-                "head": name,
-                "chosen_from": sorted(data) if len(sets) > 1 else None,
-                "options": dataclasses.asdict(options) | {"views": count},
-                "details": {"way": "in memory"} | fitted.details,
-                "calibration": evaluated.calibration,
-                "threshold": evaluated.threshold,
-                **tables,
-                **features_record(features, folder),
-                "parity": dataclasses.asdict(parity),
-                "seconds": rounded(
-                    load=fitting - started,
-                    fit=fitted_at - fitting,
-                    evaluate=evaluated_at - fitted_at,
-                    export=now - evaluated_at,
-                    total=now - started,
-                ),
-            },
-            metrics=evaluated.metrics,
-            history=fitted.history,
-            title=f"{name} head on {features.spec.base} {features.spec.cut}",
-            tables=tables,
-        )
+        parity = _export(evaluated.fitted, result.data, stage)
+        clock.lap("export")
+        content = _run_content(request, loaded, result, evaluated, parity, tables, clock.seconds(), folder)
         return write_run(folder, stage, content, replace=out is not None)
 
 
-def _fit(
-    head: str | BaseEstimator, name: str, data: dict[str, HeadData], asked: Asked, options: HeadOptions
-) -> tuple[str, str, FittedHead, Tables]:
-    """Fit the head to features on disk; or choose among heads or sets; or fit the one head to the one set.
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """A fitted head with its name, the data that it was fitted to, and the leaderboard that it was chosen from."""
 
-    Returns:
-        The set's name, the head's, the head, and the tables that choosing it came to.
+    name: str
+    data: FitData
+    fitted: FittedHead
+    tables: Tables
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """What `fit_head` was asked for.
+
+    Attributes:
+        head: a head's name, `auto`, or an estimator.
+        name: the name of the head in the run.
+        fit_options: options of the fit.
+        options: options of the head.
     """
-    (chosen, first), *others = data.items()
-    compared = name == "auto" or bool(others)
-    if first.stream is not None:
-        _require_streamed(first, asked, alone=not compared and isinstance(head, str))
-        from permafrost.heads.out_of_core import fit_out_of_core
 
-        return chosen, name, fit_out_of_core(name, first, options), {}
-    if compared:
-        choice = _choose(head, data, asked, options)
-        board = [dataclasses.asdict(entry) for entry in choice.leaderboard]
-        return choice.features, choice.leaderboard[0].head, choice.fitted, {"leaderboard": board}
-    return chosen, name, _fit_of(head)(first, options), {}
+    head: str | BaseEstimator
+    name: str
+    fit_options: FitOptions
+    options: HeadOptions
 
+    @functools.cached_property
+    def memory_limit(self) -> int:
+        """Bytes that fitting may take."""
+        limit = self.fit_options.memory_limit
+        return available_memory() // 2 if limit is None else parse_size(limit)
 
-def _require_streamed(data: HeadData, asked: Asked, *, alone: bool) -> None:
-    """Refuse what cannot be fitted to features that stay on disk.
-
-    Raises:
-        HeadError: several views, or not one of our own heads `alone`.
-    """
-    if data.views > 1:
-        raise HeadError(
-            "views are fitted to in memory", expected="one view", found=data.views, do="give a larger --memory-limit"
+    def load(self, sets: Sequence[Any]) -> list[FitData]:
+        """Load what the head is fitted to."""
+        shots = self.fit_options.shots
+        monitored = isinstance(self.head, str) and needs_validation(self.head)
+        loaded = load_fit_data(
+            sets,
+            views=self.fit_options.views,
+            several_views=self.name != "auto" and not shots,
+            hold_out=monitored and self.options.training.monitor.startswith("val_"),
+            memory_limit=self.memory_limit,
+            seed=self.options.training.seed,
         )
-    if not alone:
-        raise HeadError(
-            "what is compared, and what is scikit-learn's own, is fitted in memory",
-            expected=f"{COPIES} times the features",
-            found=f"a memory limit of {asked.bytes_allowed / 1e9:.3g} GB",
-            do="give a larger --memory-limit, or one head by its name",
-        )
+        if shots:
+            from permafrost.heads.few_shots import require_shots
+
+            require_shots(loaded[0].training, shots)
+        return loaded
+
+    def fit(self, sets: list[FitData]) -> _Result:
+        """Fit one head to one set, in memory or from disk, or select among heads or sets."""
+        data, *others = sets
+        selecting = self.name == "auto" or bool(others)
+        if data.training.stream is not None:
+            self._require_streamed(data, alone=not selecting and isinstance(self.head, str))
+            from permafrost.heads.out_of_core import fit_out_of_core
+
+            return _Result(self.name, data, fit_out_of_core(self.name, data.training, self.options), {})
+        if selecting:
+            selection = self._select(sets)
+            board = [dataclasses.asdict(row) for row in selection.leaderboard]
+            return _Result(board[0]["head"], selection.data, selection.fitted, {"leaderboard": board})
+        return _Result(self.name, data, _fit_of(self.head)(data.training, self.options), {})
+
+    def shots_table(self, result: _Result) -> Tables:
+        """Evaluate the head with few images per class, if requested."""
+        if not self.fit_options.shots:
+            return {}
+        from permafrost.heads.few_shots import few_shots
+
+        head = result.name if self.head == "auto" else self.head
+        fit = _fit_of(head)
+        if head in CLASSICAL_HEADS:
+            # Only labels are counted: probabilities, which need cross-validation, would be wasted.
+            fit = functools.partial(fit, probabilities=False)  # type: ignore[call-arg]
+        shots, draws = self.fit_options.shots, self.fit_options.draws
+        return {"shots": few_shots(fit, result.data.training, self.options, shots=shots, draws=draws)}
+
+    def _select(self, sets: list[FitData]) -> Selection:
+        from tqdm import tqdm
+
+        from permafrost.heads.selection import comparisons, select_head
+
+        if self.head != "auto" and self.head not in CLASSICAL_HEADS:
+            name = self.head if isinstance(self.head, str) else type(self.head).__name__
+            raise OptionError(
+                f"several feature sets cannot be compared with {name}", expected=f"auto, {', '.join(CLASSICAL_HEADS)}"
+            )
+        heads = [str(self.head)] if self.head != "auto" else self.fit_options.candidates or CLASSICAL_HEADS
+        shown = None if self.options.progress else True
+        with tqdm(total=comparisons(sets, heads), unit=" heads", disable=shown, leave=False) as bar:
+
+            def report(what: str) -> None:
+                bar.set_postfix_str(what, refresh=False)
+                bar.update()
+
+            return select_head(sets, heads, self.options, report=report)
+
+    def _require_streamed(self, data: FitData, *, alone: bool) -> None:
+        """Check that the head can be fitted to features that stay on disk.
+
+        Raises:
+            HeadError: several views, or anything but a single head of this package.
+        """
+        if data.training.views > 1:
+            raise HeadError(
+                "several views can only be fitted to in memory",
+                expected="one view",
+                found=data.training.views,
+                do="give a larger --memory-limit",
+            )
+        if not alone:
+            raise HeadError(
+                "comparing heads or sets, and fitting a scikit-learn estimator, needs all features in memory",
+                expected=f"{COPIES} times the features",
+                found=f"a memory limit of {self.memory_limit / 1e9:.3g} GB",
+                do="give a larger --memory-limit, or one head by its name",
+            )
+
+
+class _Clock:
+    """Seconds of the stages of a fit."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Record the end of a stage."""
+        now = time.perf_counter()
+        self._laps[stage], self._last = now - self._last, now
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each stage and `total`."""
+        return rounded(**self._laps, total=self._last - self._started)
 
 
 def _name_of(head: str | BaseEstimator) -> str:
-    """A head's name; an unknown one, and one that cannot be exported, is refused."""
+    """Return a head's name, after checking that it is known and can be exported."""
     if not isinstance(head, str):
         from permafrost.heads.to_keras import require_convertible
 
@@ -245,47 +247,50 @@ def _fit_of(head: str | BaseEstimator) -> Fit:
     return functools.partial(fit_estimator, head)
 
 
-def _choose(head: str | BaseEstimator, data: dict[str, HeadData], asked: Asked, options: HeadOptions) -> Selection:
-    """Compare heads, feature sets, or both."""
-    from permafrost.heads.selection import select_head
+def _export(fitted: FittedHead, data: FitData, stage: Path) -> Parity:
+    """Join the trunk and the head, save the model, and compare it with the head on cached features."""
+    trunk = trunk_of(data.features)
 
-    if head != "auto" and head not in CLASSICAL_HEADS:
-        raise OptionError(
-            f"several feature sets cannot be compared with {head if isinstance(head, str) else type(head).__name__}",
-            expected=f"auto, {', '.join(CLASSICAL_HEADS)}",
-        )
-    heads = asked.candidates if head == "auto" else [str(head)]
-    count = sum(1 if candidate in ("nb", "mlp") else 2 for candidate in heads) * len(data)
-    from tqdm import tqdm
+    def from_cache(rows: np.ndarray) -> np.ndarray:
+        return fitted.outputs(data.features.features(rows))
 
-    with tqdm(total=count, unit=" heads", disable=None if options.progress else True, leave=False) as bar:
-
-        def report(what: str) -> None:
-            bar.set_postfix_str(what, refresh=False)
-            bar.update()
-
-        return select_head(data, heads, options, report=report)
-
-
-def _few_shots(head: str | BaseEstimator, data: HeadData, asked: Asked, options: HeadOptions) -> list[dict[str, float]]:
-    from permafrost.heads.few_shots import few_shots
-
-    fit = _fit_of(head)
-    if head in CLASSICAL_HEADS:
-        fit = functools.partial(fit, probabilities=False)  # type: ignore[call-arg] # Only labels are counted.
-    return few_shots(fit, data, options, shots=asked.shots, draws=asked.draws)
-
-
-def _export(fitted: FittedHead, features: FeatureSet, rows: dict[str, np.ndarray], stage: Path) -> Parity:
-    """Join the trunk and the head, save the model, and compare it with the head on kept features."""
-    trunk = trunk_of(features)
-
-    def on_kept(chosen: np.ndarray) -> np.ndarray:
-        return outputs_of(fitted, features.features(chosen))
-
-    def on_pixels(pixels: np.ndarray) -> np.ndarray:
-        return outputs_of(fitted, make_engine("keras", trunk.model, batch_size=len(pixels))(pixels)[0])
+    def from_pixels(pixels: np.ndarray) -> np.ndarray:
+        return fitted.outputs(make_engine("keras", trunk.model, batch_size=len(pixels))(pixels)[0])
 
     with lent(trunk.model):
         model = assemble(trunk, fitted.model)
-        return export_checked(model, stage, features, rows, on_rows=on_kept, on_pixels=on_pixels)
+        return export_checked(model, stage, data.features, data.rows, on_rows=from_cache, on_pixels=from_pixels)
+
+
+def _run_content(
+    request: _Request,
+    sets: list[FitData],
+    result: _Result,
+    evaluated: EvaluatedHead,
+    parity: Parity,
+    tables: Tables,
+    seconds: dict[str, float],
+    folder: Path,
+) -> RunContent:
+    """Return what the run records."""
+    features = result.data.features
+    return RunContent(
+        class_names=result.data.class_names,
+        about={
+            "kind": "fit-head",
+            "head": result.name,
+            "chosen_from": sorted(data.name for data in sets) if len(sets) > 1 else None,
+            "options": dataclasses.asdict(request.options) | {"views": result.data.training.views},
+            "details": {"fitted": "in memory"} | result.fitted.details,
+            "calibration": evaluated.calibration,
+            "threshold": evaluated.threshold,
+            **tables,
+            **features_record(features, folder),
+            "parity": dataclasses.asdict(parity),
+            "seconds": seconds,
+        },
+        metrics=evaluated.metrics,
+        history=result.fitted.history,
+        title=f"{result.name} head on {features.spec.base} {features.spec.cut}",
+        tables=tables,
+    )

@@ -1,4 +1,4 @@
-"""What a head is fitted to, and what a fitted one is."""
+"""What a head is fitted to, and a fitted head."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadData:
-    """Features to fit a head to.
+    """The features and labels that a head is fitted to.
 
     Attributes:
         x: (n, *shape) float32.
-        y: (n,) int64, each class at least once.
-        validation_x, validation_y: the same for validation; None where there is none.
+        y: (n,) int64; each class occurs.
+        validation_x, validation_y: the same for validation; None without validation images.
         class_names: the classes.
-        views: of each image, n being a multiple: the rows of view 0 come first, then those of view 1, and so on.
-        stream: all training rows, where they stay on disk; `x` and `y` are a sample of them then.
+        views: views per image, a divisor of n: all rows of view 0 come first, then those of view 1, and so on.
+        stream: all training rows, if they stay on disk; `x` and `y` are then a sample of them.
     """
 
     x: np.ndarray
@@ -43,10 +43,10 @@ class FittedHead:
     """A fitted head.
 
     Attributes:
-        model: from features (n, *shape) float32 to probabilities (n, classes).
-        history: a row for each epoch, or for each setting that was compared.
-        details: what was chosen in fitting, for `run.json`.
-        held_out_logits: (n, classes) float64, where the head was cross-validated: for each training row the logits of a
+        model: maps features (n, *shape) float32 to probabilities (n, classes).
+        history: one row per epoch, or per value of the setting that was compared.
+        details: what the fit chose, for `run.json`.
+        held_out_logits: (n, classes) float64 if the head was cross-validated: the logits of each training row by a
             head that was not fitted to it.
     """
 
@@ -54,6 +54,13 @@ class FittedHead:
     history: list[dict[str, float]]
     details: dict[str, Any]
     held_out_logits: np.ndarray | None = None
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """Return the probabilities (n, classes) float32 for features x (n, *shape)."""
+        from permafrost.training.loop import Examples, predict_examples
+
+        # Batches of one size: starting `predict` takes longer than a block of features.
+        return predict_examples(self.model, Examples(np.empty(len(x)), x.__getitem__), batch_size=256)
 
 
 Fit = Callable[[HeadData, HeadOptions], FittedHead]

@@ -87,7 +87,6 @@ def _training_examples(data: HeadData) -> Examples:
 
 def _fit(data: HeadData, options: HeadOptions, layers: Callable[[Any, list[int]], Any]) -> FittedHead:
     """Train a model whose layers stand between centred features and the softmax layer."""
-    _require_sizes(options)
     first, divisor = centring(data.x)
     seeds = np.random.default_rng(options.training.seed).integers(0, 2**31, size=64).tolist()
     features = keras.Input(data.x.shape[1:], name="features")
@@ -149,20 +148,6 @@ def centring(x: np.ndarray) -> tuple[keras.Layer, float]:
     layer.adapt_variance.assign(np.full(x.shape[-1], divisor**2))
     layer.finalize_state()
     return layer, divisor
-
-
-def _require_sizes(options: HeadOptions) -> None:
-    for what, sizes in (("hidden layer", options.hidden), ("convolution", options.filters)):
-        if any(size < 1 for size in sizes):
-            raise OptionError(f"a {what} needs units", expected="1 or more", found=min(sizes))
-    for what, size in (("kernel", options.kernel_size), ("pool", options.pool_size)):
-        if size < 1:
-            raise OptionError(f"the {what} size is too small", expected="1 or more", found=size)
-    for fraction in (options.dropout, *options.filter_dropout):
-        if not 0 <= fraction < 1:
-            raise OptionError("dropout is out of range", expected="0 to less than 1", found=fraction)
-    if not 0 <= options.l2 < np.inf:
-        raise OptionError("the L2 penalty is out of range", expected="0 or more", found=options.l2)
 
 
 def _weights(options: HeadOptions, seeds: list[int]) -> dict[str, Any]:

@@ -1,122 +1,228 @@
-"""Options of heads, and their names."""
+"""The options of a fit and of its head. Loads neither Keras nor scikit-learn."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from permafrost.errors import OptionError
+from permafrost.options import check, option
 from permafrost.training.options import HEAD_TRAINING, TrainingOptions, TrainingSettings, with_settings
-
-if TYPE_CHECKING:
-    pass
-
+from permafrost.units import parse_size
 
 SCALINGS: Final = ("standard", "centred")
-
-
 CALIBRATIONS: Final = ("none", "temperature")
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadOptions:
-    """How a head is fitted; each head reads what concerns it.
-
-    Attributes:
-        training: for heads that Keras trains.
-        hidden: units of each hidden layer of `dense`, `conv` and `mlp`.
-        dropout: fraction of units of each hidden layer that `dense` and `conv` drop in training.
-        batch_norm: whether hidden layers and convolutions of `dense` and `conv` are normalised over each batch.
-        l2: the penalty of squared weights of `linear`, `dense` and `conv`.
-        filters: of each convolution of `conv`; each is followed by pooling.
-        kernel_size: of the convolutions, in rows and columns.
-        pool_size: of the pooling, in rows and columns.
-        filter_dropout: fraction of features dropped after each pooling: one for all, or one for each.
-        regularization: the setting of the heads of `families.FAMILIES`; None chooses it by cross-validation on training
-            data.
-        neighbours: of `knn`; None chooses it likewise.
-        scaling: how those heads scale features: `standard`, each to variance 1, or `centred`, all by one number, which
-            leaves features that are nearly always zero as small as they are.
-        pca: principal components to which those heads reduce the features, or below 1 the fraction of the variance to
-            keep; None for all features.
-        calibrate: `temperature` divides the fitted head's logits by the temperature that suits the validation images;
-            `none` leaves them.
-        progress: whether to draw a progress bar where standard error is a terminal.
-    """
-
-    training: TrainingOptions
-    hidden: tuple[int, ...] = (256,)
-    dropout: float = 0.0
-    batch_norm: bool = False
-    l2: float = 0.0
-    filters: tuple[int, ...] = (32, 64)
-    kernel_size: int = 3
-    pool_size: int = 2
-    filter_dropout: tuple[float, ...] = (0.0,)
-    regularization: float | None = None
-    neighbours: int | None = None
-    pca: float | None = None
-    scaling: str = "standard"
-    calibrate: str = "none"
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        for name, known in (("scaling", SCALINGS), ("calibrate", CALIBRATIONS)):
-            if getattr(self, name) not in known:
-                raise OptionError(f"unknown {name}", expected=", ".join(known), found=getattr(self, name))
-
-
-class HeadSettings(TrainingSettings, total=False):
-    """Any of the fields of `HeadOptions` and of `TrainingOptions`, as keywords of `fit_head`."""
-
-    hidden: int | Sequence[int]
-    dropout: float
-    batch_norm: bool
-    l2: float
-    filters: int | Sequence[int]
-    kernel_size: int
-    pool_size: int
-    filter_dropout: float | Sequence[float]
-    regularization: float | None
-    neighbours: int | None
-    pca: float | None
-    scaling: str
-    calibrate: str
-
-
-PER_LAYER: Final = frozenset({"hidden", "filters", "filter_dropout"})
-"""Settings that are one number for each layer; one number alone will do."""
-
-
-def options_from(settings: HeadSettings, *, progress: bool) -> HeadOptions:
-    """The options that these keywords say.
-
-    Raises:
-        OptionError: a value out of range.
-        TypeError: a keyword that is no setting.
-    """
-    own = {field.name for field in dataclasses.fields(HeadOptions)} - {"training", "progress"}
-    chosen: dict[str, Any] = {
-        name: (tuple(value) if isinstance(value, Sequence) else (value,)) if name in PER_LAYER else value
-        for name, value in settings.items()
-        if name in own
-    }
-    training: Any = {name: value for name, value in settings.items() if name not in own}
-    return HeadOptions(training=with_settings(HEAD_TRAINING, training), progress=progress, **chosen)
-
-
 KERAS_HEADS: Final = ("dense", "linear", "conv")
-"""Heads that Keras trains; they watch validation images meanwhile."""
-
+"""Heads that Keras trains, monitoring validation images."""
 
 CLASSICAL_HEADS: Final = ("logistic", "ridge", "svm", "lda", "knn", "nb", "mlp")
 """Heads that scikit-learn or a closed form fits: those of `families.FAMILIES`."""
 
-
 HEADS: Final = (*KERAS_HEADS, *CLASSICAL_HEADS)
-"""All heads. Each is loaded when it is asked for."""
-
+"""All heads. The module of a head is loaded when it is used."""
 
 WITHOUT_GRADIENT: Final = frozenset({"knn"})
-"""Heads through which no useful gradient passes, so that nothing below them can be trained."""
+"""Heads that pass no useful gradient, so that nothing below them can be trained."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """How a head is fitted; each head reads the options that concern it. The fields describe themselves.
+
+    Attributes:
+        training: options of heads that Keras trains, with the random seed and the class weights of all heads.
+        progress: whether to draw a progress bar on a terminal.
+
+    Raises:
+        OptionError: a value is not permitted.
+    """
+
+    training: TrainingOptions = HEAD_TRAINING
+    hidden: tuple[int, ...] = option(
+        (256,), "dense, conv, mlp: units of each hidden layer, like 512,128; 0 for no hidden layer.", metavar="N[,...]"
+    )
+    dropout: float = option(
+        0.0, "dense, conv: fraction of hidden units dropped in each training step.", minimum=0, below=1
+    )
+    batch_norm: bool = option(False, "dense, conv: normalise hidden layers and convolutions over each batch.")
+    l2: float = option(0.0, "linear, dense, conv: L2 penalty of the weights.", minimum=0)
+    filters: tuple[int, ...] = option((32, 64), "conv: filters of each convolution.", metavar="N[,...]")
+    kernel_size: int = option(3, "conv: height and width of the convolution kernels.", minimum=1)
+    pool_size: int = option(2, "conv: height and width of the pooling after each convolution.", minimum=1)
+    filter_dropout: tuple[float, ...] = option(
+        (0.0,),
+        "conv: fraction of features dropped after each pooling: one for all, or one per convolution.",
+        metavar="F[,...]",
+    )
+    regularization: float | None = option(
+        None,
+        "logistic, svm: C, the inverse strength; ridge, mlp: alpha; lda: shrinkage; nb: smoothing.",
+        shown="chosen by cross-validation",
+    )
+    neighbours: int | None = option(None, "knn: number of neighbours.", shown="chosen by cross-validation")
+    scaling: str = option(
+        "standard",
+        "Scaling of features for heads that Keras does not train: standard gives each feature variance 1; centred "
+        "divides all by one number, so that features that are nearly always zero stay small.",
+        choices=SCALINGS,
+    )
+    pca: float | None = option(
+        None,
+        "Reduce the features to this many principal components, or to those that explain this fraction of the "
+        "variance, for heads that Keras does not train.",
+        shown="all features",
+    )
+    calibrate: str = option(
+        "none",
+        "temperature divides the logits by the best temperature for the validation images, which calibrates the "
+        "probabilities.",
+        choices=CALIBRATIONS,
+    )
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check(self)
+        for what, sizes in (("hidden layer", self.hidden), ("convolution", self.filters)):
+            if any(size < 1 for size in sizes):
+                raise OptionError(f"a {what} needs units", expected="1 or more", found=min(sizes))
+        for fraction in self.filter_dropout:
+            if not 0 <= fraction < 1:
+                raise OptionError("filter_dropout is out of range", expected="at least 0, less than 1", found=fraction)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """The options of a fit that are not the head's. The fields describe themselves.
+
+    Raises:
+        OptionError: a value is not permitted.
+    """
+
+    candidates: tuple[str, ...] | None = option(
+        None,
+        "auto: the heads to compare, like logistic,ridge.",
+        shown="all that Keras does not train",
+        metavar="HEAD[,...]",
+    )
+    shots: tuple[int, ...] | None = option(
+        None,
+        "Also fit the head to this many random training images per class, like 1,2,5,10, and evaluate it on the "
+        "validation images or, without them, on the other training images.",
+        shown="none",
+        metavar="N[,...]",
+    )
+    draws: int = option(5, "Random draws for each number of --shots.", minimum=1)
+    views: int | None = option(
+        None,
+        "Views of each training image to fit to, the image itself included. Keras takes one per epoch, other heads "
+        "all at once. With auto, several sets or --shots it is the image alone.",
+        shown="all cached views",
+        metavar="K",
+    )
+    memory_limit: int | str | None = option(
+        None,
+        "Memory that fitting may take, like 2GB; features that take more are read from disk as needed.",
+        shown="half of the free memory",
+        metavar="SIZE",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in self.candidates or ():
+            if name not in CLASSICAL_HEADS:
+                raise OptionError(f"auto cannot compare {name}", expected=", ".join(CLASSICAL_HEADS))
+        if self.candidates == ():
+            raise OptionError("no heads to compare", expected=", ".join(CLASSICAL_HEADS))
+        if any(count < 1 for count in self.shots or ()):
+            raise OptionError("shots is out of range", expected="at least 1", found=min(self.shots or ()))
+        if self.memory_limit is not None:
+            parse_size(self.memory_limit)
+
+
+class HeadSettings(TrainingSettings, total=False):
+    """The fields of `HeadOptions` and of `TrainingOptions` as keywords, for type checkers."""
+
+    hidden: int | str | Sequence[int]
+    dropout: float
+    batch_norm: bool
+    l2: float
+    filters: int | str | Sequence[int]
+    kernel_size: int
+    pool_size: int
+    filter_dropout: float | str | Sequence[float]
+    regularization: float | None
+    neighbours: int | None
+    scaling: str
+    pca: float | None
+    calibrate: str
+
+
+class FitSettings(HeadSettings, total=False):
+    """The fields of `FitOptions` and of `HeadSettings` as keywords of `fit_head`, for type checkers."""
+
+    candidates: str | Sequence[str] | None
+    shots: str | Sequence[int] | None
+    draws: int
+    views: int | None
+    memory_limit: int | str | None
+
+
+PER_LAYER: Final = frozenset({"hidden", "filters", "filter_dropout"})
+"""Options with one number per layer; a single number or text such as "512,128" is accepted too."""
+
+
+def options_from(settings: HeadSettings, *, progress: bool = True) -> HeadOptions:
+    """Return the head's options for these settings.
+
+    Raises:
+        OptionError: a value is not permitted.
+        TypeError: an unknown setting.
+    """
+    own, training = _divide(settings, HeadOptions)
+    chosen: dict[str, Any] = {
+        name: parse_numbers(name, value) if name in PER_LAYER else value for name, value in own.items()
+    }
+    return HeadOptions(training=with_settings(HEAD_TRAINING, training), progress=progress, **chosen)  # type: ignore[arg-type]
+
+
+def fit_options_from(settings: FitSettings, *, progress: bool) -> tuple[FitOptions, HeadOptions]:
+    """Return the options of a fit and those of its head for these settings.
+
+    Raises:
+        OptionError: a value is not permitted.
+        TypeError: an unknown setting.
+    """
+    own, rest = _divide(settings, FitOptions)
+    candidates, shots = own.get("candidates"), own.get("shots")
+    if candidates is not None:
+        own["candidates"] = tuple(candidates.split(",") if isinstance(candidates, str) else candidates)
+    if shots is not None:
+        own["shots"] = parse_numbers("shots", shots)
+    return FitOptions(**own), options_from(rest, progress=progress)  # type: ignore[arg-type]
+
+
+def _divide(settings: Mapping[str, Any], record: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide settings into those of a record and the rest."""
+    names = {field.name for field in dataclasses.fields(record)} - {"training", "progress"}
+    own = {name: value for name, value in settings.items() if name in names}
+    return own, {name: value for name, value in settings.items() if name not in names}
+
+
+def parse_numbers(name: str, value: float | str | Sequence[float]) -> tuple[Any, ...]:
+    """Return one number per layer from a number, numbers, or text such as "512,128"; "0" is no hidden layer.
+
+    Raises:
+        OptionError: the text is not numbers.
+    """
+    if not isinstance(value, str):
+        return tuple(value) if isinstance(value, Sequence) else (value,)
+    kind: type[float] = float if name == "filter_dropout" else int
+    try:
+        numbers = tuple(kind(part) for part in value.split(","))
+    except ValueError as error:
+        examples = {"filter_dropout": "0.25, or 0.25,0", "shots": "5, or 1,2,5", "filters": "32, or 32,64"}
+        expected = examples.get(name, "256, or 512,128, or 0")
+        raise OptionError(f"--{name.replace('_', '-')} is not understood", expected=expected, found=value) from error
+    return () if name == "hidden" and numbers == (0,) else numbers

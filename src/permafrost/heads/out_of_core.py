@@ -55,7 +55,7 @@ def fit_out_of_core(name: str, data: HeadData, options: HeadOptions) -> FittedHe
     if name in KERAS_HEADS:
         fitted = find_head(name)(data, options)
         way = f"by batches of {options.training.batch_size} in a shuffled order, read from disk in each epoch"
-        return _with_way(fitted, way)
+        return dataclasses.replace(fitted, details=fitted.details | {"fitted": way})
     if options.pca is not None:
         raise HeadError("principal components need all features in memory", do="give a larger --memory-limit")
     features = int(np.prod(stream.shape))
@@ -67,10 +67,6 @@ def fit_out_of_core(name: str, data: HeadData, options: HeadOptions) -> FittedHe
             do="extract with --pool avg, or take --head linear",
         )
     return (_fit_logistic if name == "logistic" else _fit_moments)(name, data, options)
-
-
-def _with_way(fitted: FittedHead, way: str) -> FittedHead:
-    return dataclasses.replace(fitted, details=fitted.details | {"way": way})
 
 
 def _fit_moments(name: str, data: HeadData, options: HeadOptions) -> FittedHead:
@@ -100,7 +96,7 @@ def _fit_moments(name: str, data: HeadData, options: HeadOptions) -> FittedHead:
         details["inverse_temperature"] = factor
     way = f"in one pass over {stream.nbytes / 1e9:.3g} GB on disk, by accumulated moments"
     return FittedHead(
-        model=to_keras(steps, stream.shape), history=history if given is None else [], details=details | {"way": way}
+        model=to_keras(steps, stream.shape), history=history if given is None else [], details=details | {"fitted": way}
     )
 
 
@@ -214,7 +210,7 @@ def _fit_logistic(name: str, data: HeadData, options: HeadOptions) -> FittedHead
         f"in {objective.passes} passes over {stream.nbytes / 1e9:.3g} GB on disk, "
         f"from a start fitted to {len(data.y):,} rows in memory"
     )
-    details = first.details | {"way": way, "passes": objective.passes}
+    details = first.details | {"fitted": way, "passes": objective.passes}
     return FittedHead(
         model=to_keras([scaling, objective.as_affine(found.x), softmax], stream.shape),
         history=first.history,

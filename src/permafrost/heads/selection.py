@@ -1,38 +1,42 @@
-"""Choose a head: every head, setting, scaling and feature set on the same folds of the training images."""
+"""Select a head: compare heads, settings, scalings and feature sets on the same folds of the training images."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from permafrost.heads.cross_validation import CrossValidated, best_of, cross_validate, make_folds
+from permafrost.heads.cross_validation import CrossValidated, Folds, best_of, cross_validate, make_folds
 from permafrost.heads.families import FAMILIES
 from permafrost.heads.head import FittedHead, HeadData
 from permafrost.heads.options import SCALINGS, HeadOptions
 from permafrost.heads.sklearn_heads import Prepared, finish, prepare, setup_of
+from permafrost.training.metrics import accuracies
+
+if TYPE_CHECKING:
+    from permafrost.heads.data import FitData
 
 UNSCALED: Final = frozenset({"nb", "mlp"})
-"""Heads that are tried with one scaling only: for `nb` it changes nothing, and `mlp` takes long."""
+"""Heads that are tried with one scaling only: for `nb` it changes nothing, and `mlp` is slow."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeaderboardRow:
-    """A row of the leaderboard: a head with the setting that suits it best, on one feature set.
+    """A head with its best setting on one feature set.
 
     Attributes:
         features: the name of the set.
-        head: one of `heads.CLASSICAL_HEADS`.
-        scaling: one of `heads.SCALINGS`.
-        setting: the name of its setting.
-        value: of it, the one with the least log loss.
-        log_loss: mean over the folds, on held-out images, once a temperature has made probabilities comparable.
-        standard_error: of that mean.
+        head: one of `CLASSICAL_HEADS`.
+        scaling: one of `SCALINGS`.
+        setting: the name of the head's setting.
+        value: the value of the setting with the least log loss.
+        log_loss: mean over the folds, on held-out images, after a temperature makes probabilities comparable.
+        standard_error: standard error of that mean.
         accuracy, balanced_accuracy: on held-out images.
-        seconds: that comparing its values took.
+        seconds: time that comparing the values took.
     """
 
     features: str
@@ -49,21 +53,38 @@ class LeaderboardRow:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What came of a comparison.
+    """The result of a comparison.
 
     Attributes:
-        leaderboard: the least log loss first.
-        features: the name of the set that the best head was fitted to.
+        leaderboard: all heads, the least log loss first.
+        data: the feature set of the best head.
         fitted: the best head, fitted to all training rows.
     """
 
     leaderboard: list[LeaderboardRow]
-    features: str
+    data: FitData
     fitted: FittedHead
 
 
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Heads that are fitted to the same prepared rows."""
+
+    data: FitData
+    scaling: str
+    rotation_invariant: bool
+    heads: list[str]
+
+    def prepare(self, options: HeadOptions) -> Prepared:
+        return prepare(
+            self.data.training.x,
+            dataclasses.replace(options, scaling=self.scaling),
+            rotation_invariant=self.rotation_invariant,
+        )
+
+
 def select_head(
-    sets: Mapping[str, HeadData],
+    sets: Sequence[FitData],
     heads: Sequence[str],
     options: HeadOptions,
     *,
@@ -71,59 +92,83 @@ def select_head(
 ) -> Selection:
     """Compare heads by stratified k-fold, and fit the one with the least log loss to all training rows.
 
-    Settings are chosen within each head, and heads between each other, on the same held-out rows, and only there: the
-    best figure of the leaderboard is a little too good. Nothing here sees the rows of other splits.
+    Settings and heads are chosen on the same held-out rows, so the best loss of the leaderboard is slightly
+    optimistic. Rows of other splits are not used.
 
     Args:
-        sets: for each feature set of the same images its training rows.
-        heads: of `heads.CLASSICAL_HEADS`.
-        options: `regularization`, `neighbours` and `scaling` are chosen and not read.
-        report: is told what is being compared.
+        sets: feature sets of the same images.
+        heads: some of `CLASSICAL_HEADS`.
+        options: the options; `regularization`, `neighbours` and `scaling` are chosen and not read.
+        report: called with a description of each comparison before it starts.
 
     Raises:
-        HeadError: a class with a single training image.
+        HeadError: a class has a single training image.
     """
-    first = next(iter(sets.values()))
+    first = sets[0].training
     folds = make_folds(
         first.y, first.class_names, options.training.seed, purpose="compare heads", do="add images of it"
     )
-    found: list[tuple[LeaderboardRow, list[CrossValidated], CrossValidated]] = []
-    for (name, scaling, rotation_invariant), tried in _groups(sets, heads):
-        data = sets[name]
-        prepared = _prepared(data, options, scaling, rotation_invariant)
-        setup = setup_of(data, options, prepared.features)
-        rows = prepared.x.astype(np.float32)
-        for head in tried:
-            report(f"{head} on {name}")
-            started, family = time.perf_counter(), FAMILIES[head]
-            compared = cross_validate(family, family.values(len(rows)), rows, data.y, setup, folds, calibrated=True)
-            best = best_of(compared)
-            entry = LeaderboardRow(
-                features=name,
-                head=head,
-                scaling=scaling,
-                setting=family.setting,
-                value=best.value,
-                log_loss=best.log_loss,
-                standard_error=best.standard_error,
-                **_accuracies(best.logits.argmax(axis=1), data.y),
-                seconds=round(time.perf_counter() - started, 3),
-            )
-            found.append((entry, compared, best))
-    found.sort(key=lambda row: row[0].log_loss)
-    entry, compared, best = found[0]
-    data, family = sets[entry.features], FAMILIES[entry.head]
-    prepared = _prepared(data, options, entry.scaling, family.rotation_invariant)
+    found = [
+        result for group in _groups(sets, heads) for result in _compare_group(group, options, folds, report=report)
+    ]
+    found.sort(key=lambda result: result.row.log_loss)
+    best = found[0]
+    return Selection([result.row for result in found], best.group.data, _fit_best(best, options, folds))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """A row of the leaderboard with what is needed to fit its head."""
+
+    row: LeaderboardRow
+    group: _Group
+    compared: list[CrossValidated]
+
+
+def _compare_group(
+    group: _Group, options: HeadOptions, folds: Folds, *, report: Callable[[str], None]
+) -> Iterator[_Result]:
+    """Cross-validate each head of a group."""
+    prepared, labels = group.prepare(options), group.data.training.y
+    setup = setup_of(group.data.training, options, prepared.features)
+    rows = prepared.x.astype(np.float32)
+    for head in group.heads:
+        report(f"{head} on {group.data.name}")
+        started, family = time.perf_counter(), FAMILIES[head]
+        compared = cross_validate(family, family.values(len(rows)), rows, labels, setup, folds, calibrated=True)
+        best = best_of(compared)
+        row = LeaderboardRow(
+            features=group.data.name,
+            head=head,
+            scaling=group.scaling,
+            setting=family.setting,
+            value=best.value,
+            log_loss=best.log_loss,
+            standard_error=best.standard_error,
+            **accuracies(labels, best.logits.argmax(axis=1)),
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        yield _Result(row, group, compared)
+
+
+def _fit_best(best: _Result, options: HeadOptions, folds: Folds) -> FittedHead:
+    """Fit the best head to all training rows."""
+    data: HeadData = best.group.data.training
+    family, prepared = FAMILIES[best.row.head], best.group.prepare(options)
     setup = setup_of(data, options, prepared.features)
-    # The temperature of what is exported follows from fits in full precision.
-    (best,) = cross_validate(family, [best.value], prepared.x, data.y, setup, folds, calibrated=True)
-    fitted = finish(family, best, prepared, data, setup, compared, chosen_by="cross-validation")
-    return Selection([row for row, _, _ in found], entry.features, fitted)
+    # The temperature of the exported head comes from fits in full precision.
+    (chosen,) = cross_validate(family, [best.row.value], prepared.x, data.y, setup, folds, calibrated=True)
+    return finish(family, chosen, prepared, data, setup, best.compared, chosen_by="cross-validation")
 
 
-def _groups(sets: Mapping[str, HeadData], heads: Sequence[str]) -> Iterator[tuple[tuple[str, str, bool], list[str]]]:
-    """Yield heads that are fitted to the same prepared rows, with the set, the scaling and whether rows are rotated."""
-    for name in sets:
+def comparisons(sets: Sequence[FitData], heads: Sequence[str]) -> int:
+    """Return the number of comparisons that `select_head` reports."""
+    return sum(len(group.heads) for group in _groups(sets, heads))
+
+
+def _groups(sets: Sequence[FitData], heads: Sequence[str]) -> Iterator[_Group]:
+    """Yield the heads by set, scaling and rotation invariance, so that rows are prepared once per group."""
+    for data in sets:
         for scaling in SCALINGS:
             for rotation_invariant in (True, False):
                 tried = [
@@ -133,16 +178,4 @@ def _groups(sets: Mapping[str, HeadData], heads: Sequence[str]) -> Iterator[tupl
                     and (scaling == SCALINGS[0] or head not in UNSCALED)
                 ]
                 if tried:
-                    yield (name, scaling, rotation_invariant), tried
-
-
-def _prepared(data: HeadData, options: HeadOptions, scaling: str, rotation_invariant: bool) -> Prepared:
-    return prepare(data.x, dataclasses.replace(options, scaling=scaling), rotation_invariant=rotation_invariant)
-
-
-def _accuracies(guesses: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    right = guesses == labels
-    return {
-        "accuracy": float(right.mean()),
-        "balanced_accuracy": float(np.mean([right[labels == label].mean() for label in np.unique(labels)])),
-    }
+                    yield _Group(data, scaling, rotation_invariant, tried)

@@ -1,12 +1,15 @@
-"""What is written down is true: commands parse, examples run, links lead somewhere, lists are complete."""
+"""The documentation is true: commands parse, examples run, links resolve, lists are complete."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -16,31 +19,34 @@ import pytest
 import permafrost as pf
 from permafrost import errors
 from permafrost.cli import COMMANDS, program
+from permafrost.heads.options import HeadSettings
 from permafrost.heads.table import find_head
+from permafrost.training.options import TrainingSettings
 from permafrost.trunk.bases import parse_base
 from samples import write_photos
 
 pytest_plugins = ["upper"]
-# TensorFlow says that its own part of reading data is compiled all the same.
+# TensorFlow warns that its own data pipeline is compiled all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "features" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RESULTS = ROOT / "benchmarks" / "results.md"
+PAGES = [ROOT / "README.md", ROOT / "features" / "README.md", RESULTS, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path, language: str = "") -> list[str]:
-    """The fenced blocks of a page that are in this language."""
+    """Return the fenced blocks of a page in this language."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     return [text for kind, text in found if kind == language]
 
 
 def command_lines(page: Path) -> list[str]:
-    """The lines of a page's fenced blocks that run a program of `bin/`."""
+    """Return the lines of a page's fenced blocks that run a program of `bin/`."""
     return [line for block in blocks(page) for line in block.splitlines() if line.startswith("bin/")]
 
 
 def parsed(line: str) -> click.Context:
-    """A command line, parsed and not run."""
+    """Parse a command line without running it."""
     name, *arguments = shlex.split(line.removeprefix("bin/"))
     command = program.get_command(click.Context(program), name)
     assert command is not None, f"no command {name}"
@@ -50,51 +56,54 @@ def parsed(line: str) -> click.Context:
     return command.make_context(name, arguments)
 
 
-README_LINES = [line for line in command_lines(ROOT / "README.md") if line != "bin/test"]
+COMMAND_LINES = sorted({line for page in PAGES for line in command_lines(page) if not line.startswith("bin/test")})
+PYTHON_BLOCKS = [(page, block) for page in PAGES for block in blocks(page, "python")]
 
 
-def test_the_readme_shows_every_command_that_takes_images_to_a_model():
-    shown = {line.split()[0].removeprefix("bin/") for line in README_LINES}
+def test_the_readme_shows_every_command():
+    lines = [line for line in command_lines(ROOT / "README.md") if line != "bin/test"]
+
+    shown = {line.split()[0].removeprefix("bin/") for line in lines}
 
     assert shown == set(COMMANDS)
 
 
-@pytest.mark.parametrize("line", README_LINES)
-def test_a_command_of_the_readme_parses_and_names_things_that_there_are(line):
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_a_documented_command_parses_and_names_a_known_base_and_head(line):
     options = parsed(line).params
 
-    if options.get("base"):
+    if options.get("base") and not options["base"].startswith("runs/"):
         assert parse_base(options["base"])
-    if options.get("head"):
+    if options.get("head", "auto") != "auto":
         assert callable(find_head(options["head"]))
 
 
-def test_a_command_of_the_readme_that_had_a_wrong_option_would_be_noticed():
+def test_a_documented_command_with_an_unknown_option_would_fail():
     with pytest.raises(click.NoSuchOption):
         parsed("bin/extract photos --bass inception_v3")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_a_program_of_its_name_in_bin(name):
+def test_every_command_has_a_program_in_bin(name):
     path = ROOT / "bin" / name
 
     assert os.access(path, os.X_OK)
     assert path.read_text().splitlines()[-1] == f'exec "$(dirname -- "$0")/permafrost" {name} "$@"'
 
 
-def test_there_is_nothing_else_in_bin():
+def test_bin_has_no_other_programs():
     assert set(os.listdir(ROOT / "bin")) == {*COMMANDS, "permafrost", "test"}
 
 
-def test_every_command_and_option_is_on_the_page_of_commands():
+def test_the_page_of_commands_has_every_command_and_option():
     code = "import write_commands; print(write_commands.page(), end='')"
-    # In a process of its own: terminals of other widths and colours must not matter.
+    # In a separate process, so that width and colours of the terminal do not matter.
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tools", capture_output=True, text=True, check=True)
 
     assert (ROOT / "docs" / "commands.md").read_text("utf-8") == done.stdout, "run tools/write_commands.py"
 
 
-def test_every_error_is_on_the_page_of_errors():
+def test_the_page_of_errors_has_every_error():
     listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "errors.md").read_text("utf-8"), re.MULTILINE)
     known = {name for name, value in vars(errors).items() if isinstance(value, type)} - {"PermafrostError"}
 
@@ -102,12 +111,18 @@ def test_every_error_is_on_the_page_of_errors():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_link_leads_to_a_file_that_there_is(page):
-    links = re.findall(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))
+def test_links_lead_to_existing_files_and_headings(page):
+    links = re.findall(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text("utf-8"))
+    local = [(page.parent / path if path else page, anchor) for path, anchor in links if "://" not in path]
 
-    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert [str(path) for path, _ in local if not path.exists()] == []
+    assert [(str(path), anchor) for path, anchor in local if anchor and anchor not in anchors(path)] == []
 
-    assert missing == []
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_readme_links_to_every_page():
@@ -117,20 +132,38 @@ def test_the_readme_links_to_every_page():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_source_file_that_a_page_names_is_there(page):
-    named = re.findall(r"`((?:src|bin|tests|docs|tools)/[\w./-]+)`", page.read_text("utf-8"))
+def test_source_files_that_a_page_names_exist(page):
+    named = re.findall(r"`((?:src|bin|tests|docs|tools|benchmarks)/[\w./-]+)`", page.read_text("utf-8"))
 
     assert [name for name in named if name != "bin/NAME" and not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_a_page_takes_from_the_package_is_in_it(page):
+def test_public_names_that_a_page_uses_exist(page):
     named = set(re.findall(r"\bpf\.(\w+)", page.read_text("utf-8")))
 
     assert named <= set(pf.__all__)
 
 
-def test_the_files_that_a_run_has_are_those_that_the_readme_lists(run):
+@pytest.mark.parametrize(("page", "block"), PYTHON_BLOCKS, ids=lambda value: getattr(value, "stem", ""))
+def test_the_keywords_of_a_python_example_are_documented_arguments(page, block):
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    for call in calls:
+        if ast.unparse(call.func).startswith("pf."):
+            function = getattr(pf, ast.unparse(call.func).removeprefix("pf."))
+            assert [each.arg for each in call.keywords if not documents(function, each.arg)] == []
+
+
+def documents(function: Callable, keyword: str | None) -> bool:
+    """Return whether a keyword is an argument of a public function, by its signature or its options' records."""
+    settings = {"fit_head": (HeadSettings, TrainingSettings), "finetune": (TrainingSettings,)}
+    options = {name for each in settings.get(function.__name__, ()) for name in each.__annotations__}
+    return (
+        keyword in options or keyword in inspect.signature(function).parameters or keyword in (function.__doc__ or "")
+    )
+
+
+def test_the_readme_lists_the_files_of_a_run(run):
     text = (ROOT / "README.md").read_text("utf-8")
 
     listed = re.search(r"writes a run: (.*?)\.\s", text, re.DOTALL)
@@ -141,7 +174,7 @@ def test_the_files_that_a_run_has_are_those_that_the_readme_lists(run):
 
 @pytest.fixture
 def working_folder(tmp_path, tiny_base, monkeypatch) -> Path:
-    """A folder as the examples have it: `photos` with images of each split, `holiday`, and a tiny base."""
+    """A working folder for the examples: `photos` with images of each split, `holiday`, and a tiny base."""
     monkeypatch.chdir(tmp_path)
     write_photos(tmp_path / "photos", per_class=20)
     write_photos(tmp_path / "trip", per_class=1, classes=["dots"])
@@ -157,7 +190,7 @@ SUBSTITUTED = {
     "image_size=150": "image_size=32",
     'unfreeze="mixed6"': 'unfreeze="joined"',
 }
-"""What the README's example names of a base with downloaded weights, and the same of the tiny base."""
+"""The README's example with a base that needs a download, and the same with the tiny base."""
 
 
 def test_the_examples_of_the_readme_run_with_a_tiny_base(working_folder, light, capsys):
@@ -174,14 +207,14 @@ def test_the_examples_of_the_readme_run_with_a_tiny_base(working_folder, light, 
     assert names["X"].shape == (len(names["y"]), 16)
     assert names["y"].dtype == np.int64
     assert capsys.readouterr().out == f"{run.metrics['test']['accuracy']}\n"
-    assert features.path == Path("features/photos.h5").absolute()
-    assert str(run.folder) == "runs/photos-logistic"
+    assert str(run.folder) == f"runs/{features.path.stem}-logistic"
     assert names["answers"][0]["label"] == "dots"
-    exec(compile(load_model, "README.md", "exec"), names)
+    assert "runs/photos-inception_v3-mixed7-logistic" in load_model
+    exec(compile(load_model.replace("photos-inception_v3-mixed7", features.path.stem), "README.md", "exec"), names)
     assert names["model"].outputs[0].shape == (None, 3)
 
 
-def test_features_are_read_without_this_package_as_their_format_says(working_folder):
+def test_features_are_readable_without_permafrost_as_the_format_says(working_folder):
     (example,) = blocks(ROOT / "features" / "README.md", "python")
     features = pf.extract("photos", base="tiny.keras", pool="avg", progress=False)
     assert features.path == Path("features/photos.h5").absolute()

@@ -1,4 +1,4 @@
-"""What `docs/tutorials.md` says to type in place of five tutorials runs, on a small sample and a tiny base."""
+"""The commands of `docs/tutorials.md` run, on a small sample and with a tiny base."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from samples import PX, texture, write_photos
 pytest_plugins = ["upper"]
 pytestmark = [
     pytest.mark.usefixtures("light"),
-    # TensorFlow says that its own part of reading data is compiled all the same.
+    # TensorFlow warns that its own data pipeline is compiled all the same.
     pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
 ]
 
@@ -26,7 +26,7 @@ SECTIONS = {
     title: [shlex.split(line.removeprefix("bin/")) for line in re.findall(r"^bin/.*$", block, re.MULTILINE)]
     for title, block in re.findall(r"^## (.*?)\n.*?^```\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 }
-"""The first commands of each section; those after it are the same on real images."""
+"""The commands of each section."""
 SMALLER = {
     "--cut": "top",
     "--image-size": str(PX),
@@ -36,12 +36,12 @@ SMALLER = {
     "--epochs": "1",
     "--views": "2",
 }
-"""What is shrunk to a tiny base and a small sample; all else is as the page says."""
+"""Options of the page that the tests replace, to suit a tiny base and a small sample."""
 
 
-def shrunk(command: list[str], tiny_base: Path) -> list[str]:
-    """A command line of the page for the tiny base."""
-    line = list(command)
+def shrunk(command: list[str], tiny_base: Path, set_name: str) -> list[str]:
+    """Return a command line of the page for the tiny base, whose feature set has another name."""
+    line = [re.sub(r"^(features|runs)/[\w.]+-\w+-[a-z]+\d+(_pool)?", rf"\1/{set_name}", word) for word in command]
     for option, value in SMALLER.items():
         if option in line:
             line[line.index(option) + 1] = value
@@ -55,7 +55,7 @@ def shrunk(command: list[str], tiny_base: Path) -> list[str]:
 
 @pytest.fixture
 def sample(tmp_path, monkeypatch) -> Path:
-    """A folder with `photos` and `photos.npz`, as the page has them."""
+    """A folder with `photos` and `photos.npz`, as on the page."""
     monkeypatch.chdir(tmp_path)
     write_photos(tmp_path / "photos", per_class=14)
     kinds = ("dots", "stripes")
@@ -71,7 +71,7 @@ def test_the_page_has_five_tutorials():
 
 
 @pytest.mark.parametrize("title", SECTIONS)
-def test_the_bases_of_a_tutorial_are_there(title):
+def test_the_bases_of_a_tutorial_exist(title):
     for line in SECTIONS[title]:
         if "--base" in line:
             assert parse_base(line[line.index("--base") + 1])
@@ -79,13 +79,15 @@ def test_the_bases_of_a_tutorial_are_there(title):
 
 @pytest.mark.parametrize("title", SECTIONS)
 def test_the_commands_of_a_tutorial_run_one_after_the_other(title, sample, tiny_base, capsys):
+    set_name = ""
     for line in SECTIONS[title]:
         capsys.readouterr()
-        assert run(shrunk(line, tiny_base)) == 0, capsys.readouterr().err
+        assert run(shrunk(line, tiny_base, set_name)) == 0, capsys.readouterr().err
         found = json.loads(capsys.readouterr().out)
 
         if line[0] == "extract":
             assert found["computed"] > 0
+            set_name = Path(found["set"]).stem
         elif line[0] in ("fit-head", "finetune"):
             assert found["metrics"]["test"]["n"] > 0
             assert found["parity"]["resized_max_difference"] <= 1e-4

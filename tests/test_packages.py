@@ -195,9 +195,10 @@ def test_dataset_reading_and_keeping_work_without_keras(tmp_path):
 
 
 def public(tree: ast.AST, within: str = "") -> Iterator[tuple[str, ast.AST]]:
-    """Public functions, classes and methods of a file, by name."""
+    """Public functions, classes and methods of a file, by name; a test says what it is for by its name."""
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+        if isinstance(node, kinds) and not node.name.startswith(("_", "test_")):
             yield f"{within}{node.name}", node
             if isinstance(node, ast.ClassDef):
                 yield from public(node, f"{node.name}.")

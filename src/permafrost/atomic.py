@@ -58,6 +58,16 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def make_folders(folder: Path) -> None:
+    """Make a folder, and those above it, durably; do nothing if it exists.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    with write_errors(folder):
+        _make_folders(folder)
+
+
 def commit_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path` atomically and durably; an existing file is replaced, missing folders are made.
 
@@ -68,6 +78,45 @@ def commit_bytes(path: Path, data: bytes | memoryview) -> None:
         _make_folders(path.parent)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
+
+
+def create_bytes(path: Path, data: bytes | memoryview) -> bool:
+    """Write `data` to `path` atomically and durably, unless there is such a file; missing folders are made.
+
+    Returns:
+        Whether this call wrote it: of several processes at once exactly one does.
+
+    Raises:
+        WriteError: the disk is full, the folder is read-only, or similar.
+    """
+    with write_errors(path):
+        _make_folders(path.parent)
+    with write_errors(path), _locked_temporary(path, _make_file) as temporary:
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                _sync(file.fileno())
+            if not _link(temporary, path):
+                return False
+            sync_folder(path.parent)
+            return True
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file the name `path` unless it is taken; return whether it was free."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # A file system without hard links: two that write at once may both find the name free.
+        if path.exists():
+            return False
+        os.replace(temporary, path)
+    return True
 
 
 @contextlib.contextmanager
@@ -186,6 +235,10 @@ class FolderLock:
 
     def __del__(self) -> None:
         self.close()
+
+    def is_of(self, folder: Path) -> bool:
+        """Return whether `folder` still names the folder that is locked, and not one made anew in its place."""
+        return self._handle is not None and _is_at(self._handle, folder)
 
     def close(self) -> None:
         """Release the lock; do nothing if it is released already."""

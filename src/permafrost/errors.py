@@ -15,6 +15,7 @@ Anything else that escapes is a bug and ends it with 1.
     ├── StoreError              the files that keep features
     │   ├── ShardError          a shard that is missing, damaged, or another trunk's
     │   ├── SetError            a feature set that is none, is damaged, or does not fit its store
+    │   ├── VersionError        a store or feature set of another format version
     │   └── WriteError          a file that could not be written: disk full, no permission
     ├── HeadError               a head that cannot be fitted to these features
     ├── ParityError             an exported model that does not agree with what it was made of
@@ -110,6 +111,10 @@ class ShardError(StoreError):
 
 class SetError(StoreError):
     """A feature set that is none, is damaged, or does not fit its store."""
+
+
+class VersionError(StoreError):
+    """A store or a feature set of another format version. It is left alone."""
 
 
 class WriteError(StoreError):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from permafrost.errors import OptionError, SetError, ShardError
+from permafrost.errors import OptionError, SetError, ShardError, VersionError
 from permafrost.images.splits import SPLITS
 from permafrost.store.description import describe_set
 from permafrost.store.feature_set import FeatureSet, open_features
@@ -358,7 +358,7 @@ def test_a_set_of_another_version_is_refused_with_both_numbers(tmp_path, content
         file.attrs["version"] = 99
 
     with pytest.raises(
-        SetError, match=r"set\.h5 is a feature set of a newer version; expected 2, found 99\. Update permafrost"
+        VersionError, match=r"set\.h5 is a feature set of a newer version; expected 2, found 99\. Update permafrost"
     ):
         open_features(tmp_path / "set.h5")
 
@@ -410,7 +410,7 @@ def test_a_description_that_lacks_something_is_refused_even_with_a_right_checksu
         file["description"] = np.frombuffer(b'{"trunk": {}}', np.uint8)
         write_text(file, "checksum", checksum(file))
 
-    with pytest.raises(SetError):
+    with pytest.raises(VersionError):
         open_features(tmp_path / "set.h5")
 
 
@@ -432,7 +432,7 @@ def test_a_set_of_version_1_is_recognised_and_named():
     path = Path(__file__).parents[1] / "formats" / "version-1" / "photos.h5"
 
     with pytest.raises(
-        SetError, match=r"photos\.h5 is a feature set of an older version; expected 2, found 1\. Run extract again"
+        VersionError, match=r"photos\.h5 is a feature set of an older version; expected 2, found 1\. Run extract again"
     ):
         open_features(path)
 

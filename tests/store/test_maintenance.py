@@ -208,8 +208,7 @@ def test_damaged_shards_that_no_set_needs_any_more_go(folder, features):
 
 def test_a_store_in_which_an_extraction_is_at_work_is_left_alone(folder, features):
     features.store.append(make_rows(WHOLE_SPEC, 10, seed=9), engine=ENGINE)
-    at_work = Store(features.store.folder)
-    at_work.hold()
+    at_work = Store.find(folder / "store", WHOLE_SPEC, hold=True)
 
     left = pruned(folder)
 

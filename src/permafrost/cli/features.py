@@ -43,7 +43,7 @@ def list_sets(*, folder: str, as_json: bool) -> None:
             described = describe_set(open_features(path))
             entries.append({"set": str(path)} | {key: described[key] for key in ("data", "images", "shape", "key")})
             entries[-1] |= {key: described["trunk"][key] for key in ("base", "cut", "pooling", "image_size")}
-        except SetError as error:
+        except StoreError as error:
             entries.append({"set": str(path), "error": str(error)})
     lines = [_line(entry) for entry in entries] or [f"no feature sets in {folder}"]
     show(entries, lines, as_json=as_json)

@@ -17,7 +17,7 @@ from permafrost.store.compaction import compact
 from permafrost.store.row_index import RowAddress, RowIndex, place_rows
 from permafrost.store.row_reader import LocatedRows, read_rows
 from permafrost.store.shard import Rows, digest_rows
-from permafrost.store.store import DESCRIPTION_FILE, Store
+from permafrost.store.store import Store, store_folder
 from permafrost.trunk.spec import TrunkSpec
 
 if TYPE_CHECKING:
@@ -50,10 +50,8 @@ class CachedStore:
     """
 
     def __init__(self, spec: TrunkSpec, parent: Path) -> None:
-        self.spec, self.folder = spec, parent / spec.folder_name
-        self._store = _open_store(self.folder)
-        if self._store:
-            self._store.require(spec)
+        self.spec, self.folder = spec, store_folder(parent, spec)
+        self._store = Store.find(parent, spec, hold=True)
         self._index = RowIndex(self._store) if self._store else None
         self._new: dict[RowKey, RowAddress] = {}
         self._damaged: list[ShardError] = []
@@ -82,8 +80,7 @@ class CachedStore:
         """Keep rows; the store's folder is made with the first of them, so a run that fails early leaves none."""
         if self._store is None:
             about = {"libraries": library_versions(), "base_layers": list(base_layers)}
-            self._store = Store.create(self.folder.parent, self.spec, about=about)
-            self._store.hold()
+            self._store = Store.create(self.folder.parent, self.spec, about=about, hold=True)
         rows = Rows(
             digest_rows(digest for digest, _ in keys),
             np.array([view for _, view in keys], np.int32),
@@ -205,13 +202,3 @@ class FeatureCache:
             return self.images
         assert self.views is not None, "views are asked for only where there is an augmentation"
         return self.views
-
-
-def _open_store(folder: Path) -> Store | None:
-    """The store in `folder`, kept from being pruned; None where there is none."""
-    if not (folder / DESCRIPTION_FILE).exists():
-        return None
-    store = Store(folder)
-    store.hold()
-    # While this waited for the lock it may have been removed.
-    return store if (folder / DESCRIPTION_FILE).exists() else None

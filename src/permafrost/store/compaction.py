@@ -1,12 +1,11 @@
-"""Many small shards, joined into few large ones.
+"""Compaction: join many small shards into few large ones.
 
-A folder that grows by ten images a day leaves a shard a day; a long run two a second. Each takes a millisecond to
-open. So where there are many small shards, their rows are copied into large ones, and only then are the small ones
-removed.
+Each run of `extract` leaves at least one shard, a long one two per second, and each takes a millisecond to open. So the
+rows of many small shards are copied into large ones, and then the small ones are removed.
 
-A kill leaves rows twice, never not at all: a small shard is removed only when each of its rows lies in a shard that
-this process has committed and read back, or in one that is whole and too large ever to be removed so. Therefore any
-number of processes may do it at once. Whoever had an old name in hand looks the row up again by its content; see
+A crash may leave rows twice, but loses none: a small shard is removed only once each of its rows lies in a shard that
+this process has committed and read back, or in an intact one that is too large to be removed. So any number of
+processes may do it at once. A reader that has an old name looks the row up again by its content; see
 `row_reader.read_rows`.
 """
 
@@ -23,23 +22,23 @@ from permafrost.store.shard import Rows
 from permafrost.store.store import Store
 
 SMALL_BYTES: Final = 2 * 2**20
-"""A shard below this size is small: opening it takes as long as reading it. Joining larger ones does not pay."""
+"""Size in bytes below which a shard is small: opening it takes as long as reading it."""
 
 FULL_BYTES: Final = 32 * 2**20
-"""So large joined shards become; joining takes three times as much memory."""
+"""Size in bytes of a joined shard; joining takes three times as much memory."""
 
 MANY: Final = 32
-"""So many small shards may lie side by side."""
+"""Number of small shards above which they are joined."""
 
 
 def compact(store: Store) -> bool:
-    """Join the small shards of a store, if there are many; damaged ones stay as they are.
+    """Join the small shards of a store if there are many; leave damaged ones alone.
 
     Returns:
-        Whether there were many.
+        Whether shards were joined.
 
     Raises:
-        WriteError: the disk is full, or the like; nothing is lost then.
+        WriteError: the disk is full, or similar. Nothing is lost then.
     """
     small = _small_shards(store)
     if len(small) <= MANY:
@@ -60,7 +59,7 @@ def compact(store: Store) -> bool:
 
 
 class _Joint:
-    """Rows of several shards that one engine computed, to become one shard."""
+    """Rows of several shards of one engine, to become one shard."""
 
     def __init__(self, store: Store, engine: str, large: RowIndex) -> None:
         self.bytes = 0
@@ -70,7 +69,7 @@ class _Joint:
         self._seen: set[tuple[bytes, int]] = set()
 
     def add(self, name: str, rows: Rows) -> None:
-        """Take a shard's rows, without those that are here, or in a large shard, already."""
+        """Add a shard's rows, except those that are already here or in a large shard."""
         keys = [(digest.tobytes(), int(view)) for digest, view in zip(rows.digests, rows.views, strict=True)]
         elsewhere = self._large.find_all(keys)
         wanted = np.array([self._is_new(key) and not there for key, there in zip(keys, elsewhere, strict=True)], bool)
@@ -80,7 +79,7 @@ class _Joint:
         self.bytes += sum(tensor.nbytes for tensor in part.features)
 
     def commit(self) -> None:
-        """Keep the rows in one shard, then remove those that they came from."""
+        """Commit the rows as one shard, then delete the shards that they came from."""
         if len(self._names) < 2:
             return
         parts, self._parts, joined = self._parts, [], ""
@@ -89,15 +88,15 @@ class _Joint:
             np.concatenate([part.views for part in parts]),
             tuple(np.concatenate(tensors) for tensors in zip(*(part.features for part in parts), strict=True)),
         )
-        del parts  # They take as much memory as `rows`, and what is written as much again.
+        del parts  # They take as much memory as `rows`, and so do the bytes that are written.
         if len(rows):
             joined = self._store.append(rows, engine=self._engine)
             self._store.verify(joined)
         for name in self._names:
-            # Another process may have joined the same shards, and this one may have found the result among them.
+            # Another process may have joined the same shards: then its result may be among them.
             if name != joined:
                 with contextlib.suppress(OSError):
-                    (self._store.folder / name).unlink()
+                    self._store.delete_shard(name)
 
     def _is_new(self, key: tuple[bytes, int]) -> bool:
         new = key not in self._seen
@@ -106,11 +105,10 @@ class _Joint:
 
 
 def _small_shards(store: Store) -> list[str]:
-    """Names of the small shards, the oldest first, so that rows that were committed together stay together."""
+    """Return the names of the small shards, oldest first: rows that were committed together stay together."""
     found = []
     for name in store.shard_names():
-        with contextlib.suppress(FileNotFoundError):
-            status = (store.folder / name).stat()
-            if status.st_size < SMALL_BYTES:
-                found.append((status.st_mtime_ns, name))
+        info = store.stat_shard(name)
+        if info is not None and info.size < SMALL_BYTES:
+            found.append((info.modified, name))
     return [name for _, name in sorted(found)]

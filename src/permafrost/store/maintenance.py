@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from permafrost.atomic import TEMPORARY_PREFIX, FolderLock, leftovers
-from permafrost.errors import SetError, ShardError, StoreError
+from permafrost.errors import SetError, ShardError, StoreError, VersionError
 from permafrost.store.feature_set import STORE_FOLDER, open_features
 from permafrost.store.row_index import RowIndex
 from permafrost.store.row_reader import relocate
@@ -125,7 +125,7 @@ def _verify_set(path: Path) -> Iterator[Finding]:
     """The set's own file, and whether each of its rows has a place."""
     try:
         features = open_features(path)
-    except SetError as error:
+    except (SetError, VersionError) as error:
         yield Finding(kind="damaged", path=str(path), told=str(error))
         return
     for part in parts(features.content):
@@ -235,7 +235,7 @@ def _needs(folder: Path) -> dict[str, list[Part]]:
     for path in _set_files(folder):
         try:
             content = read_set(path)
-        except SetError as error:
+        except (SetError, VersionError) as error:
             raise SetError(
                 f"nothing can be removed while it is not known what {path} refers to: {error.what}",
                 do="run its extract again, or remove it",

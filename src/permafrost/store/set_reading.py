@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from permafrost.errors import SetError
+from permafrost.errors import SetError, VersionError
 from permafrost.images.splits import SPLITS
 from permafrost.store.hdf5 import plain_dataset, read_text, read_version
 from permafrost.store.set_content import SetContent, ViewRows, parts
@@ -25,7 +25,8 @@ def read_set(path: Path) -> SetContent:
     """Read a set's file. Its store need not be there.
 
     Raises:
-        SetError: the file is not a feature set, is damaged, or is of another version.
+        SetError: the file is not a feature set, or is damaged.
+        VersionError: the feature set is of another format version.
     """
     import h5py
 
@@ -34,7 +35,7 @@ def read_set(path: Path) -> SetContent:
     try:
         with h5py.File(path, "r", locking=False) as file:
             return _read_content(path, file)
-    except SetError:
+    except (SetError, VersionError):
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
         raise SetError(f"not a feature set: {path}", found=str(error), do="run extract again") from error
@@ -64,7 +65,7 @@ def _read_content(path: Path, file: h5py.File) -> SetContent:
     _require_shapes(path, arrays)
     description = json.loads(arrays["description"].tobytes())
     content = SetContent(
-        spec=TrunkSpec.from_json(description["trunk"]),
+        spec=_read_spec(path, description["trunk"]),
         store=description["store"],
         root=description["root"],
         names=PackedNames(arrays["path_bytes"], arrays["path_offsets"]),
@@ -76,7 +77,7 @@ def _read_content(path: Path, file: h5py.File) -> SetContent:
         places=arrays["places"],
         skipped=tuple((name, reason) for name, reason in description["skipped"]),
         about=description["about"],
-        views=_read_views(arrays, description.get("views")),
+        views=_read_views(path, arrays, description.get("views")),
     )
     _require_names(path, content)
     return content
@@ -89,20 +90,27 @@ def _require_version(path: Path, file: h5py.File) -> None:
         raise SetError(f"not a feature set: {path}", expected=FORMAT, found=form)
     version = read_version(file)
     if version != SET_VERSION:
-        age = "an older" if version < SET_VERSION else "a newer"
-        raise SetError(
-            f"{path} is a feature set of {age} version",
-            expected=SET_VERSION,
-            found=version,
-            do="run extract again, which writes a new one" if version < SET_VERSION else "update permafrost",
-        )
+        older = version < SET_VERSION
+        do = "run extract again, which writes a new one" if older else "update permafrost"
+        age = "an older" if older else "a newer"
+        what = f"{path} is a feature set of {age} version"
+        raise VersionError(what, expected=SET_VERSION, found=version, do=do)
 
 
-def _read_views(arrays: dict[str, np.ndarray], description: dict[str, Any] | None) -> ViewRows | None:
+def _read_spec(path: Path, fields: dict[str, Any]) -> TrunkSpec:
+    try:
+        return TrunkSpec.from_json(fields)
+    except VersionError as error:
+        what = f"{path} is a feature set of another version: {error.what}"
+        do = "run extract again, which writes a new one"
+        raise VersionError(what, expected=error.expected, found=error.found, do=do) from error
+
+
+def _read_views(path: Path, arrays: dict[str, np.ndarray], description: dict[str, Any] | None) -> ViewRows | None:
     if description is None:
         return None
     return ViewRows(
-        spec=TrunkSpec.from_json(description["trunk"]),
+        spec=_read_spec(path, description["trunk"]),
         store=description["store"],
         shards=tuple(description["shards"]),
         places=arrays[VIEW_PLACES],

@@ -10,13 +10,13 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from permafrost.errors import ShardError
 from permafrost.store.hdf5 import hdf5_bytes, plain_dataset, read_text, read_version, write_text
+from permafrost.store.storage import Storage
 from permafrost.trunk.spec import TrunkSpec, canonical_json
 
 if TYPE_CHECKING:
@@ -114,29 +114,29 @@ class Shard:
     """An open shard whose index has been checked.
 
     Attributes:
-        path: the file.
-        tensors: the open datasets, one a tensor of the trunk, each (n, *shape).
+        tensors: the open datasets, one for each tensor of the trunk, each (n, *shape).
         digests: (n, 32) uint8.
         views: (n,) int32.
         checksums: (n, tensors) uint64.
         engine: the name of the engine that computed the rows.
 
     Args:
-        path: the file.
-        spec: of the trunk whose rows these have to be.
+        storage: where the shard lies.
+        name: its name there.
+        spec: the trunk whose rows it has to hold.
 
     Raises:
         ShardError: the shard is missing, damaged, or another trunk's.
     """
 
-    def __init__(self, path: Path, spec: TrunkSpec) -> None:
+    def __init__(self, storage: Storage, name: str, spec: TrunkSpec) -> None:
         import h5py
 
-        self.path = path
+        self._location = storage.location(name)
         try:
-            self._file = h5py.File(path, "r", locking=False)
+            self._file = h5py.File(storage.readable(name), "r", locking=False)
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise unreadable(storage, name, error) from error
         try:
             self._check(spec)
         except BaseException:
@@ -203,7 +203,7 @@ class Shard:
             index = {name: datasets[name][...] for name in INDEX}
             trunk, self.engine = read_text(file, "trunk"), read_text(file, "engine")
             if trunk != spec.digest:
-                raise ShardError(f"foreign shard {self.path}: trunk", expected=spec.digest, found=trunk)
+                raise ShardError(f"foreign shard {self._location}: trunk", expected=spec.digest, found=trunk)
             if read_text(file, "format") != FORMAT or read_version(file) != SHARD_VERSION:
                 raise self._damaged("it is of another format or version")
             if read_text(file, "index_checksum") != _index_checksum(datasets | index, trunk, self.engine):
@@ -237,19 +237,19 @@ class Shard:
                 raise self._damaged(f"{name} is {dataset.dtype.str} {dataset.shape} in place of {kind} {shape}")
 
     def _damaged(self, how: str) -> ShardError:
-        return damaged(self.path, how)
+        return damaged(self._location, how)
 
 
-def damaged(path: Path, how: object) -> ShardError:
-    """The error for a shard that cannot be trusted."""
-    return ShardError(f"damaged shard {path}: {how}", do=_HEAL)
+def damaged(location: str, how: object) -> ShardError:
+    """Return the error for a shard that cannot be trusted."""
+    return ShardError(f"damaged shard {location}: {how}", do=_HEAL)
 
 
-def unreadable(path: Path, error: OSError) -> ShardError:
-    """The error for a shard that cannot be read, or is not there."""
-    if not path.exists():
-        return ShardError(f"missing shard {path}", do=_HEAL)
-    return damaged(path, error)
+def unreadable(storage: Storage, name: str, error: OSError) -> ShardError:
+    """Return the error for a shard that cannot be opened, or is missing."""
+    if not storage.exists(name):
+        return ShardError(f"missing shard {storage.location(name)}", do=_HEAL)
+    return damaged(storage.location(name), error)
 
 
 def _together(indices: np.ndarray) -> np.ndarray | slice:

@@ -1,8 +1,8 @@
-"""Stores: the one place that writes and reads features. The format is written down in `features/README.md`.
+"""A store: all cached features of one trunk. `features/README.md` describes the format.
 
-A store is a folder with all features of one trunk: `trunk.json` and any number of shards. A shard is built in memory,
-named by the SHA-256 of its bytes, written beside its name, synced and renamed, and never changed. So a kill leaves each
-shard whole or absent, and two processes may write at once.
+A store holds a description, `trunk.json`, and any number of shards. A shard is built in memory, named by the SHA-256 of
+its bytes, written atomically, and never changed. So after a crash each shard is there whole or not at all, and any
+number of processes may write at once.
 """
 
 from __future__ import annotations
@@ -16,73 +16,109 @@ from typing import Any, Final
 
 import numpy as np
 
-from permafrost.atomic import FolderLock, commit_bytes
-from permafrost.errors import StoreError
-from permafrost.store.shard import (
-    Rows,
-    Shard,
-    damaged,
-    is_shard_name,
-    shard_bytes,
-    unreadable,
-)
+from permafrost.errors import StoreError, VersionError
+from permafrost.store.shard import Rows, Shard, damaged, is_shard_name, shard_bytes, unreadable
+from permafrost.store.storage import Hold, LocalStorage, ObjectInfo, Storage
 from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
 
 DESCRIPTION_FILE: Final = "trunk.json"
 
+FORMAT: Final = "permafrost trunk"
 STORE_VERSION: Final = 1
 """The format of a store: its `trunk.json`, and the shards beside it. `features/README.md` says how to raise it."""
 
+_OTHER_VERSION: Final = "leave it to the version of permafrost that wrote it, or remove it"
+
+
+def store_folder(parent: str | os.PathLike[str], spec: TrunkSpec) -> Path:
+    """Return the folder of a trunk's store below `parent`: stores of each version have names of their own."""
+    return Path(parent) / (spec.folder_name + ("" if STORE_VERSION == 1 else f"-v{STORE_VERSION}"))
+
 
 class Store:
-    """All features of one trunk that are kept under one folder.
+    """All cached features of one trunk.
 
     Attributes:
-        folder: the folder.
-        spec: what decides the features.
-        about: what else its description says: `libraries`, the versions that computed the first of them, and
-            `base_layers`, the names of all layers of the base, in their order.
+        storage: where it lies.
+        spec: everything the features depend on.
+        about: the rest of its description: `libraries`, the versions that computed the first features, and
+            `base_layers`, the names of all layers of the base in their order.
 
     Args:
-        folder: the store's folder, which has a `trunk.json`.
+        place: its folder, or another place that holds a `trunk.json`.
 
     Raises:
-        StoreError: the folder is no store.
+        VersionError: the store is of another format version.
+        StoreError: the place is not a store, or its description is damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-        self.spec, self.about = _read_description(self.folder)
+    def __init__(self, place: str | os.PathLike[str] | Storage) -> None:
+        self.storage = place if isinstance(place, Storage) else LocalStorage(place)
+        self._hold: Hold | None = None
+        self.spec, self.about = _read_description(self.storage)
 
     @classmethod
-    def create(cls, parent: str | os.PathLike[str], spec: TrunkSpec, *, about: dict[str, Any]) -> Store:
-        """Open the store of the trunk `spec` below `parent`, and make it where there is none.
+    def create(
+        cls, parent: str | os.PathLike[str], spec: TrunkSpec, *, about: dict[str, Any], hold: bool = False
+    ) -> Store:
+        """Open the store of a trunk below `parent`; make it if it is missing.
 
         Args:
             parent: the folder that holds stores, e.g. `features/store`.
-            spec: what decides the features.
+            spec: everything the features depend on.
             about: what else to record, as the attribute of that name.
+            hold: keep `features prune` from the store for as long as this object lives.
 
         Raises:
-            StoreError: a store of that name holds another trunk's features.
+            StoreError: the store holds another trunk's features, or its description is damaged.
             WriteError: the folder cannot be written.
         """
-        folder = Path(parent) / spec.folder_name
-        if not (folder / DESCRIPTION_FILE).exists():
-            description = {"format": "permafrost trunk", "version": STORE_VERSION, "digest": spec.digest}
-            description |= {"trunk": spec.to_json(), "about": about}
-            description["checksum"] = _description_checksum(description)
-            commit_bytes(folder / DESCRIPTION_FILE, json.dumps(description, indent=2).encode() + b"\n")
-        store = cls(folder)
+        return cls.create_at(LocalStorage(store_folder(parent, spec)), spec, about=about, hold=hold)
+
+    @classmethod
+    def create_at(cls, storage: Storage, spec: TrunkSpec, *, about: dict[str, Any], hold: bool = False) -> Store:
+        """Open the store of a trunk that lies in `storage`; make it if it is missing.
+
+        The arguments and errors are those of `create`.
+        """
+        held = storage.hold(exclusive=False) if hold else None  # First: what is made before may be pruned.
+        description = {"format": FORMAT, "version": STORE_VERSION, "digest": spec.digest}
+        description |= {"trunk": spec.to_json(), "about": about}
+        description["checksum"] = _description_checksum(description)
+        if not storage.exists(DESCRIPTION_FILE):
+            storage.put_if_absent(DESCRIPTION_FILE, json.dumps(description, indent=2).encode() + b"\n")
+        store = cls(storage)
+        store._hold = held
         store.require(spec)
         return store
 
-    def hold(self) -> None:
-        """Keep `features prune` from this store for as long as this object lives; waits while it is at work.
+    @classmethod
+    def find(cls, parent: str | os.PathLike[str], spec: TrunkSpec, *, hold: bool = False) -> Store | None:
+        """Open the store of a trunk below `parent`, or return None if there is none.
 
-        Nothing else needs a lock: shards are written whole, and found by what they hold.
+        The arguments and errors are those of `create`.
         """
-        self._lock = FolderLock(self.folder, exclusive=False)
+        storage = LocalStorage(store_folder(parent, spec))
+        if not storage.exists(DESCRIPTION_FILE):
+            return None
+        held = storage.hold(exclusive=False) if hold else None
+        if not storage.exists(DESCRIPTION_FILE):  # It was pruned while this waited.
+            return None
+        store = cls(storage)
+        store._hold = held
+        store.require(spec)
+        return store
+
+    @property
+    def folder(self) -> Path:
+        """The store's folder.
+
+        Raises:
+            StoreError: the store does not lie in a local folder.
+        """
+        if not isinstance(self.storage, LocalStorage):
+            raise StoreError(f"{self.storage.location()} is not a local folder")
+        return self.storage.folder
 
     def require(self, spec: TrunkSpec) -> None:
         """Refuse a store that holds another trunk's features.
@@ -93,28 +129,54 @@ class Store:
         difference = first_difference(spec, self.spec)
         if difference:
             field, expected, found = difference
-            raise StoreError(f"{self.folder} holds another trunk's features: {field}", expected=expected, found=found)
+            raise StoreError(
+                f"{self.storage.location()} holds another trunk's features: {field}", expected=expected, found=found
+            )
 
     def shard_names(self) -> list[str]:
-        """File names of all shards committed so far, sorted."""
-        return sorted(filter(is_shard_name, os.listdir(self.folder)))
+        """Return the names of all shards committed so far, sorted."""
+        return list(filter(is_shard_name, self.storage.list()))
+
+    def has_shard(self, name: str) -> bool:
+        """Return whether there is a shard of this name, intact or not."""
+        return self.storage.exists(name)
+
+    def stat_shard(self, name: str) -> ObjectInfo | None:
+        """Return the size and time of a shard; None if it has gone."""
+        try:
+            return self.storage.stat(name)
+        except FileNotFoundError:
+            return None
+
+    def size(self) -> int:
+        """Return the bytes of everything in the store."""
+        infos = map(self.stat_shard, self.storage.list())
+        return sum(info.size for info in infos if info is not None)
 
     def append(self, rows: Rows, *, engine: str) -> str:
-        """Commit `rows` as one shard: when this returns, they are kept.
+        """Commit `rows` as one shard; when this returns, they survive a power cut.
 
         Returns:
-            The shard's file name.
+            The shard's name.
 
         Raises:
-            WriteError: the disk is full, the folder is read-only, or the like; nothing was kept then.
+            WriteError: the disk is full, the folder is read-only, or similar. Nothing has changed then.
         """
-        image = shard_bytes(rows, self.spec, engine=engine)
-        name = hashlib.sha256(image).hexdigest()[:32] + ".h5"
-        commit_bytes(self.folder / name, image)
+        data = shard_bytes(rows, self.spec, engine=engine)
+        name = hashlib.sha256(data).hexdigest()[:32] + ".h5"
+        self.storage.put(name, data)
         return name
 
+    def delete_shard(self, name: str) -> None:
+        """Delete a shard; do nothing if it has gone.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        self.storage.delete(name)
+
     def read_index(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Which rows a shard holds.
+        """Read which rows a shard holds.
 
         Returns:
             Digests (n, 32) uint8, and views (n,) int32.
@@ -137,14 +199,14 @@ class Store:
         """Read rows of one shard.
 
         Args:
-            name: the shard's file name.
+            name: the shard's name.
             rows: (k,) int64, indices of rows in the shard, ascending.
-            out: for each tensor an array (m, *shape), which is filled.
+            out: for each tensor an array (m, *shape) to write to.
             at: (k,) int64, for each row its index in `out`.
-            digests: (k, 32) uint8, of the images whose rows these have to be; not checked if None.
+            digests: (k, 32) uint8, of the images whose rows these must be; not checked if None.
 
         Raises:
-            ShardError: the shard is missing, damaged, or another trunk's, or a row's checksum does not hold.
+            ShardError: the shard is missing, damaged, or another trunk's, or a row has another checksum.
         """
         with self._open(name) as shard:
             shard.read(rows, out, at, digests)
@@ -154,17 +216,19 @@ class Store:
     ) -> tuple[np.ndarray, ...]:
         """Read rows from any shards, in any order.
 
+        A shard may have been joined with others meanwhile: `row_reader.read_rows` looks again then.
+
         Args:
-            shards: file names.
+            shards: names of shards.
             places: (n, 2) int64, for each row the index of its shard in `shards` and its row there.
-            digests: (n, 32) uint8, of the images whose rows these have to be; not checked if None.
+            digests: (n, 32) uint8, of the images whose rows these must be; not checked if None.
 
         Returns:
             For each tensor of the trunk (n, *shape) float32.
 
         Raises:
             ShardError: as `read`.
-            StoreError: they do not fit into memory.
+            StoreError: the rows do not fit into memory.
         """
         try:
             tensors = tuple(np.empty((len(places), *shape), np.float32) for shape in self.spec.shapes)
@@ -176,7 +240,7 @@ class Store:
             ) from error
         order = np.lexsort((places[:, 1], places[:, 0]))
         numbers, starts = np.unique(places[order, 0], return_index=True)
-        for number, at in zip(numbers, np.split(order, starts)[1:], strict=True):  # Without rows there is no shard.
+        for number, at in zip(numbers, np.split(order, starts)[1:], strict=True):  # Without rows there are no shards.
             known = None if digests is None else digests[at]
             self.read(shards[number], places[at, 1], tensors, at=at, digests=known)
         return tensors
@@ -185,7 +249,7 @@ class Store:
         """Read and check all rows of one shard.
 
         Returns:
-            The rows, in the dtype that they are stored in, and the name of the engine that computed them.
+            The rows in their stored dtype, and the name of the engine that computed them.
 
         Raises:
             ShardError: the shard is missing, damaged, or another trunk's.
@@ -197,7 +261,7 @@ class Store:
             return Rows(shard.digests, shard.views, tensors), shard.engine
 
     def check(self, name: str) -> None:
-        """Read all rows of one shard, and see that their checksums hold: at the speed of reading them.
+        """Read all rows of one shard and check their checksums, about as fast as reading them.
 
         Raises:
             ShardError: the shard is missing, damaged, or another trunk's.
@@ -214,48 +278,51 @@ class Store:
         Raises:
             ShardError: it is missing, damaged, or another trunk's.
         """
-        path = self.folder / name
         try:
-            with open(path, "rb") as file:
+            with self.storage.open(name) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()[:32] + ".h5"
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise unreadable(self.storage, name, error) from error
         with self._open(name) as shard:
             shard.check()
             if found != name:
-                raise damaged(path, "its bytes are not those of its name")
+                raise damaged(self.storage.location(name), "its bytes are not those of its name")
             return len(shard)
 
-    def has_shard(self, name: str) -> bool:
-        """Whether there is a file of this name, whole or not."""
-        return (self.folder / name).exists()
-
     def _open(self, name: str) -> Shard:
-        return Shard(self.folder / name, self.spec)
+        return Shard(self.storage, name, self.spec)
 
 
-def _read_description(folder: Path) -> tuple[TrunkSpec, dict[str, Any]]:
-    path = folder / DESCRIPTION_FILE
+def _read_description(storage: Storage) -> tuple[TrunkSpec, dict[str, Any]]:
+    path, remedy = storage.location(DESCRIPTION_FILE), "remove it and run extract again"
     try:
-        description = json.loads(path.read_bytes())
-        whole = description.pop("checksum") == _description_checksum(description)
-        spec = TrunkSpec.from_json(description["trunk"])
+        description = json.loads(storage.get(DESCRIPTION_FILE))
+        _require_version(description)
+        intact = description.pop("checksum") == _description_checksum(description)
         digest, about = description["digest"], dict(description["about"])
+        spec = TrunkSpec.from_json(description["trunk"], digest=digest)
     except FileNotFoundError as error:
-        raise StoreError(f"no store at {folder}: {DESCRIPTION_FILE} is missing", do="run extract again") from error
+        what = f"no store at {storage.location()}: {DESCRIPTION_FILE} is missing"
+        raise StoreError(what, do="run extract again") from error
+    except VersionError as error:
+        what = f"{storage.location()} is a store of another version: {error.what}"
+        raise VersionError(what, expected=error.expected, found=error.found, do=_OTHER_VERSION) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"damaged description {path}", found=repr(error), do="remove it and run extract again"
-        ) from error
-    if not whole:
-        raise StoreError(
-            f"damaged description {path}: its checksum does not hold", do="remove it and run extract again"
-        )
+        raise StoreError(f"damaged description {path}", found=repr(error), do=remedy) from error
+    if not intact:
+        raise StoreError(f"damaged description {path}: its checksum does not hold", do=remedy)
     if digest != spec.digest:
         raise StoreError(f"damaged description {path}: digest", expected=spec.digest, found=digest)
     return spec, about
 
 
+def _require_version(description: dict[str, Any]) -> None:
+    if description["format"] != FORMAT:
+        raise ValueError(f"format {description['format']!r}")
+    if description["version"] != STORE_VERSION:
+        raise VersionError("format version", expected=STORE_VERSION, found=description["version"])
+
+
 def _description_checksum(description: dict[str, Any]) -> str:
-    """SHA-256 of all else that a store's description says: the trunk's digest does not cover what is for people."""
+    """Return the SHA-256 of the rest of a store's description: the trunk's digest does not cover all of it."""
     return hashlib.sha256(canonical_json(description)).hexdigest()

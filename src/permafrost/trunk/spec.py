@@ -1,4 +1,4 @@
-"""What decides a feature: one frozen record, its canonical JSON, and its digest."""
+"""Everything a feature value depends on: one frozen record, its canonical JSON, and its digest."""
 
 from __future__ import annotations
 
@@ -7,39 +7,42 @@ import hashlib
 import json
 from typing import Any, Final
 
-from permafrost.errors import SetError
+from permafrost.errors import VersionError
 
 MEANING: Final = 1
-"""Raised when the meaning of any field below changes, so that features kept under the old meaning are not used."""
+"""Raise it when the meaning of any field below changes, so that features cached under the old meaning are not used."""
 
 DECODING: Final = "rgb8-exif-1"
-"""The decoding rule, `images.decode`."""
+"""The decoding rule, `images.decoding`."""
 
 RESIZING: Final = "pillow-bilinear-antialias-1"
-"""The resizing rule, `images.resize`."""
+"""The resizing rule, `images.resizing`."""
 
 DESCRIPTION: Final = ("base", "weights_source", "cut", "shapes")
-"""Fields that only say in people's words what others decide; they are not part of the digest."""
+"""Fields for people, which follow from the others; they are not part of the digest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrunkSpec:
-    """All that decides a feature, and a description for people.
+    """Everything a feature value depends on, and a description for people.
+
+    A new field needs a default. One that features depend on changes every digest, so all features are computed again;
+    stores without it are recognised as another version's.
 
     Attributes:
         architecture: SHA-256 of the trunk's graph and layer settings, without layer names.
         weights: SHA-256 of the trunk's weights, without the name of their file.
         preprocessing: how pixels from 0 to 255 become the base's input; see `preprocessing.RULES`.
-        image_size: height and width in pixels at which the trunk sees each image.
+        image_size: height and width in pixels of the trunk's input.
         pooling: `none`, `avg` or `max`, over height and width.
-        precision: what the trunk computes in: `float32` or `bfloat16`.
-        dtype: what features are stored in: `float32` or `float16`.
-        augmentation: how augmented views are made (`augmentation.Augmentation.rule`); empty for images themselves,
-            whose features it does not decide.
+        precision: the dtype that the trunk computes in: `float32` or `bfloat16`.
+        dtype: the dtype that features are stored in: `float32` or `float16`.
+        augmentation: how augmented views are made (`augmentation.Augmentation.rule`); empty for the images themselves,
+            which do not depend on it.
         decoding, resizing, meaning: the rules in force; see the constants above.
         base: the base's name, e.g. `inception_v3`.
         weights_source: `imagenet`, `bundled`, `none`, or the file's name.
-        cut: the layer whose output is kept, e.g. `mixed7`.
+        cut: the layer whose output is cached, e.g. `mixed7`.
         shapes: the shape of each tensor of one image's features, e.g. `((7, 7, 768),)`.
     """
 
@@ -61,68 +64,81 @@ class TrunkSpec:
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The fields that decide a feature, by name."""
+        """The fields that features depend on, by name."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in DESCRIPTION}
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the deciding fields' canonical JSON, 64 hex digits."""
+        """SHA-256 of the canonical JSON of the deciding fields, 64 hex digits."""
         return hashlib.sha256(canonical_json(self.deciding)).hexdigest()
 
     @property
     def key(self) -> str:
-        """The first 12 hex digits of the digest: the end of the store's folder name."""
+        """The first 12 hex digits of the digest, with which the name of the store's folder ends."""
         return self.digest[:12]
 
     @property
     def folder_name(self) -> str:
-        """`<name>-<key>`, the name in characters that every file system takes."""
+        """`<name>-<key>`, in characters that every file system allows."""
         name = f"{self.base}-{self.cut}" + ("" if self.pooling == "none" else f"-{self.pooling}")
         name += "-views" if self.augmentation else ""
         return "".join(c if c.isalnum() or c in "._=" else "-" for c in name)[:80] + f"-{self.key}"
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object from which `from_json` makes an equal record."""
+        """Return a JSON object from which `from_json` makes an equal record."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> TrunkSpec:
-        """The record that `to_json` described.
+    def from_json(cls, fields: dict[str, Any], *, digest: str | None = None) -> TrunkSpec:
+        """Return the record that `to_json` described.
+
+        Args:
+            fields: the JSON object.
+            digest: the digest that was recorded with it. If the fields known here have that digest, fields for people
+                may be missing or unknown: another version has others.
 
         Raises:
-            SetError: fields are missing or unknown.
+            VersionError: fields are missing or unknown.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        if set(fields) != names:
-            raise SetError(
+        known = {name: value for name, value in fields.items() if name in names}
+        if set(fields) != names and (digest is None or not _is_of(cls, known, digest)):
+            raise VersionError(
                 "the description of a trunk does not have the fields of this version",
                 expected=", ".join(sorted(names)),
                 found=", ".join(sorted(fields)),
             )
-        return cls(
-            **{
-                **fields,
-                "image_size": tuple(fields["image_size"]),
-                "shapes": tuple(tuple(shape) for shape in fields["shapes"]),
-            }
-        )
+        return cls._from_fields(known)
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> TrunkSpec:
+        size, shapes = tuple(fields["image_size"]), tuple(tuple(shape) for shape in fields["shapes"])
+        return cls(**fields | {"image_size": size, "shapes": shapes})
+
+
+def _is_of(cls: type[TrunkSpec], fields: dict[str, Any], digest: str) -> bool:
+    """Return whether a record with these fields, and defaults for the others, has this digest."""
+    try:
+        return cls._from_fields(fields).digest == digest
+    except (KeyError, TypeError):  # A field without a default is missing.
+        return False
 
 
 def canonical_json(value: Any) -> bytes:
-    """`value` as JSON with sorted keys, no spaces, ASCII only: equal values give equal bytes.
+    """Return `value` as JSON with sorted keys, without spaces, in ASCII: equal values give equal bytes.
 
     Raises:
         ValueError: a number is not finite.
-        TypeError: a value has no JSON form; nothing is hashed by its `repr`.
+        TypeError: a value has no JSON form; its `repr` is never used.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 def first_difference(expected: TrunkSpec, found: TrunkSpec) -> tuple[str, Any, Any] | None:
-    """The first field, in the order that means most to people, in which two trunks that differ do so.
+    """Return the first field in which two trunks differ, in the order that means most to people.
 
     Returns:
-        The field's name and both values, or None where both trunks give the same features.
+        The field's name and both values; None if both trunks give the same features.
     """
     if expected.digest == found.digest:
         return None

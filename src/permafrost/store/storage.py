@@ -1,0 +1,331 @@
+"""The place where a store lies: a folder or memory. All that a store does to its files goes through this interface.
+
+Another place, such as a bucket of an object store, is another subclass of `Storage`. A test class that inherits
+`storage_suite.StorageSuite` shows that it keeps the promises made here.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import io
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+from permafrost.atomic import FolderLock, commit_bytes, create_bytes, make_folders
+from permafrost.errors import StoreError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectInfo:
+    """Size and time of an object.
+
+    Attributes:
+        size: in bytes.
+        modified: when it was put, in nanoseconds since 1970.
+    """
+
+    size: int
+    modified: int
+
+
+class Hold(abc.ABC):
+    """A shared or exclusive lock on a place, held until it is closed or garbage-collected, or the process ends."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Release the lock; do nothing if it is released already."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Storage(abc.ABC):
+    """A place that holds objects: bytes under a name, without folders.
+
+    Any number of threads and processes may use one place at once. Each object is there whole or not at all: a reader
+    never sees a part of one, not even after a crash. A name is a plain file name; methods raise `ValueError` for names
+    with separators and for those that begin with a dot.
+    """
+
+    @abc.abstractmethod
+    def location(self, name: str = "") -> str:
+        """Return where an object, or the place itself, lies, as error messages name it: a path or a URL."""
+
+    @abc.abstractmethod
+    def readable(self, name: str) -> Path | io.BufferedIOBase:
+        """Return what `h5py.File` opens to read an object: the path of a local file, or an open binary file.
+
+        A local path may be returned before it is known whether there is such an object.
+
+        Raises:
+            OSError: the object cannot be read. `FileNotFoundError`: there is none.
+        """
+
+    @abc.abstractmethod
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object atomically and durably, replacing one of that name; the place is made if it is missing.
+
+        When this returns, the object survives a power cut.
+
+        Raises:
+            WriteError: the disk is full, the place is read-only, or similar. Nothing has changed then.
+        """
+
+    @abc.abstractmethod
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Write an object as `put` does, unless there is one of that name.
+
+        Returns:
+            Whether this call wrote it: of several at once exactly one does.
+
+        Raises:
+            WriteError: as `put`.
+        """
+
+    @abc.abstractmethod
+    def delete(self, name: str) -> None:
+        """Delete an object; do nothing if there is none.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+
+    @abc.abstractmethod
+    def list(self) -> list[str]:
+        """Return the names of all objects, sorted; none if the place is missing. What is being written is left out."""
+
+    @abc.abstractmethod
+    def stat(self, name: str) -> ObjectInfo:
+        """Return the size and time of an object.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    @abc.abstractmethod
+    def hold(self, *, exclusive: bool) -> Hold | None:
+        """Lock the place against those who remove objects that others may need.
+
+        Writers and readers need no lock. Who is about to refer to objects takes a shared one, which makes the place if
+        it is missing and waits until no exclusive one is held. Who removes objects takes an exclusive one.
+
+        Returns:
+            The lock; None if an exclusive one cannot be obtained now.
+
+        Raises:
+            WriteError: the place cannot be made.
+            StoreError: the place cannot be locked.
+        """
+
+    def get(self, name: str) -> bytes:
+        """Return the bytes of an object.
+
+        Raises:
+            OSError: as `readable`.
+        """
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name: str) -> io.BufferedIOBase:
+        """Open an object for reading.
+
+        Raises:
+            OSError: as `readable`.
+        """
+        source = self.readable(name)
+        return source.open("rb") if isinstance(source, Path) else source
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is an object of this name."""
+        try:
+            self.stat(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+class LocalStorage(Storage):
+    """A folder of the local file system. `features/README.md` says what others may rely on.
+
+    Attributes:
+        folder: the folder; it need not exist.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"LocalStorage({str(self.folder)!r})"
+
+    def location(self, name: str = "") -> str:
+        """Return the path."""
+        return str(self.folder / name)
+
+    def readable(self, name: str) -> Path:
+        """Return the path, whether there is such a file or not."""
+        return self._path(name)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file; it, its folder and new parents are synced."""
+        commit_bytes(self._path(name), data)
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Write a file as `put` does, unless there is one of that name."""
+        return create_bytes(self._path(name), data)
+
+    def delete(self, name: str) -> None:
+        """Delete a file."""
+        self._path(name).unlink(missing_ok=True)
+
+    def list(self) -> list[str]:
+        """Return the names of all files but hidden ones."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if not name.startswith("."))
+
+    def stat(self, name: str) -> ObjectInfo:
+        """Return the size and time of a file."""
+        status = self._path(name).stat()
+        return ObjectInfo(size=status.st_size, modified=status.st_mtime_ns)
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file."""
+        return self._path(name).exists()
+
+    def hold(self, *, exclusive: bool) -> Hold | None:
+        """Lock the folder; an exclusive lock needs it to exist."""
+        while True:
+            if not exclusive:
+                make_folders(self.folder)
+            try:
+                lock = FolderLock(self.folder, exclusive=exclusive)
+            except StoreError:
+                if self.folder.exists():
+                    raise
+                if exclusive:
+                    return None
+                continue  # It has just been removed.
+            if exclusive and not lock.held:
+                return None
+            # Whoever held it before may have removed the folder, and another may have made it anew.
+            if lock.is_of(self.folder):
+                return _LocalHold(lock)
+
+    def _path(self, name: str) -> Path:
+        require_plain_name(name)
+        return self.folder / name
+
+
+class _LocalHold(Hold):
+    def __init__(self, lock: FolderLock) -> None:
+        self._lock = lock
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.close()
+
+
+class MemoryStorage(Storage):
+    """A place in this process's memory, for tests and for features that need not last."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, tuple[bytes, int]] = {}
+        self._changed = threading.Condition()
+        self._holders = 0
+        """How many hold a shared lock; -1 for an exclusive one."""
+
+    def location(self, name: str = "") -> str:
+        """Return a made-up URL."""
+        return f"memory://{id(self):x}/{name}"
+
+    def readable(self, name: str) -> io.BufferedIOBase:
+        """Return the bytes as an open file."""
+        return io.BytesIO(self._object(name)[0])
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep the bytes."""
+        require_plain_name(name)
+        with self._changed:
+            self._objects[name] = bytes(data), time.time_ns()
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Keep the bytes unless there are some of that name."""
+        with self._changed:
+            if name in self._objects:
+                return False
+            self.put(name, data)
+            return True
+
+    def delete(self, name: str) -> None:
+        """Drop the bytes."""
+        require_plain_name(name)
+        with self._changed:
+            self._objects.pop(name, None)
+
+    def list(self) -> list[str]:
+        """Return all names."""
+        with self._changed:
+            return sorted(self._objects)
+
+    def stat(self, name: str) -> ObjectInfo:
+        """Return the size and time."""
+        data, modified = self._object(name)
+        return ObjectInfo(size=len(data), modified=modified)
+
+    def hold(self, *, exclusive: bool) -> Hold | None:
+        """Lock the place for threads of this process."""
+        with self._changed:
+            if exclusive:
+                if self._holders:
+                    return None
+                self._holders = -1
+            else:
+                self._changed.wait_for(lambda: self._holders >= 0)
+                self._holders += 1
+        return _MemoryHold(self, exclusive=exclusive)
+
+    def _object(self, name: str) -> tuple[bytes, int]:
+        require_plain_name(name)
+        try:
+            return self._objects[name]
+        except KeyError:
+            raise FileNotFoundError(f"no object {self.location(name)}") from None
+
+    def _release(self, *, exclusive: bool) -> None:
+        with self._changed:
+            self._holders = 0 if exclusive else self._holders - 1
+            self._changed.notify_all()
+
+
+class _MemoryHold(Hold):
+    def __init__(self, storage: MemoryStorage, *, exclusive: bool) -> None:
+        self._storage: MemoryStorage | None = storage
+        self._exclusive = exclusive
+
+    def close(self) -> None:
+        """Release the lock."""
+        storage, self._storage = self._storage, None
+        if storage is not None:
+            storage._release(exclusive=self._exclusive)
+
+
+def require_plain_name(name: str) -> None:
+    """Refuse a name that could lead out of its place, or be taken for a temporary file.
+
+    Raises:
+        ValueError: the name is empty, begins with a dot, or has a separator.
+    """
+    if not name or name[0] == "." or "/" in name or "\\" in name or "\0" in name:
+        raise ValueError(f"not the name of an object: {name!r}")

@@ -1,9 +1,9 @@
-"""(a) What bounds extraction: the processor's multiply-adds for large bases, decoding and resizing for small ones.
+"""(a) Extraction is limited by the processor's multiply-adds for large bases, by decoding and resizing for small ones.
 
-Takes each step by itself. The trunk on OpenVINO and on Keras, in billions of floating-point operations a second, beside
-a large matrix product in NumPy, which is about as near to the processor's limit as anything comes; convolutions and
-dense layers are counted, a multiply-add as two. And on one core the milliseconds that an image takes to be read and
-hashed, decoded, resized, beside what it takes to be computed, on all cores.
+Measures each step alone. Engines: floating-point operations per second of the trunk on OpenVINO and on Keras, beside a
+large matrix product in NumPy, which comes close to the processor's limit; convolutions and dense layers count, a
+multiply-add as two. Images: milliseconds of one core per image for reading and hashing, decoding and resizing, beside
+the milliseconds for computing the features on all cores.
 
     python benchmarks/bound.py --base inception_v3 --images 192 --rounds 5
 """
@@ -33,7 +33,7 @@ from permafrost.trunk.cutting import build_trunks
 
 
 def operations(model: Any) -> float:
-    """Floating-point operations an image, of convolutions and dense layers."""
+    """Return the floating-point operations per image of convolutions and dense layers."""
     total = 0.0
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -58,7 +58,7 @@ def computing(engine: Engine, pixels: np.ndarray) -> Callable[[], float]:
 
 
 def multiplying(size: int = 3072) -> tuple[Callable[[], float], float]:
-    """A matrix product, and its operations."""
+    """Return a function that times a matrix product, and the number of its operations."""
     left, right = np.ones((2, size, size), np.float32)
     return lambda: common.timed(lambda: left @ right)[0], 2.0 * size**3
 
@@ -93,22 +93,26 @@ def main() -> None:
         sides |= {name: computing(make_engine(name, model), pixels) for name in ("openvino", "keras")}
         seconds = common.take_turns(sides | {"matrix product": multiply}, given.rounds)
     flop = operations(model)
-    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px: {flop / 1e9:.2f} GFLOP an image")
+    print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px: {flop / 1e9:.2f} GFLOP per image")
     for name in on_one_core:
         print(
-            f"{name}: {common.spread([value / len(pixels) * 1e3 for value in seconds[name]])} ms of one core an image"
+            f"{name}: {common.spread([value / len(pixels) * 1e3 for value in seconds[name]])} ms of one core per image"
         )
     limit = [product / value / 1e9 for value in seconds["matrix product"]]
     for name in ("openvino", "keras"):
         rate = [flop * len(pixels) / value / 1e9 for value in seconds[name]]
         core_ms = [value / len(pixels) * 1e3 * cores for value in seconds[name]]
-        share = [left / right for left, right in zip(rate, limit, strict=True)]
-        print(f"{name}: {common.spread(rate, '.0f')} GFLOP a second, {common.spread(share)} of the matrix product's")
-        print(f"{name}: {common.spread(core_ms)} ms of one core an image")
+        fraction = [left / right for left, right in zip(rate, limit, strict=True)]
+        print(
+            f"{name}: {common.spread(rate, '.0f')} GFLOP per second, {common.spread(fraction)} of the matrix product's"
+        )
+        print(f"{name}: {common.spread(core_ms)} ms of one core per image")
     before = [sum(parts) for parts in zip(*(seconds[name] for name in on_one_core), strict=True)]
-    share = [each / (each + ahead / cores) for each, ahead in zip(seconds["openvino"], before, strict=True)]
-    print(f"extract on the same cores can reach {common.spread(share)} of bare openvino, the rest goes into reading")
-    print(f"matrix product: {common.spread(limit, '.0f')} GFLOP a second")
+    fraction = [each / (each + rest / cores) for each, rest in zip(seconds["openvino"], before, strict=True)]
+    print(
+        f"extract on the same cores can reach {common.spread(fraction)} of bare openvino; the rest is spent on images"
+    )
+    print(f"matrix product: {common.spread(limit, '.0f')} GFLOP per second")
     print(f"openvino against keras: {common.spread(common.ratios(seconds['keras'], seconds['openvino']))}")
 
 

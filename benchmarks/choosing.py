@@ -1,15 +1,15 @@
-"""(j) How a setting is best chosen: the one-standard-error rule against the least log loss, on held-out images.
+"""(j) The setting with the least log loss does better on test images than the one-standard-error rule.
 
-From each dataset random subsets are drawn to train on; all else is tested on. On each subset four heads, each with
-both scalings, are compared by cross-validation as `fit-head` does it; each rule chooses a setting, and the head is
-fitted with it. `auto` takes, of all eight, the one whose chosen setting has the least cross-validated log loss.
+Draws random subsets of each dataset for training and tests on all other images. On each subset four heads, each with
+both scalings, are compared by cross-validation as in `fit-head`; each rule chooses a setting, and the head is
+fitted with it. `auto` is the one of all eight whose chosen setting has the least cross-validated log loss.
 
     python benchmarks/choosing.py digits --rows 100 500
     python benchmarks/choosing.py cifar10 --rows 200 1000 --shared ../shared
     python benchmarks/choosing.py lights --rows 200 800 --shared ../shared
 
-Digits are scikit-learn's, 64 grey levels each. The others are averaged features of MobileNet (alpha 0.25) at 96 px: of
-2,500 of CIFAR-10's test images, and of crops of traffic lights, both splits together.
+Digits are scikit-learn's, with 64 grey levels each. The others are averaged features of MobileNet (alpha 0.25) at 96
+px: of 2,500 test images of CIFAR-10, and of crops of traffic lights, both splits together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HEADS = ("logistic", "ridge", "svm", "lda")
 
 
 def one_standard_error(compared: Sequence[CrossValidated]) -> CrossValidated:
-    """The most regularised value whose loss is within one standard error of the least.
+    """Return the most regularised value whose loss is within one standard error of the least.
 
     Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10.
     """
@@ -47,7 +47,7 @@ RULES = {"one standard error": one_standard_error, "least": best_of}
 
 
 def load(name: str, shared: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, d) float32 and labels (n,)."""
+    """Return features (n, d) float32 and labels (n,)."""
     if name == "digits":
         from sklearn.datasets import load_digits
 
@@ -67,7 +67,7 @@ def load(name: str, shared: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cifar(shared: Path, count: int = 2500) -> tuple[list[np.ndarray], np.ndarray]:
-    """Images of CIFAR-10's test split."""
+    """Return images of CIFAR-10's test split and their labels."""
     import h5py
     from PIL import Image
 
@@ -79,22 +79,20 @@ def cifar(shared: Path, count: int = 2500) -> tuple[list[np.ndarray], np.ndarray
 
 
 def lights(shared: Path) -> tuple[list[str], np.ndarray]:
-    """Crops of traffic lights."""
+    """Return paths of crops of traffic lights and their labels."""
     paths = sorted((shared / "data" / "traffic_lights").glob("*/*/*"))
     names = sorted({path.parent.name for path in paths})
     return [str(path) for path in paths], np.array([names.index(path.parent.name) for path in paths])
 
 
 def subset(y: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """So many rows, each class by its fraction, with two at least."""
-    fractions = [np.flatnonzero(y == label) for label in np.unique(y)]
-    return np.concatenate(
-        [random.choice(rows, max(2, count * len(rows) // len(y)), replace=False) for rows in fractions]
-    )
+    """Draw `count` rows, stratified by class, at least two per class."""
+    classes = [np.flatnonzero(y == label) for label in np.unique(y)]
+    return np.concatenate([random.choice(rows, max(2, count * len(rows) // len(y)), replace=False) for rows in classes])
 
 
 def one_subset(x: np.ndarray, y: np.ndarray, train: np.ndarray, seed: int) -> list[dict[str, object]]:
-    """Test figures for each head, scaling and rule, and for `auto` by each rule."""
+    """Return test metrics for each head, scaling and rule, and for `auto` with each rule."""
     rest = np.setdiff1d(np.arange(len(y)), train)
     names = tuple(map(str, np.unique(y)))
     data = HeadData(x=x[train], y=y[train], validation_x=None, validation_y=None, class_names=names)
@@ -146,8 +144,8 @@ def main() -> None:
             for row in one_subset(x, y, subset(y, count, np.random.default_rng(draw)), draw):
                 key = (row["head"], row["scaling"], row["rule"])
                 found.setdefault(key, []).append((row["loss"], row["accuracy"]))  # type: ignore[arg-type]
-        for (head, scaling, rule), figures in found.items():
-            loss, accuracy = np.mean(figures, axis=0).round(4)
+        for (head, scaling, rule), values in found.items():
+            loss, accuracy = np.mean(values, axis=0).round(4)
             line = {"data": given.data, "rows": count, "head": head, "scaling": scaling, "rule": rule}
             print(json.dumps(line | {"loss": loss, "accuracy": accuracy, "draws": given.draws}), flush=True)
 

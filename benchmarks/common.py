@@ -1,4 +1,4 @@
-"""What the benchmarks share: images, bases, sides that take turns, and the machine's description."""
+"""Images, bases, alternating measurements, and the description of the machine, for all benchmarks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLASSES = ("cats", "dogs")
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A base as it is measured: at this size, cut here, with these weights where they are at hand."""
+    """A base as it is measured: image size, cut, and a weights file that is used if it exists."""
 
     base: str
     builder: str
@@ -47,11 +47,11 @@ class Setting:
         return str(path) if path.is_file() else "none"
 
     def of_extract(self) -> dict[str, Any]:
-        """What `permafrost.extract` is told."""
+        """Return keyword arguments for `permafrost.extract`."""
         return {"base": self.base, "weights": self.weights, "cut": self.cut, "image_size": self.size}
 
     def by_keras(self) -> tuple[Any, Callable[[Any], Any]]:
-        """The frozen base as a tutorial builds it, and its `preprocess_input`."""
+        """Return the frozen base as a tutorial builds it, and its `preprocess_input`."""
         import keras
 
         builder = getattr(keras.applications, self.builder)
@@ -82,7 +82,7 @@ SETTINGS = {
 
 
 def made_up_spec(shape: tuple[int, ...]) -> TrunkSpec:
-    """The record of a trunk that does not exist, with features of this shape."""
+    """Return the spec of an imaginary trunk with features of this shape."""
     return TrunkSpec(
         architecture="0" * 64,
         weights="0" * 64,
@@ -99,7 +99,7 @@ def made_up_spec(shape: tuple[int, ...]) -> TrunkSpec:
 
 
 def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
-    """Options of a benchmark, with their defaults; a list is a choice, of which the first is the default."""
+    """Parse a benchmark's options, given their defaults; a list gives the choices, with the default first."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in defaults.items():
         if isinstance(default, list):
@@ -110,7 +110,7 @@ def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
 
 
 def photographs(count: int, folder: Path, *, first: int = 0, split: str = "*") -> Path:
-    """A folder of `count` photographs in two classes: real ones as far as they are at hand, then made-up ones."""
+    """Write `count` photographs in two classes to a folder: real ones as far as available, then made-up ones."""
     real = [sorted(PHOTOGRAPHS.glob(f"{split}/{name}/*")) for name in CLASSES]
     generator = np.random.default_rng(first)
     for name, files in zip(CLASSES, real, strict=True):
@@ -125,7 +125,7 @@ def photographs(count: int, folder: Path, *, first: int = 0, split: str = "*") -
 
 
 def small_images(count: int, folder: Path, *, pixels: int = 32) -> Path:
-    """A folder of `count` small images, each of its own, in two classes: about 1 kB a piece."""
+    """Write `count` different small images in two classes to a folder, about 1 kB each."""
     generator = np.random.default_rng(0)
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
@@ -136,7 +136,7 @@ def small_images(count: int, folder: Path, *, pixels: int = 32) -> Path:
 
 
 def made_up(generator: np.random.Generator) -> Image.Image:
-    """An image with as much detail as a photograph, about 25 kB as JPEG."""
+    """Return an image with as much detail as a photograph, about 25 kB as JPEG."""
     coarse = generator.integers(0, 256, (47, 63, 3), dtype=np.uint8)
     image = np.asarray(Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC), np.int16)
     noisy = image + generator.integers(-6, 7, image.shape, dtype=np.int16)
@@ -144,9 +144,9 @@ def made_up(generator: np.random.Generator) -> Image.Image:
 
 
 def take_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side in each round; a side gives its seconds itself, so that what it prepares does not count.
+    """Run the sides alternately; return the seconds of each in each round.
 
-    In every other round the order is turned round, so that none always follows the same other.
+    A side returns its own seconds, without its preparation. Every other round has the reverse order.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
@@ -158,7 +158,7 @@ def take_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, 
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that `work` takes, and what it gives."""
+    """Return the seconds that `work` takes, and its result."""
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result
@@ -167,10 +167,11 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 class ThreadTimes:
     """Processor time of the Python threads that run in a block, by their names without a number, e.g. `images`.
 
-    It is looked up 20 times a second in `/proc` (`man 5 proc`), since it goes when a thread does; elsewhere it is 0.
+    It is read from `/proc` (`man 5 proc`) 20 times per second, because it disappears with its thread;
+    it is 0 without `/proc`.
 
     Attributes:
-        seconds: of a core, for each name.
+        seconds: seconds of a core by thread name.
     """
 
     def __init__(self) -> None:
@@ -197,7 +198,7 @@ class ThreadTimes:
 
     def _look(self) -> None:
         for thread in threading.enumerate():
-            with contextlib.suppress(OSError):  # It may have ended meanwhile.
+            with contextlib.suppress(OSError):  # The thread may have ended meanwhile.
                 fields = Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(")")[2].split()
                 now = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
                 _, before, _ = self._threads.get(thread.native_id or 0, ("", 0.0, 0.0))
@@ -205,17 +206,17 @@ class ThreadTimes:
 
 
 def spread(values: list[float], form: str = ".2f") -> str:
-    """A median with its range: `1.41 (1.38 to 1.45)`."""
+    """Return a median with its range: `1.41 (1.38 to 1.45)`."""
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def ratios(slow: list[float], fast: list[float]) -> list[float]:
-    """For each round how many times faster the second is."""
+    """Return for each round how many times faster the second is."""
     return [left / right for left, right in zip(slow, fast, strict=True)]
 
 
 def show_machine() -> None:
-    """Print what the measurements were made on."""
+    """Print the processor, memory and versions."""
     names = ("permafrost", "keras", "tensorflow", "openvino", "numpy", "pillow", "h5py")
     print(f"machine: {_processor()}, {cpu_count()} cores, {_memory():.0f} GB; {platform.system()} {platform.release()}")
     print("features of the processor: " + ", ".join(_features()))

@@ -1,7 +1,7 @@
-"""What compression of kept feature maps costs and saves: the filters that come with HDF5, float16, and mask and values.
+"""Compressing cached feature maps: size and speed of HDF5's filters, and of a bit mask with the nonzero values.
 
-Feature maps after ReLU are mostly zeros. "Mask and values" keeps a bit for each number, and the numbers that are not
-zero, by NumPy alone. Speeds are of uncompressed megabytes, of one thread, in memory.
+Feature maps after ReLU are mostly zeros. The mask has one bit per number, made with NumPy alone. Speeds are of
+uncompressed megabytes, in one thread, in memory.
 
     python benchmarks/compression.py --store features/store/inception_v3-mixed7-0123456789ab --rows 64
 """
@@ -25,7 +25,7 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 
 def by_filter(tensor: np.ndarray, options: dict[str, Any]) -> tuple[int, float, float]:
-    """Bytes, and seconds of writing and of reading."""
+    """Return bytes, and seconds for writing and reading, with an HDF5 filter."""
     buffer = io.BytesIO()
 
     def write() -> None:
@@ -42,7 +42,7 @@ def by_filter(tensor: np.ndarray, options: dict[str, Any]) -> tuple[int, float, 
 
 
 def by_mask(tensor: np.ndarray) -> tuple[int, float, float]:
-    """The same for a bit for each number, and the numbers that are not zero."""
+    """Return bytes, and seconds for writing and reading, with a bit mask and the nonzero values."""
 
     def pack() -> tuple[np.ndarray, np.ndarray]:
         mask = tensor.reshape(len(tensor), -1) != 0
@@ -71,7 +71,7 @@ def main() -> None:
         for way, (size, written, read) in ways.items():
             mega = tensor.nbytes / 1e6
             print(
-                f"  {way:16} {size / tensor.nbytes:.2f} of the size, "
+                f"  {way:16} {size / tensor.nbytes:.2f} of the size; "
                 f"written at {mega / written:,.0f} MB/s, read at {mega / read:,.0f} MB/s"
             )
 

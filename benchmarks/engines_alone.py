@@ -1,8 +1,8 @@
-"""(a) On images in memory, OpenVINO computes features faster than Keras' `predict`: what `extract` can gain by it.
+"""(a) On images in memory, OpenVINO computes features faster than Keras' `predict`: the gain that is open to `extract`.
 
-The same base, cut at the same layer, is given the same decoded pixels by turns: as a tutorial does it, with
-`preprocess_input` and `predict` in batches of 32, and by the engine that `extract` takes, in its own batches, from as
-many threads as it has streams. Nothing is read, decoded or kept.
+The same base, cut at the same layer, gets the same decoded pixels in alternation: as in a tutorial, with
+`preprocess_input` and `predict` in batches of 32, and with the engine of `extract`, in its own batches, from as many
+threads as it has streams. Nothing is read, decoded or cached.
 
     python benchmarks/engines_alone.py --base inception_v3 --images 400 --rounds 5
 """
@@ -49,7 +49,7 @@ def main() -> None:
     )
     for name, values in seconds.items():
         rate = common.spread([len(pixels) / value for value in values], ".1f")
-        print(f"{name}: {common.spread(values)} s, {rate} images a second")
+        print(f"{name}: {common.spread(values)} s, {rate} images per second")
     print(f"ratio: {common.spread(common.ratios(seconds['keras'], seconds['openvino']))}")
 
 

@@ -1,10 +1,10 @@
-"""(b) Extracting features comes near to the bare engine on images that are decoded and in memory already.
+"""(b) Extraction is nearly as fast as the bare engine on decoded images in memory.
 
-Both run the same trunk on the same engine. The bare engine is given batches of uint8 pixels from as many threads as it
-has streams, and its answers are dropped; `extract` reads, hashes, decodes, resizes, computes and commits. Of `extract`
-the time beyond start-up counts: from the first image on, without building the base and making the engine ready.
-What its threads take beside the engine is printed with it: those that read, decode and resize (`images`), those that
-call the engine, one of which has Keras compute the first four images too (`engine`), and that which commits.
+Both run the same trunk on the same engine. The bare engine gets batches of uint8 pixels from as many threads as it has
+streams, and its output is dropped; `extract` reads, hashes, decodes, resizes, computes and commits. The time of
+`extract` is without start-up: without building the base and preparing the engine. Printed with it is the processor time
+of its threads beside the engine: those that read, decode and resize (`images`), those that call the engine, one of
+which also computes the first four images with Keras (`engine`), and the one that commits.
 
     python benchmarks/extract_against_engine.py --base inception_v3 --images 1000 --rounds 3
 """
@@ -62,14 +62,14 @@ def main() -> None:
         seconds = common.take_turns({"bare engine": bare, "extract": extract}, given.rounds)
     for name, values in seconds.items():
         rate = [len(pixels) / value for value in values]
-        print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} images a second")
+        print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} images per second")
     print("beside the engine, seconds of a core: " + ", ".join(f"{k} {common.spread(v)}" for k, v in beside.items()))
     cores = cpu_count()
     bound = [
         bare / (bare + sum(rest) / cores) for bare, *rest in zip(seconds["bare engine"], *beside.values(), strict=True)
     ]
-    print(f"share if nothing ever waited: {common.spread(bound)}")
-    print(f"share of the bare engine: {common.spread(common.ratios(seconds['bare engine'], seconds['extract']))}")
+    print(f"fraction of the bare engine without any waiting: {common.spread(bound)}")
+    print(f"fraction of the bare engine: {common.spread(common.ratios(seconds['bare engine'], seconds['extract']))}")
 
 
 if __name__ == "__main__":

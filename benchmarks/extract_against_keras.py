@@ -1,10 +1,10 @@
-"""(a) Extracting features is faster than the Keras way, from files on disk to features in hand.
+"""(a) Extraction is faster than plain Keras, from files on disk to features in memory.
 
-The Keras way: `image_dataset_from_directory` with its resizing, `preprocess_input` in a parallel `map`, prefetching,
-`model.predict`. Permafrost: `extract` into an empty store, then the features read from it. Both build the base anew in
-each round, and both in this one process, TensorFlow imported already; the whole time counts, with the conversion to
-OpenVINO and the check against Keras. "Beyond start-up" leaves out what does not grow with the images: on one side
-building the base, on the other all before the first batch.
+Plain Keras: `image_dataset_from_directory` with its resizing, `preprocess_input` in a parallel `map`, prefetching,
+`model.predict`. Permafrost: `extract` into an empty store, then reading the features. Both build the base in
+each round, in this one process, with TensorFlow imported; the whole time counts, with the conversion to
+OpenVINO and the check against Keras. "Without start-up" leaves out what does not grow with the images: for Keras
+building the base, for Permafrost everything before the first batch.
 
     python benchmarks/extract_against_keras.py --base inception_v3 --images 1000 --rounds 3
 """
@@ -78,10 +78,10 @@ def main() -> None:
     assert len(shapes) == 1, shapes
     for name, values in seconds.items():
         rate = [given.images / value for value in values]
-        print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} images a second")
-    beyond = {name: [a - b for a, b in zip(values, starts[name], strict=True)] for name, values in seconds.items()}
+        print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} images per second")
+    rest = {name: [a - b for a, b in zip(values, starts[name], strict=True)] for name, values in seconds.items()}
     print(f"ratio: {common.spread(common.ratios(seconds['keras'], seconds['permafrost']))}")
-    print(f"ratio beyond start-up: {common.spread(common.ratios(beyond['keras'], beyond['permafrost']))}")
+    print(f"ratio without start-up: {common.spread(common.ratios(rest['keras'], rest['permafrost']))}")
 
 
 if __name__ == "__main__":

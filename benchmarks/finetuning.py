@@ -1,11 +1,11 @@
-"""(f) Fine-tuning from kept features is faster than training the same layers in one ordinary Keras model.
+"""Fine-tuning from cached features is faster than training the same layers in one ordinary Keras model.
 
-The ordinary way: the base and a softmax layer in one model, the lower layers frozen by `trainable = False`, compiled
-and fitted; its images are decoded, resized and preprocessed beforehand and lie in memory, which nothing here counts.
-Permafrost: what crosses the cut is computed once and kept, which is measured by itself; the tail is trained from it.
-Both train the same layers, with the same optimizer, in batches of 32, in this one process, by turns, compiled as Keras
-does it where nothing is said (on a processor without XLA). A step is Keras' own `train_on_batch`, its batch at hand; an
-epoch is all training images once and a look at the validation images, compiled before.
+Ordinary: the base and a softmax layer in one model, the lower layers frozen by `trainable = False`; its images are
+decoded, resized and preprocessed in memory beforehand, which is not counted. Permafrost: what crosses the cut is
+computed once and cached, which is measured separately; the tail is trained from the cache. Both train the same layers
+with the same optimizer in batches of 32, alternating in this process, compiled with Keras' defaults (on a CPU without
+XLA). A step is Keras' own `train_on_batch` on a batch in memory; an epoch is one pass over the training images and an
+evaluation of the validation images, after compilation.
 
     python benchmarks/finetuning.py --base vgg16 --images 200 --steps 3 --rounds 3
     python benchmarks/finetuning.py --base inception_v3 --images 400 --steps 8 --rounds 3
@@ -39,7 +39,7 @@ BATCH = 32
 
 
 def ordinary(setting: common.Setting, lowest: int) -> tuple[keras.Model, Any]:
-    """The model as a tutorial builds it, its layers up to `lowest` frozen; and `preprocess_input`."""
+    """Return the model as a tutorial builds it, with layers below `lowest` frozen; and `preprocess_input`."""
     base, preprocess = setting.by_keras()
     for number, layer in enumerate(base.layers):
         layer.trainable = number >= lowest and not isinstance(layer, keras.layers.BatchNormalization)
@@ -49,8 +49,8 @@ def ordinary(setting: common.Setting, lowest: int) -> tuple[keras.Model, Any]:
     return model, preprocess
 
 
-def kept(setting: common.Setting, run: pf.Run, features: pf.FeatureSet) -> tuple[keras.Model, KeptData, int]:
-    """The tail above the cut, and what crosses the cut."""
+def cached(setting: common.Setting, run: pf.Run, features: pf.FeatureSet) -> tuple[keras.Model, KeptData, int]:
+    """Return the tail above the cut, the data that crosses the cut, and the lowest trained layer."""
     base_layers, model = features.store.about["base_layers"], run.model
     lowest = find_unfrozen(UNFROZEN[setting.base], base_layers, [layer.name for layer in model.layers])
     set_trainable(model, base_layers[lowest:], frozen=base_layers[:lowest], train_batchnorm=False)
@@ -65,7 +65,7 @@ def kept(setting: common.Setting, run: pf.Run, features: pf.FeatureSet) -> tuple
 
 
 def steps_of(model: keras.Model, x: Any, y: np.ndarray, count: int) -> float:
-    """Seconds of a step: the median of `count`, each on a batch that is at hand."""
+    """Return the median seconds of `count` steps on one batch in memory."""
     return statistics.median(common.timed(lambda: model.train_on_batch(x, y))[0] for _ in range(count))
 
 
@@ -79,13 +79,13 @@ def main() -> None:
         options = {"pool": "avg", "validation_fraction": 0.2, "test_fraction": 0.0}
         features = pf.extract(folder, **setting.of_extract(), **options, out=out, progress=False)
         run = pf.fit_head(features, "ridge", regularization=1.0, out=Path(scratch, "run"), progress=False)
-        tail, data, lowest = kept(setting, run, features)
+        tail, data, lowest = cached(setting, run, features)
         plan = data.plan(FINE_TUNING, 10**12)
         extraction, _ = common.timed(data.compute)
         model, preprocess = ordinary(setting, lowest)
         print(f"{setting.base} from {UNFROZEN[setting.base]}, {setting.size} px, {given.images} images")
         crossing = list(zip(plan.crossing, plan.shapes, strict=True))
-        print(f"crossing: {crossing}, {plan.bytes / plan.rows / 1e3:.0f} kB an image")
+        print(f"crossing: {crossing}, {plan.bytes / plan.rows / 1e3:.0f} kB per image")
         print(f"trained: {sum(np.prod(v.shape) for v in tail.trainable_variables):,} numbers in the tail,")
         print(f"  {sum(np.prod(v.shape) for v in model.trainable_variables):,} in the ordinary model")
 
@@ -101,7 +101,7 @@ def main() -> None:
         y = labels["train"][batch]
         tail.compile(keras.optimizers.SGD(1e-5, momentum=0.9), "sparse_categorical_crossentropy", metrics=["accuracy"])
 
-        def kept_epoch() -> None:
+        def cached_epoch() -> None:
             tail.fit(Batches(examples["train"], BATCH, seed=0), verbose=0)
             predict_examples(tail, examples["validation"])
 
@@ -115,24 +115,24 @@ def main() -> None:
                 verbose=0,
             )
 
-        predict_examples(tail, examples["train"])  # From the store into memory, as the first epoch has it.
-        x = {"kept": examples["train"].load(batch), "ordinary": pixels["train"][batch]}
-        with quick_gradients(tail):  # As `train` does it; what is compiled here stays so.
-            kept_epoch()
+        predict_examples(tail, examples["train"])  # From the store into memory, as the first epoch does.
+        x = {"cached": examples["train"].load(batch), "ordinary": pixels["train"][batch]}
+        with quick_gradients(tail):  # As `train` does; what is compiled here stays compiled.
+            cached_epoch()
             steps_of(tail, x["cached"], y, 1)
         ordinary_epoch()
         steps_of(model, x["ordinary"], y, 1)
         steps = common.take_turns(
             {
                 "ordinary": lambda: steps_of(model, x["ordinary"], y, given.steps),
-                "kept": lambda: steps_of(tail, x["cached"], y, given.steps),
+                "cached": lambda: steps_of(tail, x["cached"], y, given.steps),
             },
             given.rounds,
         )
         epochs = common.take_turns(
             {
                 "ordinary": lambda: common.timed(ordinary_epoch)[0],
-                "kept": lambda: common.timed(kept_epoch)[0],
+                "cached": lambda: common.timed(cached_epoch)[0],
             },
             given.rounds,
         )
@@ -141,7 +141,7 @@ def main() -> None:
             print(f"{what}, {name}: {common.spread(values, '.3f')} s")
         print(f"{what}, ratio: {common.spread(common.ratios(seconds['ordinary'], seconds['cached']))}")
     saved = statistics.median(epochs["ordinary"]) - statistics.median(epochs["cached"])
-    print(f"extraction: {extraction:.1f} s, paid for after {extraction / saved:.1f} epochs")
+    print(f"extraction: {extraction:.1f} s, recovered after {extraction / saved:.1f} epochs")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""(i) Every head: its Keras layers against scikit-learn's own `predict_proba`, time, accuracy and memory.
+"""(i) The Keras layers of every head agree with scikit-learn's `predict_proba`; time, accuracy and memory.
 
-Each head is fitted to a set's training features as `fit-head` does it, its setting chosen by cross-validation, in a
-process of its own, and its model is saved. `memory` is resident memory at its peak while fitting, beyond that before.
-At last the models are opened in safe mode, the trunk is run by Keras on the test images, as an exported model runs
-it, and the heads' layers on what it gives: `difference` is the largest one from what scikit-learn itself, fitted to the
-kept features with the same setting, says of the same images' kept features; `on_kept` where both see the kept ones.
+Each head is fitted to a set's training features as in `fit-head`, its setting chosen by cross-validation, in a
+process of its own, and its model is saved. `memory` is the peak of resident memory while fitting, above that before.
+Then the models are opened in safe mode. `difference` is the largest difference between a head's layers, on features
+that Keras computes from the test images as an exported model does, and scikit-learn with the same setting on the
+cached features; `difference_cached` is the same with both on the cached features.
 
     python benchmarks/heads.py features/cats.h5
 """
@@ -25,7 +25,7 @@ from memory import Peak
 
 
 def twin(name: str, details: dict[str, Any], data: Any) -> Any:
-    """scikit-learn's own, fitted to the same rows with the same setting; None for heads that Keras trains."""
+    """Fit scikit-learn's estimator to the same rows with the same setting; None for heads that Keras trains."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -57,7 +57,7 @@ def twin(name: str, details: dict[str, Any], data: Any) -> Any:
 
 
 def one(path: Path, name: str, folder: Path) -> None:
-    """One head, as a line of JSON; the head itself, and what scikit-learn says of the test images, as files."""
+    """Fit one head and print a line of JSON; save its model, and scikit-learn's test probabilities."""
     import keras
 
     import permafrost as pf
@@ -88,14 +88,14 @@ def one(path: Path, name: str, folder: Path) -> None:
     own = twin(name, fitted.details, data)
     if own is not None:
         np.save(folder / f"{name}.npy", own.predict_proba(x.astype(np.float64)))
-    figures = metrics(y, fitted.model.predict(x, verbose=0), features.class_names)
-    found = {"head": name, "seconds": round(seconds, 2), "memory_MB": round(peak.beyond / 1e6)}
-    found |= {"accuracy": figures["accuracy"], "balanced_accuracy": figures["balanced_accuracy"], "n": figures["n"]}
+    scores = metrics(y, fitted.model.predict(x, verbose=0), features.class_names)
+    found = {"head": name, "seconds": round(seconds, 2), "memory_MB": round(peak.above_start / 1e6)}
+    found |= {"accuracy": scores["accuracy"], "balanced_accuracy": scores["balanced_accuracy"], "n": scores["n"]}
     print(json.dumps(found | {"details": fitted.details}), flush=True)
 
 
 def differences(path: Path, folder: Path) -> None:
-    """How far each head's layers are from scikit-learn on the test images, as lines of JSON."""
+    """Print each head's largest difference from scikit-learn on the test images, as lines of JSON."""
     import keras
 
     import permafrost as pf
@@ -109,16 +109,16 @@ def differences(path: Path, folder: Path) -> None:
     originals = Originals(features)
     images = (np.stack([originals.pixels(int(row)) for row in part]) for part in batches(rows))
     by_trunk = np.concatenate([engine(pixels)[0] for pixels in images])
-    kept = features.features(rows)
+    cached = features.features(rows)
     for saved in sorted(folder.glob("*.npy")):
         model, expected = keras.models.load_model(saved.with_suffix(".keras"), safe_mode=True), np.load(saved)
-        found = (np.abs(model.predict(x, verbose=0) - expected).max() for x in (by_trunk, kept))
-        difference, on_kept = map(float, found)
-        print(json.dumps({"head": saved.stem, "difference": difference, "on_kept": on_kept}), flush=True)
+        found = (np.abs(model.predict(x, verbose=0) - expected).max() for x in (by_trunk, cached))
+        difference, on_cached = map(float, found)
+        print(json.dumps({"head": saved.stem, "difference": difference, "difference_cached": on_cached}), flush=True)
 
 
 def batches(rows: np.ndarray) -> list[np.ndarray]:
-    """Rows, 32 at a time."""
+    """Split rows into batches of 32."""
     return [rows[start : start + 32] for start in range(0, len(rows), 32)]
 
 
@@ -127,15 +127,15 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path)
-    parser.add_argument("--head", help="One alone, in this process.")
-    parser.add_argument("--folder", type=Path, help="Where --head leaves its model.")
+    parser.add_argument("--head", help="Fit only this head, in this process.")
+    parser.add_argument("--folder", type=Path, help="Folder for the model of --head.")
     given = parser.parse_args()
     if given.head:
         one(given.set, given.head, given.folder)
         return
     with tempfile.TemporaryDirectory() as folder:
         for name in HEADS:
-            if name != "conv":  # It needs maps.
+            if name != "conv":  # It needs feature maps.
                 command = [sys.executable, __file__, str(given.set), "--head", name, "--folder", folder]
                 subprocess.run(command, check=True)
         differences(given.set, Path(folder))

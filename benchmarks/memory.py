@@ -1,4 +1,4 @@
-"""The memory that a process takes, as Linux counts it. Imports next to nothing, which would be counted as well."""
+"""The memory of a process, as Linux counts it. Imports almost nothing, because imports count too."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def most() -> int:
-    """The most bytes that this process has had in memory; `getrusage` counts what its parent had before."""
+    """Return the peak memory of this process in bytes. `getrusage` would include its parent's before the fork."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 class Peak:
-    """The largest resident memory while it is watched, beyond what it was at the start; in bytes."""
+    """The peak of resident memory within a block, in bytes; `above_start` is relative to the start of the block."""
 
     def __enter__(self) -> Peak:
         self._start = self.now()
@@ -28,7 +28,7 @@ class Peak:
         self._thread.join()
 
     @property
-    def beyond(self) -> int:
+    def above_start(self) -> int:
         return self.most - self._start
 
     @staticmethod

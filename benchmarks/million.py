@@ -1,8 +1,8 @@
-"""Opening a feature set of a million images: `features list`, `fit-head` and every notebook begin with it.
+"""Opening a feature set of a million images, as `features list`, `fit-head` and every notebook do first.
 
     .venv/bin/python benchmarks/million.py
 
-The set is made first, in a folder that is removed again; what is measured is done in a process of its own.
+The set is made in a temporary folder; each measurement runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROWS, SHARD, SHAPE = 1_000_000, 50_000, (16,)
 
 
 def make(folder: Path) -> None:
-    """A set of random features of images that do not exist."""
+    """Write a set of random features of imaginary images."""
     import common
     import numpy as np
 
@@ -57,7 +57,7 @@ def make(folder: Path) -> None:
 
 
 def measure(path: str) -> None:
-    """Open the set, and read one split of it."""
+    """Open the set and read one split."""
     started = time.perf_counter()
     import permafrost as pf
 
@@ -68,11 +68,11 @@ def measure(path: str) -> None:
     )
     started = time.perf_counter()
     x, _ = features.arrays("validation")
-    print(f"read {len(x):,} rows of {SHAPE} that lie apart in {time.perf_counter() - started:.2f} s")
+    print(f"read {len(x):,} scattered rows of {SHAPE} in {time.perf_counter() - started:.2f} s")
 
 
 def main() -> None:
-    """Make the set, measure three times, remove it."""
+    """Make the set and measure three times."""
     if len(sys.argv) > 1:
         measure(sys.argv[1])
         return

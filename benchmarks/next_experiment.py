@@ -1,7 +1,7 @@
-"""(d) Each further experiment on the same images costs the fit of a head, and not the base again.
+"""(d) A further experiment on the same images costs the fit of a head, without running the base again.
 
-The tutorials' way trains the whole model again for every experiment, `--epochs` epochs with the frozen base in it; one
-epoch is timed, after one that compiles. Permafrost fits another head on kept features: a logistic head with another
+The tutorials' way trains the whole model for every experiment, `--epochs` epochs with the frozen base in it; one epoch
+is timed, after one that compiles. Permafrost fits another head to cached features: a logistic head with another
 regularisation each time, on the same splits, with the exported model and its parity check.
 
     python benchmarks/next_experiment.py --job inception_v3 --train 1000 --validation 400 --epochs 10

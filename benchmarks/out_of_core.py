@@ -1,9 +1,9 @@
-"""(h) Heads on features that memory does not hold: peak memory against the limit, throughput against reading alone.
+"""(h) Heads on features larger than memory: peak memory against the limit, throughput against reading alone.
 
-Makes a set of random features, as wide as averaged features of Inception v3's `mixed7`, class by class as folders are
-read, which is the worst case for shuffling; then each measurement runs in a process of its own, after the shards have
-been put out of the file cache. `peak` is the resident memory beyond that of the process once it has fitted such a head
-to some of the rows: everything that is loaded at first use is there then, and what that fit held is given back.
+`make` writes a set of random features, as wide as averaged features of Inception v3's `mixed7`, sorted by class,
+the worst case for shuffling. Each measurement runs in a process of its own, after the shards have been dropped from
+the page cache. `peak` is resident memory above that of the process after it has fitted the same head to a few rows:
+everything that is loaded at first use is there then, and the memory of that fit is released.
 
     python benchmarks/out_of_core.py make big/set.h5 --gigabytes 8.2 --features 768
     python benchmarks/out_of_core.py compare big/set.h5 --memory-limit 1GB
@@ -35,7 +35,7 @@ SPLITS = (0.9, 0.05, 0.05)
 
 
 def make(path: Path, gigabytes: float, features: int) -> None:
-    """A set of made-up rows in a store with a real, tiny trunk."""
+    """Write a set of random rows in a store with a real, tiny trunk."""
     import keras
     from PIL import Image
 
@@ -71,7 +71,7 @@ def make(path: Path, gigabytes: float, features: int) -> None:
         for number, start in enumerate(range(0, count, size)):
             part = slice(start, min(start + size, count))
             rows = part.stop - part.start
-            # Two of the kept noises added: as good as new ones, and made as fast as they are written.
+            # The sum of two stored noise rows: as good as new noise, and as fast to make as to write.
             draw = generator.integers(0, len(noise), (2, rows))
             values = np.maximum(centres[labels[part]] + noise[draw[0]] + noise[draw[1]] * np.float32(0.5), 0)
             views = np.zeros(rows, np.int32)
@@ -93,14 +93,14 @@ def make(path: Path, gigabytes: float, features: int) -> None:
 
 
 def forget(path: Path) -> None:
-    """Put the shards of a set out of the file cache, so that they are read from the disk."""
+    """Drop the shards of a set from the page cache, so that they are read from disk."""
     for shard in (path.parent / "store").glob("*/*.h5"):
         with open(shard, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def compare(path: Path, limit: int, rounds: int) -> None:
-    """Read the training rows and do nothing with them; gather what ridge needs of them: in turn, in one process."""
+    """Alternate between only reading the training rows, and accumulating the sums that ridge needs."""
     import permafrost as pf
     from permafrost.heads.out_of_core import gather_moments
     from permafrost.store.streaming import FeatureRows, bytes_for_rows
@@ -122,19 +122,20 @@ def compare(path: Path, limit: int, rounds: int) -> None:
     ways = {"read": side(read), "ridge": side(lambda: gather_moments(rows, np.ones(CLASSES), "standard"))}
     seconds = common.take_turns(ways, rounds)
     for way, values in seconds.items():
-        print(f"{way}: {common.spread([rows.nbytes / 1e6 / value for value in values], '.0f')} MB a second")
-    print(f"ridge, share of reading alone: {common.spread(common.ratios(seconds['read'], seconds['ridge']))}")
+        print(f"{way}: {common.spread([rows.nbytes / 1e6 / value for value in values], '.0f')} MB per second")
+    fraction = common.ratios(seconds["read"], seconds["ridge"])
+    print(f"ridge, fraction of the speed of reading alone: {common.spread(fraction)}")
 
 
 def warm_up(path: Path, **options: Any) -> None:
-    """Fit to a few of the rows, on disk too, and give back what that took."""
+    """Fit to a few rows, also from disk, and release the memory."""
     import permafrost as pf
     from permafrost.store.feature_set import FeatureSet
 
     features = pf.open_features(path)
     content = features.content
     width = int(np.prod(features.shape))
-    limit = max(40_000_000, 7 * 8 * width**2)  # What ridge holds beside the rows is to fit into it.
+    limit = max(40_000_000, 7 * 8 * width**2)  # Ridge's own matrices must fit too.
     rows = np.linspace(0, len(features) - 1, min(len(features), limit // (8 * width))).astype(int)
     few = dataclasses.replace(
         content,
@@ -152,7 +153,7 @@ def warm_up(path: Path, **options: Any) -> None:
 
 
 def fit(path: Path, limit: int, head: str, epochs: int) -> None:
-    """Fit a head, and say what it took."""
+    """Fit a head and print its memory and time."""
     import permafrost as pf
 
     options = {"head": head, "epochs": epochs, "batch_size": 1024}
@@ -160,14 +161,14 @@ def fit(path: Path, limit: int, head: str, epochs: int) -> None:
     forget(path)
     with tempfile.TemporaryDirectory() as scratch, Peak() as peak:
         run = pf.fit_head(path, out=Path(scratch, "run"), memory_limit=limit, progress=False, **options)
-    found = {"head": head, "peak_MB": round(peak.beyond / 1e6), "limit_MB": round(limit / 1e6)}
-    found |= {"peak_of_limit": round(peak.beyond / limit, 2), "seconds": run.about["seconds"]}
+    found = {"head": head, "peak_MB": round(peak.above_start / 1e6), "limit_MB": round(limit / 1e6)}
+    found |= {"peak_fraction_of_limit": round(peak.above_start / limit, 2), "seconds": run.about["seconds"]}
     found |= {"fitted": run.about["details"]["fitted"], "test_accuracy": run.metrics["test"]["accuracy"]}
     print(json.dumps(found))
 
 
 def order(path: Path, limit: int, batch: int = 256) -> None:
-    """How random the shuffled order is: the spread of class shares over batches against that of any order."""
+    """Print how random the shuffled order is: the spread of class fractions over batches, and distances on disk."""
     import permafrost as pf
     from permafrost.store.streaming import FeatureRows, ShuffledRows, bytes_for_rows
 
@@ -177,8 +178,8 @@ def order(path: Path, limit: int, batch: int = 256) -> None:
 
     def spread(drawn: np.ndarray) -> float:
         whole = rows.labels[drawn[: len(drawn) // batch * batch]].reshape(-1, batch)
-        shares = np.stack([(whole == label).mean(axis=1) for label in range(CLASSES)])
-        return float(shares.std(axis=1).mean())
+        fractions = np.stack([(whole == label).mean(axis=1) for label in range(CLASSES)])
+        return float(fractions.std(axis=1).mean())
 
     shuffled = ShuffledRows(rows).order(random)
     place = np.empty(len(rows), np.int64)
@@ -187,12 +188,12 @@ def order(path: Path, limit: int, batch: int = 256) -> None:
     print(
         json.dumps(
             {
-                "spread_of_any_order": spread(random.permutation(len(rows))),
+                "spread_random": spread(random.permutation(len(rows))),
                 "spread_shuffled_by_blocks": spread(shuffled),
                 "spread_unshuffled": spread(rows.disk_order),
                 "distance_on_disk_of_neighbours": float(away.mean() / len(rows)),
-                "distance_in_any_order": 1 / 3,
-                "share_of_neighbours_from_one_chunk": float((away < 128).mean()),
+                "distance_random": 1 / 3,
+                "fraction_of_neighbours_from_one_chunk": float((away < 128).mean()),
             }
         )
     )

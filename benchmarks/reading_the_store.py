@@ -1,7 +1,7 @@
-"""(e) Reading kept features, checksums and all, comes near to reading the same bytes raw.
+"""(e) Reading cached features, with their checksums, is nearly as fast as reading the same bytes raw.
 
-Raw: one file with the same float32 values, read whole by `numpy.fromfile`. Both are in the file cache, so that it is
-the reading that counts and not the disk. The features are random rows committed shard by shard as an extraction does.
+Raw: one file with the same float32 values, read whole by `numpy.fromfile`. Both are in the page cache, so reading is
+measured and not the disk. The features are random rows, committed shard by shard as an extraction does.
 
     python benchmarks/reading_the_store.py --rows 20000 --rounds 7
 """
@@ -55,8 +55,8 @@ def main() -> None:
         seconds = common.take_turns({"raw": read_raw, "store": read_store}, given.rounds)
     size = given.rows * int(np.prod(SHAPE)) * 4 / 1e9
     for name, values in seconds.items():
-        print(f"{name}: {common.spread([size / value for value in values])} GB a second, of {size:.2f} GB")
-    print(f"share of raw reading: {common.spread(common.ratios(seconds['raw'], seconds['store']))}")
+        print(f"{name}: {common.spread([size / value for value in values])} GB per second, of {size:.2f} GB")
+    print(f"fraction of the speed of raw reading: {common.spread(common.ratios(seconds['raw'], seconds['store']))}")
 
 
 if __name__ == "__main__":

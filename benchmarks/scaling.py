@@ -1,7 +1,7 @@
-"""(g) Time grows linearly with the number of images, and memory does not grow with it; one huge image does no harm.
+"""(g) Time grows linearly with the number of images, memory hardly grows, and a huge image does no harm.
 
-Small images through a small base, in a process of its own each: seconds beyond start-up, and the largest memory that
-the process ever had. With `--huge`, one JPEG of 12,000 x 9,000 is among them.
+Small images through a small base, each run in a process of its own: seconds without start-up, and the process's peak
+memory. `--huge` adds JPEGs of 12,000 x 9,000.
 
     python benchmarks/scaling.py --counts 1000,10000,100000
     python benchmarks/scaling.py --counts 1000 --huge 1
@@ -20,7 +20,7 @@ from memory import most
 
 
 def measure(folder: str, out: str) -> None:
-    """In a process of its own: extract, and print seconds and memory."""
+    """Extract, and print seconds and memory; runs in a process of its own."""
     import permafrost as pf
 
     features = pf.extract(
@@ -31,6 +31,7 @@ def measure(folder: str, out: str) -> None:
 
 
 def huge_image(path: Path) -> None:
+    """Write a JPEG of 12,000 x 9,000."""
     from PIL import Image
 
     Image.radial_gradient("L").resize((12000, 9000)).convert("RGB").save(path, quality=80)
@@ -49,8 +50,8 @@ def main() -> None:
             found = json.loads(done.stdout.splitlines()[-1])
         seconds = found["all"] - found["engine"]
         print(
-            f"{count:,} images: {seconds:.1f} s beyond start-up, {found['computed'] / seconds:,.0f} a second, "
-            f"at most {found['megabytes']:,.0f} MB; start {found['start']:.1f} s, total {found['total']:.1f} s",
+            f"{count:,} images: {seconds:.1f} s without start-up, {found['computed'] / seconds:,.0f} per second, "
+            f"peak {found['megabytes']:,.0f} MB; start {found['start']:.1f} s, total {found['total']:.1f} s",
             flush=True,
         )
 

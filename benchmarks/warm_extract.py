@@ -1,8 +1,7 @@
-"""(f) A warm extract, of images whose features are kept, goes through thousands of images a second.
+"""(f) A repeated extract of cached images processes thousands of images per second.
 
-Each image is read and hashed again: that is how a changed one is noticed. What counts is beyond start-up: the time in
-which the images are gone through, and not building the base. For comparison: the files read and hashed by one thread
-in a plain loop.
+Each image is read and hashed again, to detect changes. The time is without start-up. For comparison one thread reads
+and hashes the files in a plain loop.
 
     python benchmarks/warm_extract.py --images 2000 --rounds 5
     python benchmarks/warm_extract.py --kind small --images 20000 --rounds 3
@@ -44,7 +43,7 @@ def main() -> None:
 
         seconds = common.take_turns({"warm extract": warm, "reading and hashing": plain}, given.rounds)
     for name, values in seconds.items():
-        print(f"{name}: {common.spread([given.images / value for value in values], ',.0f')} images a second")
+        print(f"{name}: {common.spread([given.images / value for value in values], ',.0f')} images per second")
 
 
 if __name__ == "__main__":

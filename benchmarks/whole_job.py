@@ -1,13 +1,13 @@
 """(c) The whole job is faster than the tutorials' way, which runs the frozen base in every epoch.
 
-Two of the tutorials that the project grew from: InceptionV3 to `mixed7` at 150 px with a dense head (1,024 units,
-dropout 0.2), 10 epochs; VGG16 at 150 px with a dense head (256 units), 20 epochs, its weights random, for time alone.
-The tutorials' way: one model, the frozen base with the head on top, `fit` on `image_dataset_from_directory` with
+Two jobs of well-known tutorials: InceptionV3 to `mixed7` at 150 px with a dense head (1,024 units, dropout 0.2),
+10 epochs; VGG16 at 150 px with a dense head (256 units), 20 epochs, with random weights, for the time alone. The
+tutorials' way: one model, the frozen base with the head on top, `fit` on `image_dataset_from_directory` with
 validation after each epoch. Permafrost: `extract`, then `fit_head` with the same head, optimizer and number of epochs;
-and average-pooled features with a logistic head. All of it counts: building, converting, exporting, test accuracy.
+and average-pooled features with a logistic head. Everything counts: building, converting, exporting, test accuracy.
 
-An epoch of the tutorials' way takes as long as any other after the first, which compiles. So only `--epochs-run` of
-them are run, and the rest is reckoned: the first and (epochs - 1) times the mean of the others.
+All epochs of the tutorials' way after the first, which compiles, take about the same time. So only `--epochs-run` of
+them are run, and the rest is extrapolated: the first, and (epochs - 1) times the mean of the others.
 
     python benchmarks/whole_job.py --job inception_v3 --train 1000 --validation 400 --epochs-run 3 --rounds 1
     python benchmarks/whole_job.py --job vgg16 --train 300 --validation 100 --epochs-run 2 --rounds 1
@@ -33,7 +33,7 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 class EpochTimes(keras.callbacks.Callback):
-    """When each epoch ended."""
+    """Record when each epoch ends."""
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         self.ends = [time.perf_counter()]
@@ -43,14 +43,14 @@ class EpochTimes(keras.callbacks.Callback):
 
 
 def data_folder(sizes: dict[str, int], folder: Path) -> Path:
-    """Photographs in the folders `train`, `validation` and `test`; real ones, where there are, from the same split."""
+    """Write photographs to the folders `train`, `validation` and `test`; real ones come from the same split."""
     for split, count in sizes.items():
         common.photographs(count, folder / split, split=split)
     return folder
 
 
 def tutorial_way(setting: common.Setting, job: dict[str, Any], data: Path, epochs_run: int) -> tuple[float, float]:
-    """Seconds of the job with all its epochs, and test accuracy after those that were run."""
+    """Return seconds for the job with all its epochs, and test accuracy after those that were run."""
     started = time.perf_counter()
     base, preprocess = setting.by_keras()
     inputs = keras.Input((setting.size, setting.size, 3))
@@ -81,7 +81,7 @@ def tutorial_way(setting: common.Setting, job: dict[str, Any], data: Path, epoch
 def permafrost_way(
     setting: common.Setting, data: Path, place: Path, pool: str, head: dict[str, Any]
 ) -> tuple[float, float]:
-    """Seconds of the job, and test accuracy."""
+    """Return seconds for the job, and test accuracy."""
     started = time.perf_counter()
     features = pf.extract(data, **setting.of_extract(), pool=pool, out=place / "set.h5", progress=False)
     extracted = time.perf_counter()

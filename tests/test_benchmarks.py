@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -28,3 +29,13 @@ def test_the_docstring_of_a_benchmark_has_its_claim_and_its_command(name):
     claim, _, rest = docstring.partition("\n")
     assert re.fullmatch(r"(\([a-j]\) )?[A-Z].+\.", claim)
     assert re.search(rf"^    (\.venv/bin/)?python benchmarks/{name}", rest, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*BENCHMARKS.glob("*.py"), *(ROOT / "tools").glob("*.py")]), ids=lambda path: path.name
+)
+def test_everything_that_a_script_imports_from_the_package_exists(path):
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("permafrost"):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []

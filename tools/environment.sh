@@ -1,5 +1,5 @@
-# Sourced, with $root set: makes $root/.venv with this project in it, and again where pyproject.toml has changed.
-# All that it prints goes to standard error, so that a command's own output stays clean.
+# Source this with $root set. Makes $root/.venv with this project in it, and again if pyproject.toml has changed.
+# It prints only to standard error, so that the output of the command stays clean.
 
 permafrost_python() {
     for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11 python; do
@@ -8,7 +8,7 @@ permafrost_python() {
             return
         fi
     done
-    echo "permafrost: no Python 3.11 or newer on the PATH. Install one, or name it in PYTHON" >&2
+    echo "permafrost: no Python 3.11 or newer on the PATH. Install one, or set PYTHON" >&2
     return 2
 }
 
@@ -17,6 +17,6 @@ if ! cmp -s "$root/pyproject.toml" "$root/.venv/installed-for.toml"; then
     echo "permafrost: making the environment $root/.venv (a minute or two, once)" >&2
     "$python" -m venv "$root/.venv" >&2
     "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[test]" >&2
-    # Last, so that an installation that was broken off is begun again.
+    # Last, so that an interrupted installation starts again.
     cp "$root/pyproject.toml" "$root/.venv/installed-for.toml"
 fi

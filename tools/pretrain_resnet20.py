@@ -1,15 +1,15 @@
-"""Train the bundled base: ResNet-20 on CIFAR-10, from nothing to the weights that come with the package.
+"""Train the bundled base: ResNet-20 on CIFAR-10, from random weights to those that come with the package.
 
     .venv/bin/python tools/pretrain_resnet20.py --data cifar10.h5 --work build/resnet20
 
-Hours on two cores, fewest with `KERAS_BACKEND=torch` (docs/bundled-base.md); minutes on a GPU (`KERAS_BACKEND=jax`).
-Stopped or killed, the same command goes on from the last whole epoch. The recipe: stochastic gradient descent with
-Nesterov momentum and decoupled weight decay; images flipped and shifted by up to 4 pixels (He et al. 2015, section
-4.2); five cycles of a warm-up and a cosine down to 0 (warm restarts, Loshchilov and Hutter 2016, arXiv:1608.03983).
-Many epochs see crops of 24 pixels, which cost half, the last ones of each cycle whole images. The test images are
-looked at when training has ended.
+Takes hours on two cores, least with `KERAS_BACKEND=torch` (benchmarks/results.md), and minutes on a GPU with
+`KERAS_BACKEND=jax`. After an interruption the same command continues from the last whole epoch. The recipe: stochastic
+gradient descent with Nesterov momentum and decoupled weight decay; images flipped and shifted by up to 4 pixels (He et
+al. 2015, section 4.2); five cycles of a warm-up and a cosine down to 0 (warm restarts, Loshchilov and Hutter 2016,
+arXiv:1608.03983). Many epochs use crops of 24 pixels, at half the cost; the last ones of each cycle use whole images.
+The test images are evaluated after training.
 
-The data file has JPEG bytes end to end: `train/bytes`, `train/offsets`, `train/labels`, and the same for `test`.
+The data file has concatenated JPEG bytes: `train/bytes`, `train/offsets`, `train/labels`, and the same for `test`.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ if TYPE_CHECKING:
     import torch
 
 SEED = 20
-KINDS = 10
+CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Cycle:
-    """Epochs in which the learning rate rises once, and falls to 0.
+    """A cycle of epochs in which the learning rate rises once and falls to 0.
 
     Attributes:
-        epochs: in all.
-        until: after how many of them the next cycle begins already; all if None.
-        small_epochs: how many of them, the first, see crops of `small_size` pixels, from anywhere in the image.
-        small_size: height and width of those.
-        batch_size: images a step.
-        peak_rate: the learning rate at the end of the warm-up.
-        warmup_epochs: how long it takes to rise.
-        momentum: of stochastic gradient descent.
-        weight_decay: of the kernels: the share that a step takes off them, divided by its learning rate.
-        shift: pixels by which whole images are shifted at most.
-        cutout: side of the square that is painted over somewhere in each image, as a share of the image's side
-            (DeVries and Taylor 2017, arXiv:1708.04552); it may hang over the edge.
-        label_smoothing: the share of each label that is spread over all kinds alike (Szegedy et al. 2016,
-            arXiv:1512.00567, section 7).
+        epochs: number of epochs of the schedule.
+        until: epoch after which the next cycle starts early; None runs all epochs.
+        small_epochs: number of epochs at the start that use random crops of `small_size` pixels.
+        small_size: height and width of those crops.
+        batch_size: images per step.
+        peak_rate: learning rate at the end of the warm-up.
+        warmup_epochs: epochs over which the learning rate rises.
+        momentum: Nesterov momentum.
+        weight_decay: fraction by which each kernel shrinks per step, divided by the learning rate.
+        shift: maximum shift of whole images, in pixels.
+        cutout: side of the grey square in each image as a fraction of the image's side; it may extend over the edge
+            (DeVries and Taylor 2017, arXiv:1708.04552).
+        label_smoothing: fraction of each label that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567,
+            section 7).
     """
 
     epochs: int
@@ -90,7 +90,7 @@ CYCLES = (
 
 
 def main() -> None:
-    """Train, and leave the weights and a report beside each other."""
+    """Train, evaluate, and write the weights and a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as described above")
     parser.add_argument(
@@ -104,11 +104,11 @@ def main() -> None:
     accuracy = evaluate(model, test_pixels, test_labels)
     count = len(test_labels)
     seen = evaluate(model, train_pixels[:count], train_labels[:count])
-    print(f"test accuracy {accuracy:.4f}; of {count:,} training images as they are {seen:.4f}")
+    print(f"test accuracy {accuracy:.4f}; {seen:.4f} on {count:,} unaugmented training images")
     weights = options.work / "resnet20_cifar10.weights.h5"
     plain = resnet20(include_top=True)
     plain.set_weights(model.get_weights())
-    plain.save_weights(weights)  # Of Keras' own layers, and without the optimizer's state.
+    plain.save_weights(weights)  # With Keras' own layers and without the optimizer's state.
     cycles = [dataclasses.asdict(cycle) for cycle in CYCLES]
     report = {
         "cycles": cycles,
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def read_images(path: Path, split: str, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a split, or the first `count` of them.
+    """Read the images and labels of a split, or the first `count` of them.
 
     Returns:
         (n, 32, 32, 3) uint8, and (n,) int64.
@@ -135,19 +135,19 @@ def read_images(path: Path, split: str, count: int | None = None) -> tuple[np.nd
 
 
 def scaled(pixels: np.ndarray) -> np.ndarray:
-    """Pixels, 0 to 255, by the preprocessing rule `tf`: float32, -1 to 1."""
+    """Scale pixels from 0..255 to float32 in -1..1, the preprocessing rule `tf`."""
     return pixels.astype(np.float32) / 127.5 - 1.0
 
 
 class Epoch(keras.utils.PyDataset):
-    """One epoch's images, shuffled, flipped and shifted by a generator of its own: the same after a restart.
+    """One epoch's images, shuffled, flipped and shifted with a seed of its own, so a restart repeats them.
 
     Args:
         pixels: (n, 32, 32, 3) uint8.
         labels: (n,) int64.
-        cycle: how.
-        epoch: its number in the cycle, from 0.
-        number: the cycle's, from 0.
+        cycle: the cycle.
+        epoch: number of the epoch in the cycle, from 0.
+        number: number of the cycle, from 0.
     """
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, cycle: Cycle, epoch: int, *, number: int = 0) -> None:
@@ -173,12 +173,12 @@ class Epoch(keras.utils.PyDataset):
         rows = self._order[at]
         edge = (self._around, self._around)
         padded = np.pad(self._pixels[rows], ((0, 0), edge, edge, (0, 0)), constant_values=128)
-        # Every crop of every image as a view; then one for each.
+        # All crops of each image without a copy; then one per image.
         crops = np.lib.stride_tricks.sliding_window_view(padded, (self._size, self._size), axis=(1, 2))
         top, left = self._corners[at].T
         chosen = crops[np.arange(len(rows)), top, left].transpose(0, 2, 3, 1)
         flipped = np.where(self._flips[at][:, None, None, None], chosen[:, :, ::-1], chosen)
-        return scaled(self._cut_out(flipped, at)), keras.utils.to_categorical(self._labels[rows], KINDS)
+        return scaled(self._cut_out(flipped, at)), keras.utils.to_categorical(self._labels[rows], CLASSES)
 
     def _cut_out(self, pixels: np.ndarray, at: slice) -> np.ndarray:
         pixel = np.arange(self._size)
@@ -190,10 +190,10 @@ class Epoch(keras.utils.PyDataset):
 
 @keras.saving.register_keras_serializable("pretrain")
 class TorchConvolution(keras.layers.Conv2D):
-    """A convolution as PyTorch has it: Keras copies the input twice around it."""
+    """PyTorch's convolution without the two copies of the input that Keras makes."""
 
     def convolution_op(self, inputs: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-        """As of `keras.layers.Conv2D`."""
+        """Convolve as `keras.layers.Conv2D` does."""
         import torch
 
         pixels, padding = inputs.permute(0, 3, 1, 2), self.kernel_size[0] // 2
@@ -206,10 +206,10 @@ class TorchConvolution(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("pretrain")
 class TorchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization as PyTorch has it, in one pass: Keras takes six."""
+    """PyTorch's batch normalization, in one pass instead of Keras' six."""
 
     def call(self, inputs: torch.Tensor, training: bool | None = None, mask: None = None) -> torch.Tensor:
-        """As of `keras.layers.BatchNormalization`."""
+        """Normalise as `keras.layers.BatchNormalization` does."""
         import torch
 
         if not training:
@@ -224,7 +224,7 @@ class TorchNormalization(keras.layers.BatchNormalization):
 
 
 def network() -> keras.Model:
-    """ResNet-20 with fresh weights; on PyTorch with the layers above, which are 1.4 times as fast on a CPU."""
+    """Return ResNet-20 with random weights; on PyTorch with the layers above, 1.4 times as fast on a CPU."""
     model = resnet20(include_top=True)
     if keras.backend.backend() != "torch":
         return model
@@ -235,14 +235,14 @@ def network() -> keras.Model:
 
 
 def compile_for(model: keras.Model, cycle: Cycle, steps: int) -> keras.Model:
-    """The model with an optimizer for a cycle of `steps` an epoch."""
+    """Compile the model for a cycle of `steps` per epoch, and return it."""
     warm = cycle.warmup_epochs * steps
     schedule = keras.optimizers.schedules.CosineDecay(
         cycle.peak_rate / 20, cycle.epochs * steps - warm, warmup_target=cycle.peak_rate, warmup_steps=warm
     )
     optimizer = keras.optimizers.SGD(schedule, cycle.momentum, nesterov=True, weight_decay=cycle.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    # Compiled by XLA, the many cheap operations of batch normalization are fused; PyTorch has no XLA.
+    # XLA fuses the many cheap operations of batch normalization; PyTorch has no XLA.
     fused = keras.backend.backend() != "torch"
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=cycle.label_smoothing)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=fused)
@@ -250,7 +250,7 @@ def compile_for(model: keras.Model, cycle: Cycle, steps: int) -> keras.Model:
 
 
 def train(pixels: np.ndarray, labels: np.ndarray, cycles: Sequence[Cycle], work: Path) -> keras.Model:
-    """Train for all epochs that the checkpoints in `work` do not have yet."""
+    """Train all cycles, continuing from the checkpoints in `work`."""
     keras.utils.set_random_seed(SEED)
     model = network()
     for number, cycle in enumerate(cycles):
@@ -264,7 +264,7 @@ def _train_cycle(
     steps = len(labels) // cycle.batch_size
     compile_for(model, cycle, steps)
     if checkpoint.exists():
-        # Copied, since an optimizer that Keras loads has forgotten what it was told to leave out of the decay.
+        # An optimizer that Keras loads loses `exclude_from_weight_decay`, so its values are copied.
         saved = keras.saving.load_model(checkpoint)
         model.set_weights(saved.get_weights())
         model.optimizer.build(model.trainable_variables)
@@ -279,13 +279,13 @@ def _train_cycle(
         new = checkpoint.with_stem(checkpoint.stem + ".new")
         model.save(new)
         os.replace(new, checkpoint)
-        figures = ", ".join(f"{name} {values[-1]:.4f}" for name, values in history.items())
-        print(f"cycle {number + 1}, epoch {epoch + 1} of {cycle.epochs}: {figures}, {seconds:.0f} s", flush=True)
+        logged = ", ".join(f"{name} {values[-1]:.4f}" for name, values in history.items())
+        print(f"cycle {number + 1}, epoch {epoch + 1} of {cycle.epochs}: {logged}, {seconds:.0f} s", flush=True)
     return model
 
 
 def evaluate(model: keras.Model, pixels: np.ndarray, labels: np.ndarray) -> float:
-    """The share of images whose label is right."""
+    """Return the accuracy, 0 to 1."""
     guesses = model.predict(scaled(pixels), batch_size=500, verbose=0).argmax(axis=1)
     return float(np.mean(guesses == labels))
 

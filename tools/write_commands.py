@@ -1,4 +1,4 @@
-"""Write `docs/commands.md`: every command and option, from the programs' own help.
+"""Write `docs/commands.md`, with every command and option, from the commands' help.
 
 .venv/bin/python tools/write_commands.py
 """
@@ -15,16 +15,26 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 
 HEADER = """# Commands
 
-Each is a program in `bin/`, and `permafrost NAME` where the package is installed. Results go to standard output,
-progress and errors to standard error. Exit status: 0 done, 2 the request or its input is wrong ([errors](errors.md)),
-130 interrupted, 1 a fault of Permafrost's own.
+Each command is a program in `bin/`, and `permafrost NAME` where the package is installed. Results go to standard
+output, progress and errors to standard error. Exit status: 0 done, 2 the request or its input is wrong
+([errors](errors.md)), 130 interrupted, 1 a bug in Permafrost. Most commands have a twin in Python:
 
-This page is made from the commands' own help by `tools/write_commands.py`.
+| command | Python |
+| --- | --- |
+| `extract` | `pf.extract(data, base=..., ...)` |
+| `fit-head` | `pf.fit_head(features, head, ...)` |
+| `finetune` | `pf.finetune(run, unfreeze, ...)` |
+| `evaluate` | `pf.evaluate(model, data)` |
+| `predict` | `pf.predict(model, images)` |
+| `features show` | `pf.open_features(path).describe()` |
+
+Options have the same names in Python, with underscores: `--image-size 150` is `image_size=150`.
+`tools/write_commands.py` makes this page from the commands' help.
 """
 
 
 def page() -> str:
-    """The page's text."""
+    """Return the text of the page."""
     parts = [HEADER]
     for name in COMMANDS:
         command = program.get_command(click.Context(program), name)
@@ -34,7 +44,7 @@ def page() -> str:
 
 
 def sections(command: click.Command, name: str) -> list[str]:
-    """A command's part of the page; of a group, those of its commands."""
+    """Return the sections for a command, or for a group and its commands."""
     if isinstance(command, click.Group):
         own = [f"## {name}\n\n{paragraphs(command)}\n"]
         return own + [part for each in command.commands for part in sections(command.commands[each], f"{name} {each}")]
@@ -44,12 +54,12 @@ def sections(command: click.Command, name: str) -> list[str]:
 
 
 def paragraphs(command: click.Command) -> str:
-    """A command's description, a line a paragraph."""
+    """Return a command's description, one line per paragraph."""
     return "\n\n".join(" ".join(part.split()) for part in (command.help or "").replace("\b", "").split("\n\n"))
 
 
 def table(command: click.Command, context: click.Context) -> str:
-    """A command's options."""
+    """Return the table of a command's options."""
     rows = ["| option | meaning |", "| --- | --- |"]
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None

@@ -84,7 +84,7 @@ def test_it_tells_cifar_10s_test_images_apart(classifier, shared, count):
 
 def test_an_epochs_images_are_the_same_after_a_restart_and_others_in_the_next(monkeypatch):
     module = pretraining()
-    monkeypatch.setattr(module, "KINDS", 64)  # A label for each image says which it is.
+    monkeypatch.setattr(module, "CLASSES", 64)  # One label per image identifies it.
     generator = np.random.default_rng(0)
     pixels, labels = generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), np.arange(64)
     cycle = module.Cycle(epochs=2, batch_size=16, small_epochs=1, small_size=24, cutout=0.375)

@@ -21,7 +21,7 @@ import numpy as np
 
 from permafrost.errors import ImageError
 from permafrost.images.dataset import Dataset
-from permafrost.images.decoding import DecodingMemory, quiet_decoding
+from permafrost.images.decoding import DecodingMemory
 from permafrost.images.sources import LoadedImage
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Reader:
         """What comes of each image, in the order of the dataset, read ahead by threads."""
         memory, turns = DecodingMemory(DECODING_BYTES), ReadLock()
         count, size, start, done = len(self.dataset), TASK, 0, 0
-        with quiet_decoding(), ThreadPoolExecutor(self.threads, "images") as threads:
+        with ThreadPoolExecutor(self.threads, "images") as threads:
             running: collections.deque[Future[list[ReadImage]]] = collections.deque()
             try:
                 while start < count or running:

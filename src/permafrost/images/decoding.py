@@ -1,17 +1,17 @@
-"""Bytes of an image file in, RGB pixels out: the one decoder and the one resize.
+"""Decode the bytes of image files to RGB pixels.
 
-The decoding rule (`trunk_spec.DECODING`):
+The decoding rule (`trunk.spec.DECODING`):
 
-- the whole file is decoded, so one that was cut short is an error, not a grey lower half;
-- EXIF orientation is applied: pixels are as a viewer shows them;
-- grey is repeated in three channels; palettes are looked up; CMYK and other colour spaces are converted by Pillow
-  without a colour profile; 16-bit grey is scaled to 8 (65,535 becomes 255), not clipped;
-- alpha is dropped, as `keras.utils.load_img` and TensorFlow do, so that what is trained and what is served agree;
-- of an animation, the first frame;
-- floating-point and 32-bit integer pixels have no known range and are refused.
+- The whole file is decoded, so a truncated file is an error and not an image with a grey lower half.
+- The EXIF orientation is applied: pixels are as a viewer shows them. Metadata that cannot be read is ignored.
+- Grey is repeated in three channels. Palettes are looked up. CMYK and other colour spaces are converted by Pillow
+  without a colour profile. 16-bit grey is scaled to 8 bits (65,535 becomes 255), not clipped.
+- Alpha is dropped, as `keras.utils.load_img` and TensorFlow do, so that training and inference agree.
+- Of an animation the first frame is used.
+- Floating-point and 32-bit integer pixels have no known range and are refused.
 
-The resizing rule (`trunk_spec.RESIZING`): Pillow's antialiased `BILINEAR`, straight to the trunk's height and
-width; the aspect ratio is not kept, as in `keras.layers.Resizing`. An image of that size already is not touched.
+Decoding is thread-safe and depends on nothing but its arguments: Pillow's limit on pixels, which is one for the whole
+process, is neither used nor changed. Pillow may issue warnings about damaged metadata.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import hashlib
 import io
 import os
 import stat
+import struct
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -33,7 +33,7 @@ from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.resizing import resized_image
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 
 # fmt: off
@@ -42,17 +42,17 @@ EXTENSIONS: Final = frozenset({
     ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2",
 })
 # fmt: on
-"""File names that end so are taken for images; what they hold is found out from their bytes."""
+"""Extensions of file names that are taken for images. The format follows from a file's content alone."""
 
 
 _SIXTEEN_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
-    """All bytes of a regular file.
+    """Return all bytes of a regular file.
 
     Raises:
-        ImageError: it is missing, unreadable, or no regular file. A FIFO is refused, not waited for.
+        ImageError: the file is missing, unreadable or not regular. A FIFO is refused, not waited for.
     """
     try:
         # O_NONBLOCK: opening a FIFO without a writer would otherwise hang.
@@ -68,24 +68,28 @@ def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
 
 
 def content_digest(data: bytes) -> bytes:
-    """The SHA-256 of an image file's bytes, 32 bytes: the name under which its features are kept."""
+    """Return the SHA-256 of an image file's bytes, 32 bytes: the key of its cached features."""
     return hashlib.sha256(data).digest()
 
 
 def array_digest(pixels: np.ndarray) -> bytes:
-    """The SHA-256 of an image given as an array (h, w, 3) uint8: of its shape and bytes, 32 bytes."""
+    """Return the SHA-256 of an image array (h, w, 3) uint8, 32 bytes: of its shape and its bytes."""
     header = f"permafrost array {pixels.dtype.str} {pixels.shape}\n".encode("ascii")
     return hashlib.sha256(header + np.ascontiguousarray(pixels).tobytes()).digest()
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode an image file's bytes by the rule above.
+    """Decode an image file's bytes at full size.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: an image with more pixels is refused before it is decoded.
 
     Returns:
-        (h, w, 3) uint8, 0 to 255, at full size.
+        (h, w, 3) uint8, 0 to 255.
 
     Raises:
-        ImageError: the bytes are no image, or a damaged one, or one with more than `max_pixels` pixels.
+        ImageError: the bytes are not an image, are damaged, or have too many pixels.
     """
     return np.asarray(_open(data, max_pixels))
 
@@ -93,13 +97,13 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def decode_resized(
     data: bytes, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS, memory: DecodingMemory | None = None
 ) -> np.ndarray:
-    """Decode an image file's bytes and resize to `size`, its height and width.
+    """Decode an image file's bytes and resize the image.
 
     Args:
         data: the file's bytes.
-        size: height and width in pixels.
-        max_pixels: the most that an image may have.
-        memory: what the full-size image takes its memory from, shared by the threads that decode.
+        size: the new height and width in pixels.
+        max_pixels: an image with more pixels is refused before it is decoded.
+        memory: bounds the memory of full-size images in all threads that share it; unbounded if None.
 
     Returns:
         (size[0], size[1], 3) uint8, 0 to 255.
@@ -113,16 +117,20 @@ def decode_resized(
 
 @contextlib.contextmanager
 def decoded(data: bytes, *, max_pixels: int = MAX_PIXELS, memory: DecodingMemory | None = None) -> Iterator[np.ndarray]:
-    """Decode as `decode`, and hold the image's part of `memory` for the length of the block."""
+    """Decode as `decode`, and hold the image's part of `memory` for the length of the block.
+
+    Raises:
+        ImageError: as `decode`.
+    """
     with _opened(data, max_pixels, memory) as image:
         yield np.asarray(image)
 
 
 class DecodingMemory:
-    """Memory for full-size images that threads decode at the same time: few large ones, or many small ones.
+    """A bound on the memory of full-size images that several threads decode at the same time.
 
     Args:
-        total: bytes; an image that takes more than that is decoded while there is no other.
+        total: bytes. An image that needs more is decoded while no other is.
     """
 
     def __init__(self, total: int) -> None:
@@ -131,7 +139,7 @@ class DecodingMemory:
 
     @contextlib.contextmanager
     def hold(self, count: int) -> Iterator[None]:
-        """Take `count` bytes for the length of the block, and wait until they are free."""
+        """Hold `count` bytes for the length of the block; wait until they are free."""
         count = min(count, self._total)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= count)
@@ -145,7 +153,7 @@ class DecodingMemory:
 
 
 def as_pixels(array: np.ndarray) -> np.ndarray:
-    """An image given as an array, in the form that the rest works on.
+    """Convert an image array to RGB bytes.
 
     Args:
         array: (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); uint8, or any numbers from 0 to 255, which are rounded.
@@ -154,8 +162,8 @@ def as_pixels(array: np.ndarray) -> np.ndarray:
         (h, w, 3) uint8.
 
     Raises:
-        ImageError: another shape, or values outside 0 to 255. Values from 0 to 1 are told apart from nearly black
-            images by being fractions, and refused rather than rounded to nothing.
+        ImageError: the array has another shape, or values outside 0 to 255. Fractions of which none exceeds 1 are
+            refused too: they are most likely scaled to 0 to 1, and would be rounded to black.
     """
     array = np.asarray(array)
     if array.ndim == 2:
@@ -174,26 +182,8 @@ def as_pixels(array: np.ndarray) -> np.ndarray:
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else np.ascontiguousarray(array[:, :, :3])
 
 
-@contextlib.contextmanager
-def quiet_decoding() -> Iterator[None]:
-    """Silence the decoder's warnings, and lift its own limit on pixels: here errors become verdicts, by our limit.
-
-    To be entered by the main thread around the threads that decode, since both are shared by all threads.
-    """
-    from PIL import Image
-
-    limit = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\..*")
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
 _PIXEL_BYTES: Final = 8
-"""What a pixel takes at most while it is decoded: Pillow keeps RGB in four bytes, twice where an image is turned."""
+"""Bytes that a pixel needs at most while it is decoded: Pillow stores RGB in four, and a turned image twice."""
 
 
 @contextlib.contextmanager
@@ -209,25 +199,24 @@ def _opened(data: bytes, max_pixels: int, memory: DecodingMemory | None) -> Iter
 
 
 def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object] = lambda _: None) -> Image.Image:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """Decode to a Pillow image in mode RGB; call `reserve` with the bytes that it needs before it is decoded."""
+    from PIL import Image
 
     if not data:
         raise ImageError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _identified(data) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError("too many pixels", expected=f"at most {max_pixels:,}", found=f"{width} x {height}")
             reserve(_PIXEL_BYTES * width * height)
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image, image.format)
+            _load(image)
+            return _to_rgb(_upright(image), image.format)
     except ImageError:
         raise
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image in any format that Pillow reads") from error
     except Image.DecompressionBombError as error:
-        raise ImageError("too many pixels", expected=f"at most {max_pixels:,}", found=str(error)) from error
+        # WebP and a few formats with several images or sizes in a file check them against Pillow's own limit.
+        raise ImageError("too many pixels in a part of the file", found=str(error)) from error
     except MemoryError as error:
         raise ImageError("not enough memory to decode it") from error
     except Exception as error:
@@ -235,15 +224,68 @@ def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object] = lambd
         raise ImageError(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
+def _identified(data: bytes) -> ImageFile.ImageFile:
+    """Open an image file's bytes with the first of Pillow's formats that accepts them.
+
+    This is `PIL.Image.open` without its limit on pixels, which only a variable of the whole process changes.
+    """
+    from PIL import Image
+
+    tried: set[str] = set()
+    for load_plugins in (Image.preinit, Image.init):  # The common formats, then all of them.
+        load_plugins()
+        for name in [name for name in Image.ID if name not in tried]:
+            tried.add(name)
+            make, accepts = Image.OPEN[name]
+            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # It is not this format.
+                accepted = accepts(data[:16]) if accepts else True
+                if accepted and not isinstance(accepted, str):  # Text explains why Pillow cannot read the format here.
+                    return make(io.BytesIO(data), "")
+    raise ImageError("not an image in any format that Pillow reads")
+
+
+def _load(image: ImageFile.ImageFile) -> None:
+    """Decode the pixels of an open image."""
+    from PIL import Image, TiffImagePlugin
+
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # `load` compares a TIFF's size with Pillow's own limit, unless it has memory for its pixels already.
+        width, height = (image.tag_v2[tag] for tag in (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH))
+        image.im = Image.new(image.mode, (width, height)).im
+    image.load()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image as its EXIF orientation says it is to be seen."""
+    from PIL import ExifTags, Image
+
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    try:
+        turn = turns.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Warning:  # With `python -W error` a warning does not mean that the metadata cannot be read.
+        raise
+    except Exception:  # Metadata that cannot be read says nothing about the pixels.
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
     from PIL import Image
 
     if image.mode == "RGB":
         return image
-    # Pillow gives 16-bit PGM as 32-bit integers, scaled to 65,535.
+    # Pillow decodes 16-bit PGM to 32-bit integers from 0 to 65,535.
     if image.mode in _SIXTEEN_BIT or (image.mode == "I" and file_format == "PPM"):
         return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ImageError("pixels of no known range", expected="8 or 16 bits a channel", found=f"mode {image.mode}")
+        raise ImageError("pixels of no known range", expected="8 or 16 bits per channel", found=f"mode {image.mode}")
     # By way of RGBA, palettes keep their colours where an entry is transparent.
     return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")

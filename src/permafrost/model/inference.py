@@ -12,7 +12,6 @@ import numpy as np
 
 from permafrost.errors import DatasetError, ImageError, OptionError, RunError
 from permafrost.images.dataset import read_dataset
-from permafrost.images.decoding import quiet_decoding
 from permafrost.images.folders import walk_images
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
 from permafrost.images.splits import SPLITS, assign_splits
@@ -189,7 +188,7 @@ def _load(images: Sequence[ImageSource]) -> Iterator[tuple[bytes, np.ndarray] | 
 
     workers = cpu_count()
     ahead = 4 * workers
-    with quiet_decoding(), ThreadPoolExecutor(workers, "images") as threads:
+    with ThreadPoolExecutor(workers, "images") as threads:
         for start in range(0, len(images), ahead):
             yield from threads.map(load, images[start : start + ahead])
 

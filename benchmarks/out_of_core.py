@@ -102,8 +102,9 @@ def forget(path: Path) -> None:
 def compare(path: Path, limit: int, rounds: int) -> None:
     """Alternate between only reading the training rows, and accumulating the sums that ridge needs."""
     import permafrost as pf
+    from permafrost.heads.data import bytes_for_rows
     from permafrost.heads.out_of_core import gather_moments
-    from permafrost.store.streaming import FeatureRows, bytes_for_rows
+    from permafrost.store.streaming import FeatureRows
 
     features = pf.open_features(path)
     rows = FeatureRows(features, features.rows("train"), memory_limit=bytes_for_rows(features, limit))
@@ -170,7 +171,8 @@ def fit(path: Path, limit: int, head: str, epochs: int) -> None:
 def order(path: Path, limit: int, batch: int = 256) -> None:
     """Print how random the shuffled order is: the spread of class fractions over batches, and distances on disk."""
     import permafrost as pf
-    from permafrost.store.streaming import FeatureRows, ShuffledRows, bytes_for_rows
+    from permafrost.heads.data import bytes_for_rows
+    from permafrost.store.streaming import FeatureRows, ShuffledRows
 
     features = pf.open_features(path)
     rows = FeatureRows(features, features.rows("train"), memory_limit=bytes_for_rows(features, limit))

@@ -1,4 +1,4 @@
-"""A feature set as one plain file."""
+"""A feature set exported to one plain file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from permafrost.errors import OptionError, ShardError, WriteError
-from permafrost.store import export as exporting
+from permafrost.store import export
 from permafrost.store.export import export_features
 from permafrost.store.feature_set import FeatureSet, open_features
 from permafrost.store.row_index import RowAddress, place_rows
@@ -19,12 +19,11 @@ from permafrost.store.store import Store
 from samples import make_content, make_rows, spec_with
 
 NAMES = ("a/1.jpg", "b/caf\udce9.jpg", "a/two\nlines.jpg", "b/é.jpg", "a/\u2028.jpg")
-TWO = spec_with(shapes=((2, 3), (4,)))
 
 
-@pytest.fixture(params=["one tensor", "two tensors"])
-def features(tmp_path, request) -> FeatureSet:
-    spec = TWO if request.param == "two tensors" else spec_with(dtype="float16")
+@pytest.fixture
+def features(tmp_path) -> FeatureSet:
+    spec = spec_with(dtype="float16")
     store = Store.create(tmp_path / "store", spec, about={})
     rows = make_rows(spec, len(NAMES))
     shard = store.append(rows, engine="keras/tensorflow")
@@ -38,13 +37,12 @@ def features(tmp_path, request) -> FeatureSet:
 
 def expected(features: FeatureSet) -> dict[str, np.ndarray]:
     x, y = features.arrays()
-    tensors = x if isinstance(x, tuple) else (x,)
-    return {"y": y} | {"X" if number == 0 else f"X_{number}": tensor for number, tensor in enumerate(tensors)}
+    return {"X": x, "y": y}
 
 
 @pytest.mark.parametrize("step", [1, 2**24])
 def test_an_npz_has_everything_and_needs_no_pickle(tmp_path, features, monkeypatch, step):
-    monkeypatch.setattr(exporting, "_STEP_BYTES", step)
+    monkeypatch.setattr(export, "_STEP_BYTES", step)
 
     export_features(features, tmp_path / "out.npz")
 
@@ -60,7 +58,7 @@ def test_an_npz_has_everything_and_needs_no_pickle(tmp_path, features, monkeypat
 
 @pytest.mark.parametrize("step", [1, 2**24])
 def test_an_hdf5_file_has_everything_and_paths_byte_for_byte(tmp_path, features, monkeypatch, step):
-    monkeypatch.setattr(exporting, "_STEP_BYTES", step)
+    monkeypatch.setattr(export, "_STEP_BYTES", step)
 
     export_features(features, tmp_path / "out.h5")
 

@@ -22,6 +22,7 @@ from permafrost.store.hdf5 import read_text, write_text
 from permafrost.store.row_index import RowAddress, place_rows
 from permafrost.store.set_content import SetContent
 from permafrost.store.set_file import checksum, write_set
+from permafrost.store.set_rows import SetRows
 from permafrost.store.shard import Rows
 from permafrost.store.store import DESCRIPTION_FILE, Store
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with
@@ -138,6 +139,41 @@ def test_the_order_of_shuffled_batches_follows_from_the_seed(kept_features):
     assert not np.array_equal(first, other)
 
 
+def test_the_order_of_shuffled_batches_does_not_depend_on_where_rows_lie(tmp_path, features, rows, content):
+    order = np.random.default_rng(0).permutation(COUNT)
+    store = Store.create(tmp_path / "other" / "store", WHOLE_SPEC, about={})
+    shard = store.append(Rows(rows.digests[order], rows.views, (rows.features[0][order],)), engine="none")
+    places = np.stack([np.zeros(COUNT, np.int64), np.argsort(order)], axis=1)
+    write_set(tmp_path / "other" / "set.h5", dataclasses.replace(content, shards=(shard,), places=places))
+    elsewhere = open_features(tmp_path / "other" / "set.h5")
+
+    batches = zip(features.batches(shuffle=True, seed=3), elsewhere.batches(shuffle=True, seed=3), strict=True)
+
+    assert all(np.array_equal(here, there) for (here, _), (there, _) in batches)
+
+
+def test_shuffled_batches_are_read_in_large_pieces_of_the_disk(features, monkeypatch):
+    row_bytes = 4 * 6
+    monkeypatch.setattr("permafrost.store.feature_set.SHUFFLE_BYTES", 4 * 6 * row_bytes)  # Two pieces of six rows.
+    monkeypatch.setattr("permafrost.store.streaming.CHUNK_BYTES", 2 * row_bytes)
+    sizes: list[int] = []
+    read = SetRows.read
+
+    def counted(self, rows: np.ndarray, view: int) -> np.ndarray:
+        sizes.append(len(rows))
+        return read(self, rows, view)
+
+    monkeypatch.setattr(SetRows, "read", counted)
+    expected = dict(zip(map(bytes, features.arrays()[0]), features.labels(), strict=True))
+    sizes.clear()
+
+    batches = list(features.batches(shuffle=True, batch_size=1))
+
+    assert len(batches) == COUNT
+    assert {bytes(x[0]): y[0] for x, y in batches} == expected
+    assert [size for size in sizes if size] == [6, 6]
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_of_no_images_is_refused(kept_features, size):
     with pytest.raises(OptionError, match=rf"a batch has at least one image; expected 1 or more, found {size}"):
@@ -154,22 +190,6 @@ def test_features_stored_as_float16_are_read_as_float32(tmp_path):
     assert half.features[0].dtype == np.float16
     assert x.dtype == np.float32
     assert np.array_equal(x, half.features[0])
-
-
-def test_where_the_cut_crosses_several_tensors_each_is_an_array(tmp_path):
-    spec = spec_with(shapes=((2, 3), (4,)))
-    several = make_rows(spec, 5)
-    keep(tmp_path, several, spec)
-    features = open_features(tmp_path / "set.h5")
-
-    x, y = features.arrays("train")
-    (batch, _), *_ = features.batches("train", batch_size=2)
-
-    assert features.shape == (2, 3)
-    assert len(y) == 4
-    for tensor, some, expected in zip(x, batch, several.features, strict=True):
-        assert np.array_equal(tensor, expected[features.rows("train")])
-        assert np.array_equal(some, tensor[:2])
 
 
 # Its file

@@ -16,12 +16,18 @@ from permafrost.heads.head import HeadData
 from permafrost.images.decoding import content_digest
 from permafrost.images.splits import SPLITS, content_position
 from permafrost.store.feature_set import FeatureSet, open_features
-from permafrost.store.streaming import COPIES, FeatureRows, bytes_for_rows
+from permafrost.store.streaming import FeatureRows
 
 if TYPE_CHECKING:
     from permafrost.heads.head import FittedHead
 
 Features = FeatureSet | str | os.PathLike[str]
+
+COPIES: Final = 4
+"""Copies of the features that fitting in memory makes: as stored, in double precision, scaled, and a fold's."""
+
+IMAGE_BYTES: Final = 200
+"""Memory per image beside its features: its place, digest, label, name, orders and metrics."""
 
 SAMPLE_FRACTION: Final = 24
 """A sample of features on disk may take the memory limit divided by this: fitting copies it."""
@@ -143,6 +149,22 @@ def needs_disk(sets: Sequence[FeatureSet], views: int, limit: int) -> bool:
     """Return whether the training and validation features take more memory than fitting may."""
     images = views * len(sets[0].rows("train")) + len(sets[0].rows("validation"))
     return COPIES * images * sum(4 * math.prod(features.shape) for features in sets) > limit
+
+
+def bytes_for_rows(features: FeatureSet, limit: int) -> int:
+    """Return the bytes that a memory limit leaves for features, after the paths, labels and places of all images.
+
+    Raises:
+        HeadError: it leaves next to nothing.
+    """
+    listed = len(features) * (IMAGE_BYTES + 12 * len(features.class_names))
+    if listed > 0.9 * limit:
+        raise HeadError(
+            f"the list of {len(features):,} images alone takes nearly all of the memory limit",
+            expected=f"a --memory-limit of {2 * listed / 1e9:.3g} GB or more",
+            found=f"{limit / 1e9:.3g} GB",
+        )
+    return limit - listed
 
 
 def set_name(features: FeatureSet) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from permafrost.engines.selection import make_engine
 from permafrost.errors import HeadError, OptionError
 from permafrost.extraction.extracted import trunk_of
-from permafrost.heads.data import Features, FitData, load_fit_data, open_sets
+from permafrost.heads.data import COPIES, Features, FitData, load_fit_data, open_sets
 from permafrost.heads.evaluation import EvaluatedHead, evaluate_head
 from permafrost.heads.head import Fit, FittedHead
 from permafrost.heads.options import (
@@ -32,7 +32,6 @@ from permafrost.model.assembly import assemble, lent
 from permafrost.model.parity import Parity, export_checked
 from permafrost.model.run import Run, RunContent, features_record, free_folder, rounded, staging, write_run
 from permafrost.options import documented
-from permafrost.store.streaming import COPIES
 from permafrost.training.options import TrainingOptions
 from permafrost.units import parse_size
 

@@ -1,7 +1,8 @@
-"""A feature set as one plain file for other programs: `X`, `y`, `paths`, `class_names`, `splits`."""
+"""A feature set exported to one plain file for other programs: `X`, `y`, `paths`, `class_names`, `splits`."""
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Iterator
@@ -16,24 +17,27 @@ from permafrost.images.splits import SPLITS
 from permafrost.store.feature_set import FeatureSet
 
 FORMATS: Final = (".h5", ".npz")
+
 _STEP_BYTES: Final = 16 * 2**20
-"""So much of the features is in memory at once."""
+"""Bytes of features in memory at once."""
 
 
 def export_features(features: FeatureSet, out: str | os.PathLike[str]) -> Path:
-    """Write the features of a set, its labels and paths to one file that needs neither a store nor this package.
+    """Write the features, labels and paths of a set to one file that needs neither a store nor this package.
 
-    The arrays are `X` (n, *shape) float32, and `X_1`, ... where the cut crosses several tensors; `y` (n,) int64,
-    numbers in `class_names`; `splits` (n,), `train`, `validation` or `test`; `paths` (n,), as the dataset has them.
-    In HDF5 text is UTF-8 of fixed length, and paths are the bytes that they are; in an npz text is Unicode, with bytes
-    that are no UTF-8 as surrogates (PEP 383).
+    The file has the arrays `X` (n, *shape) float32; `y` (n,) int64, indices into `class_names`; `splits` (n,), each
+    `train`, `validation` or `test`; and `paths` (n,), relative to the dataset. In HDF5, text is UTF-8 of fixed length,
+    and paths are their bytes. In an npz file, text is Unicode, and undecodable bytes are surrogates (PEP 383).
 
     Args:
         features: the set.
-        out: the file, `.h5` or `.npz`; it is replaced as a whole, or stays as it is.
+        out: the file, `.h5` or `.npz`. It is replaced as a whole, or left as it is.
+
+    Returns:
+        The file.
 
     Raises:
-        OptionError: another ending, or the set itself.
+        OptionError: `out` has another ending, or is the set itself.
         ShardError: a shard is missing or damaged.
         WriteError: the disk is full, or the like.
     """
@@ -48,10 +52,8 @@ def export_features(features: FeatureSet, out: str | os.PathLike[str]) -> Path:
     return out
 
 
-def _shapes(features: FeatureSet) -> dict[str, tuple[int, ...]]:
-    """The arrays of features, by name."""
-    names = ("X" if number == 0 else f"X_{number}" for number in range(len(features.spec.shapes)))
-    return {name: (len(features), *shape) for name, shape in zip(names, features.spec.shapes, strict=True)}
+def _shape(features: FeatureSet) -> tuple[int, ...]:
+    return (len(features), *features.shape)
 
 
 def _texts(features: FeatureSet) -> dict[str, list[str]]:
@@ -59,57 +61,52 @@ def _texts(features: FeatureSet) -> dict[str, list[str]]:
     return {"paths": features.names(), "class_names": features.class_names, "splits": splits}
 
 
-def _parts(features: FeatureSet) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-    """The features in pieces, each with the number of its first row."""
-    row_bytes = 4 * sum(int(np.prod(shape)) for shape in features.spec.shapes)
-    step = max(1, _STEP_BYTES // max(1, row_bytes))
+def _pieces(features: FeatureSet) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the features in pieces (k, *shape), each with the number of its first row."""
+    step = max(1, _STEP_BYTES // max(1, 4 * math.prod(features.shape)))
     for start in range(0, len(features), step):
-        x = features.features(np.arange(start, min(start + step, len(features))))
-        yield start, x if isinstance(x, tuple) else (x,)
+        yield start, features.features(np.arange(start, min(start + step, len(features))))
 
 
 def _write_hdf5(file: IO[bytes], features: FeatureSet) -> None:
     import h5py
 
     texts = {name: np.array([os.fsencode(text) for text in values], "S") for name, values in _texts(features).items()}
-    room = sum(array.nbytes for array in texts.values()) + 8 * len(features) + 2**20
-    room += sum(4 * int(np.prod(shape)) for shape in _shapes(features).values())
+    size = sum(array.nbytes for array in texts.values()) + 8 * len(features) + 2**20
+    size += 4 * math.prod(_shape(features))
     with h5py.File(file, "w", libver=("v110", "v110")) as target:
-        # HDF5 can end the whole process when a disk is full. So all room is taken before it has much to write.
-        _take(file, room)
-        for name, shape in _shapes(features).items():
-            target.create_dataset(name, shape, np.float32)
-        for start, tensors in _parts(features):
-            for name, tensor in zip(_shapes(features), tensors, strict=True):
-                target[name][start : start + len(tensor)] = tensor
+        # On a full disk HDF5 can end the whole process, so the space is allocated before HDF5 writes.
+        _allocate(file, size)
+        target.create_dataset("X", _shape(features), np.float32)
+        for start, piece in _pieces(features):
+            target["X"][start : start + len(piece)] = piece
         target["y"] = features.labels()
         for name, array in texts.items():
             target[name] = array.astype(h5py.string_dtype("utf-8", array.dtype.itemsize))
 
 
-def _take(file: IO[bytes], count: int) -> None:
-    """Have the file system give room for `count` bytes.
+def _allocate(file: IO[bytes], size: int) -> None:
+    """Reserve `size` bytes of the disk for a file.
 
     Raises:
-        OSError: there is none.
+        OSError: the disk is full.
     """
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, count)
+        os.posix_fallocate(file.fileno(), 0, size)
         return
-    for _ in range(0, count, 2**20):
+    for _ in range(0, size, 2**20):
         file.write(bytes(2**20))
     file.seek(0)
 
 
 def _write_npz(file: IO[bytes], features: FeatureSet) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target:
-        # Each tensor is a part of its own, so the features are gone through once for each.
-        for number, (name, shape) in enumerate(_shapes(features).items()):
+        with target.open("X.npy", "w", force_zip64=True) as part:
+            header: dict[str, Any] = {"descr": "<f4", "fortran_order": False, "shape": _shape(features)}
+            np.lib.format.write_array_header_1_0(part, header)
+            for _, piece in _pieces(features):
+                part.write(np.ascontiguousarray(piece, "<f4").data)
+        texts = {name: np.array(values) for name, values in _texts(features).items()}
+        for name, array in ({"y": features.labels()} | texts).items():
             with target.open(f"{name}.npy", "w", force_zip64=True) as part:
-                header: dict[str, Any] = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(part, header)
-                for _, tensors in _parts(features):
-                    part.write(np.ascontiguousarray(tensors[number], "<f4").data)
-        for name, array in [("y", features.labels()), *((n, np.array(t)) for n, t in _texts(features).items())]:
-            with target.open(f"{name}.npy", "w", force_zip64=True) as part:
-                np.lib.format.write_array(part, np.asarray(array), allow_pickle=False)
+                np.lib.format.write_array(part, array, allow_pickle=False)

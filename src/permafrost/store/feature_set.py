@@ -1,4 +1,4 @@
-"""A feature set: a dataset's rows in one store, as arrays and batches."""
+"""A feature set: the rows of one dataset in one store, as arrays and batches."""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from permafrost.errors import OptionError, SetError, StoreError
+from permafrost.errors import OptionError
 from permafrost.images.dataset import path_of
 from permafrost.images.splits import SPLITS
-from permafrost.store.row_reader import LocatedRows, read_rows, relocate
-from permafrost.store.set_content import SetContent, ViewRows, parts, with_part
+from permafrost.store.set_content import SetContent
 from permafrost.store.set_reading import read_set
+from permafrost.store.set_rows import SetRows
 from permafrost.store.store import Store
-from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
+from permafrost.store.streaming import SHUFFLE_BYTES, FeatureRows, ShuffledRows
+from permafrost.trunk.spec import canonical_json
 
 STORE_FOLDER: Final = "store"
-"""Below the folder of the sets, so that both can be moved together."""
+"""The folder of the stores, beside the sets: both can be moved together."""
 
 
 class FeatureSet:
-    """Kept features of one dataset. Made by `permafrost.extract`, opened by `permafrost.open_features`.
+    """The cached features of one dataset. `permafrost.extract` makes one, `permafrost.open_features` opens one.
+
+    Threads may share one object, and it can be sent to another process.
 
     Attributes:
         path: the absolute path of the set's file.
-        spec: what decides the features.
+        spec: everything that a feature value depends on.
         class_names: the classes, in the order of the labels.
-        skipped: what was found and is not in the set, with the reason.
+        skipped: name and reason of everything that was found and is not in the set.
+        root: the absolute path of the dataset.
+        about: how the set was made.
     """
 
     def __init__(self, path: Path, content: SetContent) -> None:
@@ -40,10 +45,10 @@ class FeatureSet:
         self.skipped = content.skipped
         self.root = content.root
         self.about = content.about
-        self._content = content
+        self._rows = SetRows(self.path, content)
 
     def __len__(self) -> int:
-        return len(self._content.labels)
+        return len(self.content.labels)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{split} {len(self.rows(split))}" for split in SPLITS)
@@ -51,12 +56,12 @@ class FeatureSet:
 
     @property
     def content(self) -> SetContent:
-        """All that its file says."""
-        return self._content
+        """The content of the set's file, with the places where its rows lie now."""
+        return self._rows.content
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one image's features, e.g. `(7, 7, 768)`; of its first tensor where it has several."""
+        """The shape of one image's features, e.g. `(7, 7, 768)`."""
         return self.spec.shapes[0]
 
     @property
@@ -64,47 +69,31 @@ class FeatureSet:
         """The store that holds the features.
 
         Raises:
-            SetError: it is gone, or holds another trunk's features now.
+            SetError: it is gone, or holds another trunk's features.
         """
-        return self._open_store(self._content.store, self.spec)
-
-    def _open_store(self, folder: str, spec: TrunkSpec) -> Store:
-        try:
-            store = Store(self.path.parent / folder)
-        except StoreError as error:
-            raise SetError(
-                f"the store of {self.path} cannot be opened: {error.what}",
-                do="move the set and the folder `store` together, or run extract again",
-            ) from error
-        difference = first_difference(spec, store.spec)
-        if difference is None and spec.shapes != store.spec.shapes:
-            difference = "shapes", spec.shapes, store.spec.shapes
-        if difference:
-            field, expected, found = difference
-            raise SetError(f"the store of {self.path} has changed: {field}", expected=expected, found=found)
-        return store
+        return self._rows.store()
 
     @property
     def views(self) -> int:
-        """How many views each training image has, the image itself, view 0, among them: 1 or more."""
-        return 1 if self._content.views is None else 1 + len(self._content.views.places)
+        """The number of views of each training image, including view 0, the image itself."""
+        return 1 if self.content.views is None else 1 + len(self.content.views.places)
 
     @property
     def augmentation(self) -> str:
-        """How views above 0 were made (`augmentation.Augmentation.rule`); empty where there are none."""
-        return "" if self._content.views is None else self._content.views.spec.augmentation
+        """The rule that made views above 0 (`augmentation.Augmentation.rule`); empty without such views."""
+        return "" if self.content.views is None else self.content.views.spec.augmentation
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the trunk, the images' contents, the labels and the splits: what a head is fitted to."""
+        """SHA-256 of everything that a head is fitted to: the trunk, the images' contents, the labels, the splits."""
         hasher = hashlib.sha256(self.spec.digest.encode())
         hasher.update(canonical_json(self.class_names))
-        for array in (self._content.digests, self._content.labels, self._content.splits):
+        for array in (self.content.digests, self.content.labels, self.content.splits):
             hasher.update(array.tobytes())
         return hasher.hexdigest()
 
     def rows(self, split: str | None = None) -> np.ndarray:
-        """Indices of the images of `split`, or of all: (n,) int64, ascending.
+        """Return the indices of the images of a split, or of all images: (n,) int64, ascending.
 
         Raises:
             OptionError: there is no such split.
@@ -113,116 +102,107 @@ class FeatureSet:
             return np.arange(len(self))
         if split not in SPLITS:
             raise OptionError("no such split", expected=", ".join(SPLITS), found=split)
-        return np.flatnonzero(self._content.splits == SPLITS.index(split))
+        return np.flatnonzero(self.content.splits == SPLITS.index(split))
 
     def labels(self, split: str | None = None) -> np.ndarray:
-        """The labels of the images of `split`, or of all: (n,) int64, indices into `class_names`."""
-        labels: np.ndarray = self._content.labels[self.rows(split)]
+        """Return the labels of a split, or of all images: (n,) int64, indices into `class_names`."""
+        labels: np.ndarray = self.content.labels[self.rows(split)]
         return labels
 
     def digests(self, split: str | None = None) -> np.ndarray:
-        """The content digests of the images of `split`, or of all: (n, 32) uint8."""
-        digests: np.ndarray = self._content.digests[self.rows(split)]
+        """Return the SHA-256 of each image's content, of a split or of all images: (n, 32) uint8."""
+        digests: np.ndarray = self.content.digests[self.rows(split)]
         return digests
 
     def names(self, split: str | None = None) -> list[str]:
-        """The images' paths relative to the dataset."""
-        return [self._content.names[row] for row in self.rows(split)]
+        """Return the images' paths relative to the dataset, in the order of `arrays`."""
+        return [self.content.names[row] for row in self.rows(split)]
 
     def paths(self, split: str | None = None) -> list[str]:
-        """The images' paths, in the order of `arrays`. Bytes that are no UTF-8 are surrogates (PEP 383)."""
+        """Return the images' absolute paths, in the order of `arrays`; undecodable bytes are surrogates (PEP 383)."""
         return [path_of(self.root, name) for name in self.names(split)]
 
-    def arrays(self, split: str | None = None, *, view: int = 0) -> tuple[Any, np.ndarray]:
-        """Features and labels of `split`, or of all.
+    def arrays(self, split: str | None = None, *, view: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features and labels of a split, or of all images.
 
         Args:
             split: `train`, `validation` or `test`; all images if None.
-            view: which view of each image; only training images have views above 0.
+            view: the view of each image; only training images have views above 0.
 
         Returns:
-            X, (n, *shape) float32, or a tuple of such arrays where the cut crosses several tensors; and y, (n,) int64.
+            X, (n, *shape) float32, and y, (n,) int64.
 
         Raises:
-            OptionError: the images have no such view.
+            OptionError: there is no such split, or an image does not have this view.
             ShardError: a shard is missing or damaged.
+            StoreError: the features do not fit into memory.
         """
         rows = self.rows(split)
-        return self.features(rows, view=view), self._content.labels[rows]
+        return self.features(rows, view=view), self.content.labels[rows]
 
-    def features(self, rows: np.ndarray, *, view: int = 0) -> Any:
-        """Features of one view of the images with these indices, in this order: as `arrays` returns them."""
-        store, located = self._locate(rows, view)
-        tensors, found = read_rows(store, located)
-        if found is not located:
-            self._relocate()
-        return tensors if len(tensors) > 1 else tensors[0]
+    def features(self, rows: np.ndarray, *, view: int = 0) -> np.ndarray:
+        """Return the features of one view of some images, (k, *shape) float32.
 
-    def _locate(self, rows: np.ndarray, view: int) -> tuple[Store, LocatedRows]:
-        if view == 0:
-            store, shards, places = self.store, self._content.shards, self._content.places[rows]
-        else:
-            content, places = self._view_places(rows, view)
-            store, shards = self._open_store(content.store, content.spec), content.shards
-        views = np.full(len(places), view, np.int64)
-        return store, LocatedRows(shards=shards, places=places, digests=self._content.digests[rows], views=views)
+        Args:
+            rows: (k,) int64, indices of images in any order.
+            view: the view of each image.
 
-    def _relocate(self) -> None:
-        """Look for all rows whose shards were joined with others, so that no later batch has to."""
-        for part in parts(self._content):
-            moved = relocate(part, self._open_store(part.store, part.spec))
-            if moved is not None:
-                self._content = with_part(self._content, moved)
+        Raises:
+            OptionError, ShardError, StoreError: as `arrays`.
+        """
+        return self._rows.read(rows, view)
 
-    def _view_places(self, rows: np.ndarray, view: int) -> tuple[ViewRows, np.ndarray]:
-        views = self._content.views
-        if views is None or not 0 < view < self.views:
-            raise OptionError(
-                f"{self.path} has no view {view}",
-                expected=f"0 to {self.views - 1}" if views else "0 only",
-                found=view,
-                do="extract with more --views",
-            )
-        places: np.ndarray = views.places[view - 1, rows]
-        if (places < 0).any():
-            raise OptionError("only training images have views", expected="training images, or view 0", found=view)
-        return views, places
+    def disk_order(self, rows: np.ndarray, *, view: int = 0) -> np.ndarray:
+        """Return the order in which the features of some images lie on disk: (k,) int64, indices into `rows`."""
+        return self._rows.disk_order(rows, view)
 
     def batches(
         self, split: str | None = None, *, view: int = 0, batch_size: int = 32, shuffle: bool = False, seed: int = 0
-    ) -> Iterator[tuple[Any, np.ndarray]]:
-        """Features and labels in batches, once through; never more than one batch in memory.
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the features and labels of a split, or of all images, in batches.
+
+        In the order of `paths` one batch is in memory at a time. Shuffled batches are read in large pieces of the disk,
+        of which two are in memory: at most half a gigabyte.
 
         Args:
             split: `train`, `validation` or `test`; all images if None.
-            view: which view of each image, as for `arrays`.
-            batch_size: images a batch; the last one may be smaller.
-            shuffle: whether in an order drawn from `seed` rather than that of `paths`.
-            seed: of the order.
+            view: the view of each image, as for `arrays`.
+            batch_size: images per batch, 1 or more; the last batch may be smaller.
+            shuffle: whether to shuffle the images. Larger sets are shuffled in parts.
+            seed: the seed of the shuffled order.
 
         Yields:
-            X and y, as `arrays` returns them.
+            X, (k, *shape) float32, and y, (k,) int64.
+
+        Raises:
+            OptionError: the batch size is below 1; or as `arrays`.
+            ShardError: a shard is missing or damaged.
         """
         if batch_size < 1:
             raise OptionError("a batch has at least one image", expected="1 or more", found=batch_size)
         rows = self.rows(split)
+        # A constant limit: the order must not depend on the memory of the machine.
+        on_disk = FeatureRows(self, rows, memory_limit=SHUFFLE_BYTES, view=view)
+        order, load = np.arange(len(rows)), on_disk.load
         if shuffle:
-            rows = np.random.default_rng(seed).permutation(rows)
+            shuffled = ShuffledRows(on_disk)
+            order, load = shuffled.order(np.random.default_rng(seed)), shuffled.load
         for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            yield self.features(batch, view=view), self._content.labels[batch]
+            numbers = order[start : start + batch_size]
+            yield load(numbers), on_disk.labels[numbers]
 
 
 def open_features(path: str | os.PathLike[str]) -> FeatureSet:
-    """Open a kept feature set.
+    """Open a cached feature set.
 
     Args:
         path: the set's file, e.g. `features/photos.h5`. Its store lies beside it, in `store/`.
 
     Raises:
-        SetError: the file is no feature set, is damaged, or its store is gone or holds another trunk's features.
+        SetError: the file is not a feature set, is damaged or of another version; or its store is gone, or holds
+            another trunk's features.
     """
     path = Path(path)
     features = FeatureSet(path, read_set(path))
-    _ = features.store  # A set without its store is refused at once, not at the first row.
+    _ = features.store  # Refuse a set without its store now, not when its first row is read.
     return features

@@ -147,7 +147,16 @@ class Shard:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes that the index takes in memory."""
+        return int(self.digests.nbytes + self.views.nbytes + self.checksums.nbytes)
 
     def __len__(self) -> int:
         return len(self.digests)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from permafrost.errors import StoreError, VersionError
+from permafrost.store.open_shards import OpenShards
 from permafrost.store.shard import Rows, Shard, damaged, is_shard_name, shard_bytes, unreadable
 from permafrost.store.storage import Hold, LocalStorage, ObjectInfo, Storage
 from permafrost.trunk.spec import TrunkSpec, canonical_json, first_difference
@@ -55,6 +56,7 @@ class Store:
     def __init__(self, place: str | os.PathLike[str] | Storage) -> None:
         self.storage = place if isinstance(place, Storage) else LocalStorage(place)
         self._hold: Hold | None = None
+        self._open_shards = OpenShards()
         self.spec, self.about = _read_description(self.storage)
 
     @classmethod
@@ -208,7 +210,7 @@ class Store:
         Raises:
             ShardError: the shard is missing, damaged, or another trunk's, or a row has another checksum.
         """
-        with self._open(name) as shard:
+        with self._open_shards.borrow(name, self._open) as shard:
             shard.read(rows, out, at, digests)
 
     def gather(

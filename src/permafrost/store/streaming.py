@@ -1,6 +1,6 @@
-"""Rows of a feature set that need not fit into memory: read in the order of the disk, or shuffled by blocks.
+"""Rows that need not fit into memory: read in the order in which they lie on disk, or shuffled in large pieces.
 
-Reading is sequential in both, and a thread reads ahead.
+Both read sequentially, and a thread reads ahead.
 """
 
 from __future__ import annotations
@@ -9,27 +9,57 @@ import collections
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 
-from permafrost.errors import HeadError
-from permafrost.store.feature_set import FeatureSet
-
 BLOCK_BYTES: Final = 32 * 2**20
-"""What is read at once in the order of the disk."""
+"""Bytes read at once in the order of the disk."""
 
 CHUNK_BYTES: Final = 2**20
-"""Of rows that lie next to each other and stay together when they are shuffled: a disk reads as much at full speed."""
+"""Bytes of neighbouring rows that stay together when rows are shuffled: enough for a disk to read at full speed."""
 
-IMAGE_BYTES: Final = 200
-"""Of memory an image takes beside its features: where they lie, digest, label, name; orders; what is said of it."""
-
-COPIES: Final = 4
-"""How often fitting in memory holds the features: as they are, in double precision, scaled, and a fold's."""
-
+SHUFFLE_BYTES: Final = 2**30
+"""The memory limit of shuffled reading for callers without a limit of their own."""
 
 Made = TypeVar("Made")
+
+
+class RowSource(Protocol):
+    """What `FeatureRows` reads from: a feature set."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image's features."""
+
+    def labels(self) -> np.ndarray:
+        """Return the labels of all images, (n,) int64."""
+
+    def features(self, rows: np.ndarray, *, view: int) -> np.ndarray:
+        """Return the features of some images, (k, *shape) float32."""
+
+    def disk_order(self, rows: np.ndarray, *, view: int) -> np.ndarray:
+        """Return the order in which features lie on disk, (k,) int64."""
+
+
+class RowsOnDisk(Protocol):
+    """What `ShuffledRows` reads from.
+
+    Attributes:
+        disk_order: (n,) int64, the numbers of all rows in the order in which they lie on disk.
+        row_bytes: bytes that one row takes in memory.
+        memory_limit: bytes that all rows held in memory may take.
+    """
+
+    disk_order: np.ndarray
+    memory_limit: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one row takes in memory."""
+
+    def load(self, numbers: np.ndarray) -> Any:
+        """Return the rows with these numbers, (k, ...), or a tuple of such arrays."""
 
 
 class FeatureRows:
@@ -37,44 +67,43 @@ class FeatureRows:
 
     Attributes:
         labels: (n,) int64.
-        shape: of one image's features.
-        memory_limit: bytes that all that is held of them may take.
-        disk_order: (n,) int64, their numbers as they lie on the disk.
+        shape: the shape of one image's features.
+        memory_limit: bytes that all rows held in memory may take.
+        disk_order: (n,) int64, the numbers of all rows in the order in which they lie on disk.
 
     Args:
         features: the set.
         rows: (n,) int64, indices of its images.
-        memory_limit: bytes that all that is held of them may take.
+        memory_limit: bytes that all rows held in memory may take.
+        view: the view of each image.
     """
 
-    def __init__(self, features: FeatureSet, rows: np.ndarray, *, memory_limit: int) -> None:
+    def __init__(self, features: RowSource, rows: np.ndarray, *, memory_limit: int, view: int = 0) -> None:
         self.labels = features.labels()[rows]
         self.shape = features.shape
         self.memory_limit = memory_limit
-        self._features, self._rows = features, rows
-        places = features.content.places[rows]
-        self.disk_order = np.lexsort((places[:, 1], places[:, 0]))
+        self.disk_order = features.disk_order(rows, view=view)
+        self._features, self._rows, self._view = features, rows, view
 
     def __len__(self) -> int:
         return len(self._rows)
 
     @property
     def row_bytes(self) -> int:
-        """Of one row in memory, in float32."""
+        """Bytes that one row takes in memory, in float32."""
         return 4 * math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Of all rows in memory."""
+        """Bytes that all rows take in memory, in float32."""
         return len(self) * self.row_bytes
 
     def load(self, numbers: np.ndarray) -> np.ndarray:
-        """The rows of these numbers (k,): (k, *shape) float32."""
-        loaded: np.ndarray = self._features.features(self._rows[numbers])
-        return loaded
+        """Return the rows with these numbers (k,): (k, *shape) float32."""
+        return self._features.features(self._rows[numbers], view=self._view)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Every row once, in the order of the disk, the next block being read meanwhile.
+        """Yield every row once, in the order of the disk. The next block is read meanwhile.
 
         Yields:
             Numbers (k,), and rows (k, *shape) float32.
@@ -82,13 +111,15 @@ class FeatureRows:
         return self.over_blocks(lambda numbers, rows: (numbers, rows), threads=1)
 
     def over_blocks(self, function: Callable[[np.ndarray, np.ndarray], Made], *, threads: int) -> Iterator[Made]:
-        """What a function makes of each block's numbers (k,) and rows (k, *shape) float32, in the order of the disk.
+        """Yield the result of a function for each block, in the order of the disk.
 
-        One thread reads: HDF5 lets one in at a time, and several that wait for each other cost more than they bring.
+        One thread reads: HDF5 admits one at a time, and several threads lose more by waiting than they gain.
 
         Args:
-            function: may change the rows, and must not keep them if memory is to stay bounded.
-            threads: how many call it; their blocks, and one that is read, take an eighth of the memory limit.
+            function: is called with a block's numbers (k,) and rows (k, *shape) float32. It may change the rows; memory
+                stays bounded unless it keeps them.
+            threads: threads that call the function. Their blocks, and one that is read, take an eighth of the memory
+                limit.
         """
         size = max(1, min(BLOCK_BYTES, self.memory_limit // (8 * (threads + 1))) // self.row_bytes)
         parts = (self.disk_order[start : start + size] for start in range(0, len(self), size))
@@ -107,9 +138,14 @@ class FeatureRows:
                     future.cancel()
 
     def sample(self, nbytes: int, *, seed: int) -> np.ndarray:
-        """Numbers of rows drawn at random from each class by its share, which take no more than so many bytes.
+        """Draw rows at random, from each class in proportion to its size.
 
-        Each class has at least two, where it has as many.
+        Args:
+            nbytes: bytes that they may take. At least two rows of each class are drawn all the same.
+            seed: the seed of the draw.
+
+        Returns:
+            Numbers of rows, (k,) int64, ascending.
         """
         count = nbytes // self.row_bytes
         if count >= len(self):
@@ -126,72 +162,69 @@ class FeatureRows:
 class ShuffledRows:
     """Rows in a new order each epoch, without random access to the disk.
 
-    Rows that lie next to each other form chunks; the chunks are shuffled, as many as fit into a quarter of the memory
-    limit are read, and their rows are shuffled among each other, while a thread reads the next.
+    Neighbouring rows form chunks. As many shuffled chunks as fit into a quarter of the memory limit are read as one
+    group, whose rows are shuffled among each other, while a thread reads the next group.
 
     Args:
-        rows: what is read.
+        rows: the rows on disk.
     """
 
-    def __init__(self, rows: FeatureRows) -> None:
+    def __init__(self, rows: RowsOnDisk) -> None:
         self._rows = rows
         self._chunk = max(1, CHUNK_BYTES // rows.row_bytes)
         self._per_group = max(1, rows.memory_limit // 4 // (self._chunk * rows.row_bytes))
         self._threads = ThreadPoolExecutor(1, "shuffled reading")
         self._groups: list[np.ndarray] = []
-        self._buffers: dict[int, Future[np.ndarray]] = {}
-        self._group_of = np.empty(len(rows), np.int64)
-        self._place_of = np.empty(len(rows), np.int64)
+        self._buffers: dict[int, Future[Any]] = {}
+        self._group_of = np.empty(len(rows.disk_order), np.int64)
+        self._place_of = np.empty(len(rows.disk_order), np.int64)
 
     def order(self, random: np.random.Generator) -> np.ndarray:
-        """Draw an epoch's order: (n,) int64."""
+        """Draw an epoch's order: (n,) int64.
+
+        Rows that fit into one group have an order that does not depend on where they lie on disk.
+        """
         on_disk = self._rows.disk_order
         chunks = [on_disk[start : start + self._chunk] for start in range(0, len(on_disk), self._chunk)]
         shuffled = random.permutation(len(chunks))
         self._buffers.clear()
         self._groups = []
-        order = []
+        order = [np.empty(0, np.int64)]
         for start in range(0, len(chunks), self._per_group):
-            # As they lie on the disk, which is how they are read.
-            together = np.concatenate([chunks[i] for i in np.sort(shuffled[start : start + self._per_group])])
-            self._group_of[together] = len(self._groups)
-            self._place_of[together] = np.arange(len(together))
-            self._groups.append(together)
-            order.append(random.permutation(together))
+            # Sorted, so that a group is read in the order of the disk.
+            group = np.concatenate([chunks[i] for i in np.sort(shuffled[start : start + self._per_group])])
+            self._group_of[group] = len(self._groups)
+            self._place_of[group] = np.arange(len(group))
+            self._groups.append(group)
+            order.append(random.permutation(np.sort(group)))
         return np.concatenate(order)
 
-    def load(self, numbers: np.ndarray) -> np.ndarray:
-        """The rows of these numbers (k,), which follow each other in the order that was drawn last."""
+    def load(self, numbers: np.ndarray) -> Any:
+        """Return the rows with these numbers (k,), which have to be next in the order that was drawn last.
+
+        Returns:
+            (k, ...), or a tuple of such arrays: as the rows on disk are.
+        """
         groups = self._group_of[numbers]
         for old in [number for number in self._buffers if number < groups.min()]:
             del self._buffers[old]
-        loaded = np.empty((len(numbers), *self._rows.shape), np.float32)
+        pieces = []
         for group in np.unique(groups):
-            mine = groups == group
-            loaded[mine] = self._buffer(int(group)).result()[self._place_of[numbers[mine]]]
-        # Not before the last one of this group has been given out: two groups are held, and never three.
+            rows, at = self._buffer(int(group)).result(), self._place_of[numbers[groups == group]]
+            pieces.append(tuple(tensor[at] for tensor in rows) if isinstance(rows, tuple) else rows[at])
+        # Only now, when nothing is left of the group before: two groups are in memory, never three.
         self._buffer(int(groups.min()) + 1)
-        return loaded
+        return pieces[0] if len(pieces) == 1 else _joined(pieces)
 
-    def _buffer(self, group: int) -> Future[np.ndarray]:
-        """The rows of a group, which are being read at the latest from now on; after the last there is none."""
+    def _buffer(self, group: int) -> Future[Any]:
+        """Return the rows of a group, which begins to be read; after the last group there are no rows."""
         if group not in self._buffers:
             wanted = self._groups[group] if group < len(self._groups) else np.empty(0, np.int64)
             self._buffers[group] = self._threads.submit(self._rows.load, wanted)
         return self._buffers[group]
 
 
-def bytes_for_rows(features: FeatureSet, limit: int) -> int:
-    """What is left of a memory limit for features, beside the list of images.
-
-    Raises:
-        HeadError: next to nothing.
-    """
-    listed = len(features) * (IMAGE_BYTES + 12 * len(features.class_names))
-    if listed > 0.9 * limit:
-        raise HeadError(
-            f"the list of {len(features):,} images alone takes nearly all of the memory limit",
-            expected=f"a --memory-limit of {2 * listed / 1e9:.3g} GB or more",
-            found=f"{limit / 1e9:.3g} GB",
-        )
-    return limit - listed
+def _joined(pieces: list[Any]) -> Any:
+    if isinstance(pieces[0], tuple):
+        return tuple(np.concatenate(tensors) for tensors in zip(*pieces, strict=True))
+    return np.concatenate(pieces)

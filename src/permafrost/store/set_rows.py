@@ -1,0 +1,130 @@
+"""Reading the rows of a feature set from its stores, wherever they lie now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from permafrost.errors import OptionError, SetError, ShardError, StoreError
+from permafrost.store.row_reader import LocatedRows, read_rows, relocate
+from permafrost.store.set_content import SetContent, ViewRows, parts, with_part
+from permafrost.store.store import Store
+from permafrost.trunk.spec import TrunkSpec, first_difference
+
+
+class SetRows:
+    """The rows of a set. Stores and shards that were read stay open.
+
+    Attributes:
+        content: the content of the set, with the places where its rows were last found.
+
+    Args:
+        path: the absolute path of the set's file.
+        content: the content of that file.
+    """
+
+    def __init__(self, path: Path, content: SetContent) -> None:
+        self.content = content
+        self._path = path
+        self._stores: dict[str, Store] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the stores: another process opens its own."""
+        return vars(self) | {"_stores": {}}
+
+    def store(self) -> Store:
+        """Return the store of the images.
+
+        Raises:
+            SetError: it is gone, or holds another trunk's features.
+        """
+        return self._store(self.content.store, self.content.spec)
+
+    def read(self, rows: np.ndarray, view: int) -> np.ndarray:
+        """Return the features of one view of some images, (k, *shape) float32.
+
+        Args:
+            rows: (k,) int64, indices of images.
+            view: the view; 0 is the image itself.
+
+        Raises:
+            OptionError: an image does not have this view.
+            SetError: the store is gone, or holds another trunk's features.
+            ShardError: a shard is missing or damaged.
+            StoreError: the rows do not fit into memory.
+        """
+        located = self._locate(rows, view)
+        folder, spec = self._home(view)
+        try:
+            tensors = self._store(folder, spec).gather(located.shards, located.places, digests=located.digests)
+        except ShardError:
+            self._stores.clear()  # Another process may have removed the store, or merged shards.
+            tensors, found = read_rows(self._store(folder, spec), located)
+            if found is not located:
+                self._relocate()
+        return tensors[0]
+
+    def disk_order(self, rows: np.ndarray, view: int) -> np.ndarray:
+        """Return the order in which rows lie on disk: (k,) int64, indices into `rows`."""
+        places = self._locate(rows, view).places
+        return np.lexsort((places[:, 1], places[:, 0]))
+
+    def _home(self, view: int) -> tuple[str, TrunkSpec]:
+        """Return the store of a view, and its trunk."""
+        if view == 0:
+            return self.content.store, self.content.spec
+        views = self._views(view)
+        return views.store, views.spec
+
+    def _locate(self, rows: np.ndarray, view: int) -> LocatedRows:
+        content = self.content
+        if view == 0:
+            shards, places = content.shards, content.places[rows]
+        else:
+            views = self._views(view)
+            shards, places = views.shards, views.places[view - 1, rows]
+            if (places < 0).any():
+                raise OptionError("only training images have views", expected="training images, or view 0", found=view)
+        views_of_rows = np.full(len(places), view, np.int64)
+        return LocatedRows(shards=shards, places=places, digests=content.digests[rows], views=views_of_rows)
+
+    def _views(self, view: int) -> ViewRows:
+        views = self.content.views
+        if views is None or not 0 < view <= len(views.places):
+            raise OptionError(
+                f"{self._path} has no view {view}",
+                expected=f"0 to {len(views.places)}" if views else "0 only",
+                found=view,
+                do="extract with more --views",
+            )
+        return views
+
+    def _relocate(self) -> None:
+        """Find all rows whose shards are gone, so that no later batch has to look for its own."""
+        for part in parts(self.content):
+            moved = relocate(part, self._store(part.store, part.spec))
+            if moved is not None:
+                self.content = with_part(self.content, moved)
+
+    def _store(self, folder: str, spec: TrunkSpec) -> Store:
+        if folder not in self._stores:
+            self._stores[folder] = self._open_store(folder, spec)
+        return self._stores[folder]
+
+    def _open_store(self, folder: str, spec: TrunkSpec) -> Store:
+        try:
+            store = Store(self._path.parent / folder)
+        except StoreError as error:
+            raise SetError(
+                f"the store of {self._path} cannot be opened: {error.what}",
+                do="move the set and the folder `store` together, or run extract again",
+            ) from error
+        difference = first_difference(spec, store.spec)
+        if difference is None and spec.shapes != store.spec.shapes:
+            difference = "shapes", spec.shapes, store.spec.shapes
+        if difference:
+            field, expected, found = difference
+            raise SetError(f"the store of {self._path} has changed: {field}", expected=expected, found=found)
+        return store

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from permafrost.extraction.transformer import FeatureExtractor as FeatureExtractor
     from permafrost.finetuning.finetune import finetune as finetune
     from permafrost.heads.fit import fit_head as fit_head
-    from permafrost.model.inference import evaluate as evaluate
-    from permafrost.model.inference import predict as predict
+    from permafrost.model.evaluate import evaluate as evaluate
+    from permafrost.model.predict import predict as predict
     from permafrost.model.run import Run as Run
     from permafrost.model.run import open_run as open_run
     from permafrost.store.feature_set import FeatureSet as FeatureSet
@@ -32,13 +32,13 @@ _HOMES: Final = {
     "FeatureExtractor": "extraction.transformer",
     "FeatureSet": "store.feature_set",
     "Run": "model.run",
-    "evaluate": "model.inference",
+    "evaluate": "model.evaluate",
     "extract": "extraction.extract",
     "finetune": "finetuning.finetune",
     "fit_head": "heads.fit",
     "open_features": "store.feature_set",
     "open_run": "model.run",
-    "predict": "model.inference",
+    "predict": "model.predict",
 }
 
 __all__ = list(_HOMES)

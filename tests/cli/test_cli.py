@@ -629,7 +629,7 @@ def test_a_missing_run_is_refused(refused, photos):
         (["fit-head", "set", "--optimizer", "adamm"], "unknown optimizer; expected adam, adamw, nadam, rmsprop or sgd"),
         (["finetune", "run", "--patience", "-1"], "patience is out of range; expected at least 0, found -1"),
         (["evaluate", "run", "photos", "--split", "all"], "no such split; expected train, validation, test, found all"),
-        (["predict", "run"], "Missing argument 'IMAGE...'."),
+        (["predict", "run"], "Missing argument 'IMAGE|FOLDER...'."),
         (["predict", "run", "a.png", "--top", "0"], "top is too small; expected 1 or more, found 0"),
         (["features", "list"], "no such folder: features. Make a feature set with extract"),
         (["features", "shew"], "No such command 'shew'. Did you mean 'show'?"),
@@ -669,7 +669,7 @@ def test_a_bug_is_not_reported_as_wrong_input(call, monkeypatch):
     def fail(*args, **options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("permafrost.model.inference.predict", fail)
+    monkeypatch.setattr("permafrost.model.predict.predict", fail)
 
     with pytest.raises(ZeroDivisionError):
         call("predict", "run", "a.png")
@@ -680,7 +680,7 @@ def test_a_library_that_exits_passes_its_status_on(call, monkeypatch, code, stat
     def leave(*args, **options):
         sys.exit(code)
 
-    monkeypatch.setattr("permafrost.model.inference.predict", leave)
+    monkeypatch.setattr("permafrost.model.predict.predict", leave)
 
     assert call("predict", "run", "a.png") == (status, "", line)
 

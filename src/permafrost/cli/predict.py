@@ -1,4 +1,4 @@
-"""`predict`: a model and images in, labels out."""
+"""`predict`: from a model and images to labels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from permafrost.cli.command import command, show
 
 @command("predict", COMMANDS["predict"])
 @click.argument("model", metavar="RUN/|MODEL.keras", type=click.Path())
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path())
-@click.option("--top", type=int, default=3, show_default=True, help="How many classes to give for each.")
+@click.argument("images", metavar="IMAGE|FOLDER...", nargs=-1, required=True, type=click.Path())
+@click.option("--top", type=int, default=3, show_default=True, help="Number of classes to show per image.")
 def predict(*, model: str, images: tuple[str, ...], top: int, as_json: bool) -> int:
-    """Say what a model sees in images.
+    """Classify images with a model.
 
-    IMAGE is a file, or a folder, whose images are taken. Exit status 2 if one of them cannot be decoded; the others
-    are answered all the same.
+    A FOLDER stands for all images in it and in its subfolders, except hidden ones. If an image cannot be decoded, the
+    others are still classified, and the exit status is 2.
     """
-    from permafrost.model.inference import predict as run
+    from permafrost.model.predict import predict as run
 
     answers = run(model, images, top=top)
     show(answers, [_line(answer) for answer in answers], as_json=as_json)

@@ -1,48 +1,44 @@
-"""One Keras model from images to probabilities, and the check that it agrees with what it was made of."""
+"""Join a trunk and a head to one Keras model, from images to probabilities."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import keras
-import numpy as np
 
 from permafrost.atomic import replacing
-from permafrost.engines.keras_engine import KerasEngine
-from permafrost.errors import ImageError, RunError
-from permafrost.images.resizing import resize
+from permafrost.errors import RunError
 
 if TYPE_CHECKING:
     from permafrost.trunk.cutting import Trunk
 
-
 RESIZING_LAYER: Final = "resizing"
 
+GRAPH_RECORDS: Final = ("_inbound_nodes", "_outbound_nodes")
+"""The lists in which Keras records, per layer, the graphs that it is part of. There is no public access to them."""
 
 _LENDING: Final = threading.RLock()
-"""Held while layers are lent: Keras notes on them, by position, in which graphs they are."""
+"""Held while layers are lent: records are removed by their position, so one thread at a time may add some."""
 
 
 def assemble(trunk: Trunk, head: keras.Model) -> keras.Model:
-    """Join resizing, preprocessing, trunk and head.
+    """Join resizing, preprocessing, trunk and head to one model.
 
-    Every layer of the base is a layer of the model, by its own name; there is no Lambda layer and none of this
-    package's.
+    Every layer of the base becomes a layer of the model and keeps its name. All layers are Keras' own, and none is a
+    Lambda layer. The model resizes images to the trunk's size; images of that size are unchanged.
 
     Args:
         trunk: from pixels to features.
         head: from features to probabilities.
 
     Returns:
-        From (n, height, width, 3), any height and width, 0 to 255, to (n, classes) float32. An image of the trunk's
-        size passes its resizing untouched.
+        A model from (n, height, width, 3), any height and width, 0 to 255, to (n, classes) float32.
     """
     height, width = trunk.spec.image_size
     _reserve_names(trunk.model)
@@ -55,7 +51,7 @@ def assemble(trunk: Trunk, head: keras.Model) -> keras.Model:
         dtype="float32",
         name=_free_name(RESIZING_LAYER, trunk.model),
     )
-    # Rounded, as the extraction's resize gives whole numbers.
+    # Extraction rounds resized pixels to whole levels.
     pixels = keras.ops.round(resizing(images))
     features = trunk.model.call(pixels)
     for layer in head.layers:
@@ -65,75 +61,48 @@ def assemble(trunk: Trunk, head: keras.Model) -> keras.Model:
 
 @contextlib.contextmanager
 def lent(model: keras.Model) -> Iterator[None]:
-    """Within, layers of `model` may be in other models too; afterwards they have forgotten those.
+    """Let layers of `model` join other models within the block, and free those models after it.
 
-    Keras has every layer remember each graph that it is in, with all that comes after it: heads of a session's earlier
-    experiments would stay in memory as long as the trunk. One thread at a time has the layers.
+    Keras records every graph that a layer joins, and a record refers to all layers of the graph: heads of earlier
+    experiments would stay in memory as long as the trunk. The records made within the block are removed at its end.
+    If Keras keeps its records elsewhere, nothing is removed. One thread at a time can borrow layers.
     """
     with _LENDING:
-        nodes = [each for layer in model.operations for each in (layer._inbound_nodes, layer._outbound_nodes)]
-        counts = [len(each) for each in nodes]
+        records = [getattr(layer, name, None) for layer in model.operations for name in GRAPH_RECORDS]
+        lists = [each for each in records if isinstance(each, list)]
+        counts = [len(each) for each in lists]
         try:
             yield
         finally:
-            for each, count in zip(nodes, counts, strict=True):
-                del each[count:]
+            if len(lists) == len(records):
+                for each, count in zip(lists, counts, strict=True):
+                    del each[count:]
 
 
 def export_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Save `model` beside `path`, then rename: the file is the old model or the new one, always whole.
+    """Save a model to `path` atomically: the file is the old model or the new one, always whole.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: the file cannot be written.
     """
     with replacing(Path(path)) as temporary:
         model.save(temporary)
 
 
-def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_size: int = 32) -> np.ndarray:
-    """What a model gives for images of any sizes, each resized by the model's own layer.
-
-    Images of different sizes cannot share a batch, and a network of many layers is slow one by one: so the model's
-    resizing alone runs on each image, and the whole model on batches of what it gives, which it leaves as it is.
-
-    Args:
-        model: from images of any size to probabilities; or of a fixed size, to which images are resized here.
-        images: each (h, w, 3), 0 to 255; never more than a batch of them is held.
-        batch_size: images a batch.
-
-    Returns:
-        (n, classes) float32.
-    """
-    prepare = resizer(model)
-    return computed(model, (prepare(pixels) for pixels in images), batch_size=batch_size)
-
-
-def computed(model: keras.Model, images: Iterable[np.ndarray], *, batch_size: int = 32) -> np.ndarray:
-    """What a model gives, as `probabilities`, for images that are of its size already."""
-    engine = KerasEngine(model, batch_size=batch_size)
-    chunks = [np.empty((0, model.outputs[0].shape[-1]), np.float32)]
-    remaining = iter(images)
-    while batch := [pixels.astype(np.float32, copy=False) for pixels in itertools.islice(remaining, batch_size)]:
-        if len({pixels.shape for pixels in batch}) > 1:
-            raise ImageError("images of different sizes", expected="a model that resizes them")
-        chunks.append(engine(np.stack(batch))[0])
-    return np.concatenate(chunks)
-
-
 def body_of(model: keras.Model) -> keras.Model:
-    """An exported model without its resizing: from (n, h, w, 3) of the trunk's size to probabilities.
+    """Return an exported model without its resizing: from (n, h, w, 3) of the trunk's size to probabilities.
 
     Raises:
-        RunError: the model has no resizing that `assemble` put there.
+        RunError: the model was not made by `assemble`.
     """
     return keras.Model(pixels_of(model), model.outputs[0], name="body")
 
 
 def pixels_of(model: keras.Model) -> Any:
-    """The tensor in an exported model that holds images of the trunk's size, (n, h, w, 3) from 0 to 255.
+    """Return the tensor of resized images in an exported model: (n, h, w, 3) of the trunk's size, 0 to 255.
 
     Raises:
-        RunError: the model has no resizing that `assemble` put there.
+        RunError: the model was not made by `assemble`.
     """
     for operation in model.operations[:4]:
         if type(operation).__name__ == "Round":
@@ -141,32 +110,8 @@ def pixels_of(model: keras.Model) -> Any:
     raise RunError(f"{model.name} was not exported by permafrost", expected="a model that resizes its images")
 
 
-def resizer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """What brings an image (h, w, 3) to the one size at which `model` works on it.
-
-    Returns:
-        A function from (h, w, 3), 0 to 255, to (height, width, 3) float32.
-    """
-    height, width = model.inputs[0].shape[1:3]
-    if height is not None and width is not None:
-        return lambda pixels: resize(pixels, (height, width)).astype(np.float32)
-    for layer in model.layers[:3]:
-        if isinstance(layer, keras.layers.Resizing):
-            return _layer_resizer(layer)
-    # Nothing says at which size it was trained: images go in as they are.
-    return lambda pixels: pixels.astype(np.float32)
-
-
-def _layer_resizer(layer: Any) -> Callable[[np.ndarray], np.ndarray]:
-    def run(pixels: np.ndarray) -> np.ndarray:
-        resized: np.ndarray = keras.ops.convert_to_numpy(layer(pixels[None].astype(np.float32)))[0]
-        return resized
-
-    return run
-
-
 def _free_name(name: str, model: keras.Model) -> str:
-    """`name`, or with a number where the model has it: a trunk may itself be an exported model."""
+    """Return `name`, with a number if `model` has it already: a trunk may itself be an exported model."""
     taken = {operation.name for operation in model.operations}
     number = 1
     free = name
@@ -176,7 +121,7 @@ def _free_name(name: str, model: keras.Model) -> str:
 
 
 def _reserve_names(model: keras.Model) -> None:
-    """Have Keras count on from the numbers in `model`'s names, so that names that it makes up are free."""
+    """Advance Keras' name counters beyond the numbers in `model`'s names, so that new default names are free."""
     for operation in model.operations:
         match = re.fullmatch(r"(.+?)(?:_(\d+))?", operation.name)
         assert match is not None

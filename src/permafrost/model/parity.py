@@ -1,4 +1,4 @@
-"""An exported model compared with the head on kept features."""
+"""Export a model and check that it agrees with the head on cached features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import keras
 import numpy as np
@@ -14,44 +14,40 @@ import numpy as np
 from permafrost.errors import ImageError, ParityError
 from permafrost.extraction.originals import Originals
 from permafrost.images.resizing import resize
-from permafrost.model.assembly import computed, resizer
-from permafrost.trunk.bases import load_model_file
-
-if TYPE_CHECKING:
-    from permafrost.trunk.spec import TrunkSpec
-
-from typing import TYPE_CHECKING
-
 from permafrost.model.assembly import export_model
+from permafrost.model.inference import probabilities, resizer
 from permafrost.store.feature_set import FeatureSet
+from permafrost.trunk.bases import load_model_file
 from permafrost.trunk.run_base import MODEL_FILE
 from permafrost.trunk.spec import TrunkSpec
 
-if TYPE_CHECKING:
-    pass
-
-
 PARITY_IMAGES: Final = 64
+"""The maximum number of images to compare."""
 
+SYNTHETIC_IMAGES: Final = 8
+"""The number of random images to compare if none of the dataset's can be read."""
 
 TOLERANCE: Final = 1e-4
-
+"""The maximum difference of a probability."""
 
 REDUCED_TOLERANCE: Final = 3e-2
-"""Where the trunk computes in bfloat16 or features are stored in float16: eight and eleven bits of precision."""
+"""The same for trunks that compute in bfloat16 or features stored as float16: 8 and 11 bits of precision."""
+
+Outputs = Callable[[np.ndarray], np.ndarray]
+"""Given rows (k,) of a feature set, or pixels (k, h, w, 3) uint8, the probabilities (k, classes) to compare with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How an exported model compares with what it was made of, on some images.
+    """The agreement of an exported model with the parts that it was made of.
 
     Attributes:
-        images: how many were compared.
-        synthetic: whether they were made up, because none of the dataset's could be read.
+        images: the number of images compared.
+        synthetic: whether they are random images, because none of the dataset's could be read.
         resized_max_difference: the largest difference of a probability, on images resized as in extraction.
-        tolerance: what it may be.
-        full_size_equal_labels: on images at full size, which the model resizes itself, the share of equal labels.
-        full_size_max_difference: there, the largest difference of a probability.
+        tolerance: the maximum that `resized_max_difference` may be.
+        full_size_equal_labels: the fraction of equal labels on images that the model itself resizes; None if synthetic.
+        full_size_max_difference: the largest difference of a probability on those; None if synthetic.
     """
 
     images: int
@@ -60,61 +56,6 @@ class Parity:
     tolerance: float
     full_size_equal_labels: float | None
     full_size_max_difference: float | None
-
-
-def check_parity(
-    path: str | os.PathLike[str],
-    spec: TrunkSpec,
-    images: Iterable[tuple[np.ndarray, np.ndarray]],
-    *,
-    reference: Callable[[np.ndarray], np.ndarray],
-) -> Parity:
-    """Compare an exported model, read back from its file, with what it was made of.
-
-    Args:
-        path: the model's file; it is opened in safe mode.
-        spec: of the features that the head was fitted to.
-        images: of the dataset, (h, w, 3) uint8 at full size, each with the probabilities (classes,) of the head on
-            its kept features.
-        reference: probabilities of the parts in memory for pixels (n, h, w, 3) uint8, for where there is no image.
-
-    Raises:
-        ParityError: on images resized as in extraction, a probability differs by more than the tolerance.
-    """
-    model = load_model_file(path)
-    prepare = resizer(model)
-    trios = [(resize(pixels, spec.image_size), prepare(pixels), row) for pixels, row in images]
-    synthetic = not trios
-    if synthetic:
-        resized = np.random.default_rng(0).integers(0, 256, (8, *spec.image_size, 3), np.uint8)
-        expected = reference(resized)
-    else:
-        resized = np.stack([pixels for pixels, _, _ in trios])
-        expected = np.stack([row for _, _, row in trios])
-    difference = _max_difference(computed(model, resized), expected)
-    tolerance = TOLERANCE if spec.precision == spec.dtype == "float32" else REDUCED_TOLERANCE
-    if not difference <= tolerance:
-        raise ParityError(
-            f"the exported model {path} does not agree with the head on kept features",
-            expected=f"probabilities within {tolerance:g} on {len(resized)} images",
-            found=f"a difference of {difference:.3g}",
-        )
-    served = None if synthetic else computed(model, [pixels for _, pixels, _ in trios])
-    return Parity(
-        images=len(resized),
-        synthetic=synthetic,
-        resized_max_difference=difference,
-        tolerance=tolerance,
-        full_size_equal_labels=None if served is None else float((served.argmax(1) == expected.argmax(1)).mean()),
-        full_size_max_difference=None if served is None else _max_difference(served, expected),
-    )
-
-
-def _max_difference(left: np.ndarray, right: np.ndarray) -> float:
-    return float(np.abs(left - right).max())
-
-
-Outputs = Callable[[np.ndarray], np.ndarray]
 
 
 def export_checked(
@@ -127,37 +68,93 @@ def export_checked(
     on_pixels: Outputs,
     spec: TrunkSpec | None = None,
 ) -> Parity:
-    """Save a run's model, and compare it, read back, with what it was made of.
+    """Save a run's model, read it back and check it.
 
     Args:
         model: from images to probabilities.
         stage: the folder in which the run is put together.
-        features: the set that it came from.
-        rows: of each split.
-        on_rows: given (k,) rows of the set, the probabilities (k, classes) to compare with.
-        on_pixels: given pixels (k, h, w, 3) uint8, the same; for where no image can be read.
-        spec: of the kept features behind `on_rows`, where they are not the set's.
+        features: the set that the head was fitted to.
+        rows: the set's rows per split.
+        on_rows: the head's probabilities for rows of the set.
+        on_pixels: the head's probabilities for pixels; used if no image can be read.
+        spec: the spec of the cached features that `on_rows` uses; the set's if None.
 
     Raises:
-        ParityError: they do not agree.
+        ParityError: the model and the head do not agree.
     """
     path = stage / MODEL_FILE
     export_model(model, path)
     return check_parity(path, spec or features.spec, sample_images(features, rows, on_rows), reference=on_pixels)
 
 
+def check_parity(
+    path: str | os.PathLike[str],
+    spec: TrunkSpec,
+    images: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    reference: Outputs,
+) -> Parity:
+    """Compare an exported model, read back from its file in safe mode, with the parts that it was made of.
+
+    Args:
+        path: the model's file.
+        spec: the spec of the features that the head was fitted to.
+        images: pairs of an image (h, w, 3) uint8 at full size and the head's probabilities (classes,) on its cached
+            features.
+        reference: the head's probabilities for pixels; used if there are no images.
+
+    Raises:
+        ParityError: on images resized as in extraction, a probability differs by more than the tolerance.
+    """
+    model = load_model_file(path)
+    prepare = resizer(model)
+    samples = [(resize(pixels, spec.image_size), prepare(pixels), expected) for pixels, expected in images]
+    if samples:
+        resized = np.stack([pixels for pixels, _, _ in samples])
+        expected = np.stack([row for _, _, row in samples])
+    else:
+        resized = np.random.default_rng(0).integers(0, 256, (SYNTHETIC_IMAGES, *spec.image_size, 3), np.uint8)
+        expected = reference(resized)
+    difference = _max_difference(probabilities(model, resized), expected)
+    tolerance = TOLERANCE if spec.precision == spec.dtype == "float32" else REDUCED_TOLERANCE
+    if not difference <= tolerance:
+        raise ParityError(
+            f"the exported model {path} does not agree with the head on cached features",
+            expected=f"probabilities within {tolerance:g} on {len(resized)} images",
+            found=f"a difference of {difference:.3g}",
+        )
+    full_size = probabilities(model, [pixels for _, pixels, _ in samples]) if samples else None
+    return Parity(
+        images=len(resized),
+        synthetic=not samples,
+        resized_max_difference=difference,
+        tolerance=tolerance,
+        full_size_equal_labels=None if full_size is None else _equal_labels(full_size, expected),
+        full_size_max_difference=None if full_size is None else _max_difference(full_size, expected),
+    )
+
+
+def _equal_labels(left: np.ndarray, right: np.ndarray) -> float:
+    return float((left.argmax(1) == right.argmax(1)).mean())
+
+
+def _max_difference(left: np.ndarray, right: np.ndarray) -> float:
+    return float(np.abs(left - right).max())
+
+
 def sample_images(
     features: FeatureSet, rows: dict[str, np.ndarray], outputs: Outputs
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Up to 64 images, spread over the test images, or where there are none over all, to check parity on.
+    """Yield up to 64 images to check parity on, spread evenly over the test images, or over all if there are none.
 
     Args:
         features: the set.
-        rows: of each split.
-        outputs: given (k,) rows, the probabilities (k, classes) to compare with.
+        rows: the set's rows per split.
+        outputs: the head's probabilities for rows of the set.
 
     Yields:
-        (h, w, 3) uint8 at full size, and (classes,), for each image that is still there and has not changed.
+        Pixels (h, w, 3) uint8 at full size and probabilities (classes,). Images that are missing or changed are left
+        out.
     """
     candidates = rows["test"] if len(rows["test"]) else np.arange(len(features))
     chosen = candidates[np.unique(np.linspace(0, len(candidates) - 1, PARITY_IMAGES).astype(int))]

@@ -1,0 +1,94 @@
+"""Evaluate a model on a dataset's images, read from their files at full size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from permafrost.errors import DatasetError, ImageError, OptionError
+from permafrost.images.dataset import Dataset, read_dataset
+from permafrost.images.splits import SPLITS, assign_splits
+from permafrost.model.inference import ModelLike, open_model, probabilities, read_images, require_outputs, resizer
+from permafrost.model.run import Run
+from permafrost.training.metrics import metrics
+
+
+def evaluate(
+    model: ModelLike,
+    data: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    validation_fraction: float | None = None,
+    test_fraction: float | None = None,
+) -> dict[str, Any]:
+    """Compute a model's metrics on one split of a dataset. Only the images of that split are decoded.
+
+    Args:
+        model: a run, its folder, a `.keras` file, or a Keras model.
+        data: a dataset, as for `extract`.
+        split: `train`, `validation` or `test`.
+        validation_fraction, test_fraction: as for `extract`; used for images whose split the dataset does not name.
+
+    Returns:
+        The result of `training.metrics.metrics`, with `split`, `model`, `data`, and `skipped`, the number of images
+        that could not be decoded.
+
+    Raises:
+        PermafrostError: the request or its input is wrong; see `permafrost.errors`.
+    """
+    if split not in SPLITS:
+        raise OptionError("no such split", expected=", ".join(SPLITS), found=split)
+    dataset = read_dataset(data)
+    network, class_names = open_model(model)
+    class_names = class_names or dataset.class_names
+    _require_known(dataset, class_names)
+    require_outputs(network, class_names)
+    candidates = [index for index, given in enumerate(dataset.splits) if given in (split, None)]
+
+    def in_split(position: int, digest: bytes) -> bool:
+        given = dataset.splits[candidates[position]]
+        fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+        return assign_splits([digest], [given], **fractions) == [split]
+
+    results = read_images([dataset.image(index) for index in candidates], resizer(network), in_split)
+    scored: list[int] = []
+    skipped: list[int] = []
+
+    def prepared() -> Iterator[np.ndarray]:
+        for index, result in zip(candidates, results, strict=True):
+            if isinstance(result, ImageError):
+                skipped.append(index)
+            elif result is not None:
+                scored.append(index)
+                yield result
+
+    outputs = probabilities(network, prepared())
+    if not scored:
+        raise DatasetError(f"no images for {split} in {dataset.root}", found=_counts(dataset.splits))
+    numbers = [class_names.index(name) for name in dataset.class_names]
+    labels = np.array([numbers[dataset.labels[index]] for index in scored], np.int64)
+    about = {"split": split, "model": _name(model), "data": dataset.root, "skipped": len(skipped)}
+    return metrics(labels, outputs, class_names) | about
+
+
+def _require_known(dataset: Dataset, class_names: Sequence[str]) -> None:
+    unknown = sorted(set(dataset.class_names) - set(class_names))
+    if unknown:
+        raise DatasetError(
+            f"{dataset.root} has a class that the model does not know",
+            expected=", ".join(class_names),
+            found=", ".join(unknown),
+        )
+
+
+def _counts(splits: Sequence[str | None]) -> str:
+    return ", ".join(f"{splits.count(split)} for {split}" for split in SPLITS if split in splits) or "none"
+
+
+def _name(model: ModelLike) -> str:
+    if isinstance(model, Run):
+        return str(model.folder)
+    return os.fspath(model) if isinstance(model, str | os.PathLike) else "a model in memory"

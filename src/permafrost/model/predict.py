@@ -1,0 +1,79 @@
+"""Classify images with a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from permafrost.errors import DatasetError, ImageError, OptionError
+from permafrost.images.folders import walk_images
+from permafrost.images.sources import ArrayImage, FileImage, ImageSource
+from permafrost.model.inference import ModelLike, open_model, probabilities, read_images, require_outputs, resizer
+
+
+def predict(
+    model: ModelLike,
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | np.ndarray],
+    *,
+    top: int = 3,
+) -> list[dict[str, Any]]:
+    """Classify images.
+
+    Args:
+        model: a run, its folder, a `.keras` file, or a Keras model.
+        images: paths of image files, or of folders with image files; or arrays (h, w, 3), 0 to 255. A single path need
+            not be in a list.
+        top: the number of classes to return per image, the most probable first.
+
+    Returns:
+        Per image `path` (None for an array), `label`, `probability`, and `top`, a list of `label` and `probability`;
+        or `path` and `error` if it cannot be decoded.
+
+    Raises:
+        PermafrostError: the request or its input is wrong; see `permafrost.errors`.
+    """
+    if top < 1:
+        raise OptionError("top is too small", expected="1 or more", found=top)
+    found = list(_expanded([images] if isinstance(images, str | os.PathLike) else images))
+    if not found:
+        raise DatasetError("no images to predict", expected="paths of images, or of folders with some")
+    network, class_names = open_model(model)
+    class_names = class_names or tuple(f"class {number}" for number in range(int(network.outputs[0].shape[-1])))
+    require_outputs(network, class_names)
+    errors: list[ImageError | None] = []
+
+    def prepared() -> Iterator[np.ndarray]:
+        for result in read_images([image for _, image in found], resizer(network)):
+            errors.append(result if isinstance(result, ImageError) else None)
+            if isinstance(result, np.ndarray):
+                yield result
+
+    outputs = iter(probabilities(network, prepared()))
+    return [
+        {"path": path, "error": str(error)} if error else {"path": path} | _answer(next(outputs), class_names, top)
+        for (path, _), error in zip(found, errors, strict=True)
+    ]
+
+
+def _expanded(images: Iterable[str | os.PathLike[str] | np.ndarray]) -> Iterator[tuple[str | None, ImageSource]]:
+    """Yield the path (None for an array) and source of each image, and of each image in a folder."""
+    for image in images:
+        if isinstance(image, np.ndarray):
+            yield None, ArrayImage(image)
+            continue
+        path = os.fspath(image)
+        if not os.path.isdir(path):
+            yield path, FileImage(path)
+            continue
+        for name, reason in walk_images(path):
+            if reason is None:
+                yield os.path.join(path, name), FileImage(os.path.join(path, name))
+
+
+def _answer(row: np.ndarray, class_names: Sequence[str], top: int) -> dict[str, Any]:
+    order = np.argsort(-row, kind="stable")[:top]
+    best = [{"label": class_names[i], "probability": float(row[i])} for i in order]
+    return {"label": best[0]["label"], "probability": best[0]["probability"], "top": best}

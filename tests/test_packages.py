@@ -1,4 +1,4 @@
-"""The code lies in layers: imports go one way, light modules stay light, public things say what they are for."""
+"""The packages import each other in one direction, `import permafrost` stays light, public names have docstrings."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ ORDER = [
     "cli",
     "__main__",
 ]
-"""A module may import those before it, never one after."""
+"""A package may import those before it, never one after it."""
 
 HEAVY = ["tensorflow", "keras", "sklearn", "h5py", "matplotlib", "numpy", "PIL"]
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
 def module_of(path: Path) -> str:
-    """A file's module without `permafrost.`: `engines.keras_engine`; the package's own is empty."""
+    """Return a file's module without `permafrost.`, e.g. `engines.keras_engine`; empty for the package itself."""
     parts = path.relative_to(SOURCE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -47,7 +47,7 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): ast.parse(path.read_bytes()) for path in FILES}
 
 
-def layer_of(module: str) -> str:
+def package_of(module: str) -> str:
     return module.split(".")[0]
 
 
@@ -56,7 +56,7 @@ def for_types(node: ast.AST) -> bool:
 
 
 def imports_of(tree: ast.AST, *, types: bool) -> Iterator[str]:
-    """Modules of this package that a file imports, anywhere in it."""
+    """Yield the modules of this package that a file imports, anywhere in it."""
     for node in ast.iter_child_nodes(tree):
         if for_types(node) and not types:
             continue
@@ -77,24 +77,24 @@ def imports_of(tree: ast.AST, *, types: bool) -> Iterator[str]:
                 yield rest
 
 
-def test_every_file_has_its_place_in_the_order():
-    assert {layer_of(module) for module in MODULES} - {""} <= set(ORDER)
+def test_every_package_has_a_place_in_the_order():
+    assert {package_of(module) for module in MODULES} - {""} <= set(ORDER)
     assert len(MODULES) > 15
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {""}))
-def test_a_module_imports_only_those_before_it(module):
-    place = ORDER.index(layer_of(module))
+def test_a_module_imports_only_earlier_packages(module):
+    place = ORDER.index(package_of(module))
 
     for imported in imports_of(MODULES[module], types=False):
-        if not imported:  # `import permafrost`, as a user writes it, is for what lies above all else.
-            assert layer_of(module) in ("cli", "__main__")
+        if not imported:  # Only the top may `import permafrost` as a user does.
+            assert package_of(module) in ("cli", "__main__")
             continue
-        assert layer_of(imported) == layer_of(module) or ORDER.index(layer_of(imported)) < place, imported
+        assert package_of(imported) == package_of(module) or ORDER.index(package_of(imported)) < place, imported
 
 
-def test_no_imports_go_round_in_a_circle_not_even_for_types():
-    # The package itself only names its modules, for type checkers.
+def test_there_are_no_import_cycles_not_even_for_types():
+    # The package itself only names its modules for type checkers.
     graph = {
         module: {name for name in imports_of(tree, types=True) if name and name != module}
         for module, tree in MODULES.items()
@@ -107,7 +107,7 @@ def test_no_imports_go_round_in_a_circle_not_even_for_types():
     assert graph == {}
 
 
-def test_the_package_itself_imports_nothing_of_its_own_but_for_types():
+def test_the_package_itself_imports_its_modules_only_for_types():
     assert list(imports_of(MODULES[""], types=False)) == []
 
 
@@ -127,8 +127,8 @@ def test_importing_the_package_loads_nothing_heavy():
     assert run(f"import sys, permafrost; print([name for name in {HEAVY} if name in sys.modules])") == "[]"
 
 
-def test_what_the_package_offers_is_pinned_and_is_there():
-    # Removing a name, or giving it another meaning, breaks programs.
+def test_the_public_names_are_pinned_and_exist():
+    # Removing or redefining a name breaks programs.
     assert sorted(permafrost.__all__) == [
         "FeatureExtractor",
         "FeatureSet",
@@ -146,7 +146,7 @@ def test_what_the_package_offers_is_pinned_and_is_there():
         assert callable(getattr(permafrost, name)), name
 
 
-def test_a_name_that_the_package_does_not_have_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'permafrost' has no attribute 'extrct'"):
         _ = permafrost.extrct
 
@@ -190,12 +190,12 @@ WITHOUT_KERAS = """
 """
 
 
-def test_dataset_reading_and_keeping_work_without_keras(tmp_path):
+def test_datasets_stores_and_sets_work_without_keras(tmp_path):
     assert run(WITHOUT_KERAS, str(tmp_path)) == "06d0810972ad []"
 
 
 def public(tree: ast.AST, within: str = "") -> Iterator[tuple[str, ast.AST]]:
-    """Public functions, classes and methods of a file, by name; a test says what it is for by its name."""
+    """Yield the public functions, classes and methods of a file, by name; tests are described by their names."""
     kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, kinds) and not node.name.startswith(("_", "test_")):
@@ -205,7 +205,7 @@ def public(tree: ast.AST, within: str = "") -> Iterator[tuple[str, ast.AST]]:
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_every_public_thing_has_a_docstring(module):
+def test_every_public_name_has_a_docstring(module):
     tree = MODULES[module]
 
     assert ast.get_docstring(tree), "the module itself"

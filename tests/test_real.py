@@ -1,4 +1,4 @@
-"""The whole way on real networks: each base of the table, and real weights on photographs where they are at hand."""
+"""Extract, fit and export with each known base, and with real weights and photographs if they are available."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ pytest_plugins = ["upper"]
 INCEPTION_WEIGHTS = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.through_mixed8.h5"
 MOBILENET_WEIGHTS = {"without": "mobilenet_2_5_224_tf_no_top.h5", "with": "mobilenet_2_5_224_tf.h5"}
 QUICK = ("mobilenet", "mobilenet_v3_small", "vgg16")
-"""Bases of one preprocessing each that are built and run in seconds."""
+"""Small bases, one per preprocessing rule, that run in seconds."""
 
 TOO_LONG = 1800
-"""Seconds after which a slow test is given up: the largest bases have hundreds of millions of weights."""
+"""Timeout in seconds: the largest bases have hundreds of millions of weights."""
 
 
-def whole_way(name: str, photos: Path, folder: Path) -> pf.Run:
-    """From images to a model, on a base with random weights at the least size that it takes."""
+def extract_and_fit(name: str, photos: Path, folder: Path) -> pf.Run:
+    """Make a model from images, on a base with random weights at its minimum size."""
     features = pf.extract(
         photos,
         base=name,
@@ -48,7 +48,7 @@ def whole_way(name: str, photos: Path, folder: Path) -> pf.Run:
 
 @pytest.fixture
 def six(photos, tmp_path) -> Path:
-    """Two images of each class."""
+    """Copy two images of each class."""
     for path in sorted(photos.rglob("*-00[01].*")):
         place = tmp_path / "six" / path.parent.name
         place.mkdir(parents=True, exist_ok=True)
@@ -58,8 +58,8 @@ def six(photos, tmp_path) -> Path:
 
 @pytest.mark.parametrize("name", QUICK)
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
-def test_a_base_goes_the_whole_way_at_its_least_size(name, six, tmp_path, light):
-    run = whole_way(name, six, tmp_path)
+def test_a_base_becomes_an_exported_model_at_its_minimum_size(name, six, tmp_path, light):
+    run = extract_and_fit(name, six, tmp_path)
 
     assert run.about["parity"]["resized_max_difference"] <= TOLERANCE
 
@@ -67,20 +67,20 @@ def test_a_base_goes_the_whole_way_at_its_least_size(name, six, tmp_path, light)
 @pytest.mark.slow
 @pytest.mark.timeout(TOO_LONG)
 @pytest.mark.parametrize("name", BASES)
-def test_every_base_goes_the_whole_way_at_its_least_size(name, six, tmp_path):
+def test_every_base_becomes_an_exported_model_at_its_minimum_size(name, six, tmp_path):
     try:
-        run = whole_way(name, six, tmp_path)
+        run = extract_and_fit(name, six, tmp_path)
 
         assert run.about["parity"]["resized_max_difference"] <= TOLERANCE
         assert run.model.outputs[0].shape == (None, 3)
     finally:
-        # Some of them take gigabytes, in memory and on disk.
+        # Some take gigabytes of memory and disk.
         keras.backend.clear_session()
         gc.collect()
         shutil.rmtree(tmp_path)
 
 
-def test_vgg16_at_150_px_has_4_by_4_by_512_features_a_image():
+def test_vgg16_at_150_px_has_4_by_4_by_512_features_per_image():
     (trunk,) = build_trunks(load_base("vgg16", weights="none", image_size=(150, 150)))
 
     assert trunk.spec.shapes == ((4, 4, 512),)
@@ -99,7 +99,7 @@ def forty(shared, tmp_path_factory) -> Path:
     return folder
 
 
-def test_published_weights_give_the_same_features_with_their_classifier_and_without(shared, forty, tmp_path):
+def test_published_weights_with_and_without_classifier_give_equal_features(shared, forty, tmp_path):
     def extract(weights: str):
         path = str(shared / "weights" / MOBILENET_WEIGHTS[weights])
         out = tmp_path / "features" / f"{weights}.h5"
@@ -125,7 +125,7 @@ def without_top(shared: Path) -> str:
 
 @pytest.fixture(scope="module")
 def cats_dogs(shared) -> Path:
-    """1,000 photographs of cats and dogs to train on, 400 to validate, 600 to test."""
+    """1,000 photographs of cats and dogs for training, 400 for validation, 600 for test."""
     return shared / "data" / "cats_dogs"
 
 
@@ -144,13 +144,13 @@ def pooled(shared, cats_dogs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(pooled, tmp_path_factory) -> pf.Run:
-    """A logistic head on them."""
+    """A logistic head on `pooled`."""
     return pf.fit_head(pooled, "logistic", out=tmp_path_factory.mktemp("real-runs") / "logistic", progress=False)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(TOO_LONG)
-def test_a_logistic_head_on_real_features_is_right_on_970_of_1000_test_photographs(fitted):
+def test_a_logistic_head_on_real_features_has_a_test_accuracy_of_0_970(fitted):
     assert fitted.metrics["test"]["n"] == 600
     assert fitted.metrics["test"]["accuracy"] >= 0.970
     assert fitted.about["parity"]["images"] == 64
@@ -159,16 +159,16 @@ def test_a_logistic_head_on_real_features_is_right_on_970_of_1000_test_photograp
 
 @pytest.mark.slow
 @pytest.mark.timeout(TOO_LONG)
-def test_a_model_agrees_on_the_files_with_the_head_on_the_features_to_one_photograph(fitted, cats_dogs):
-    figures = pf.evaluate(fitted, cats_dogs)
+def test_the_model_on_files_agrees_with_the_head_on_features_to_one_photograph(fitted, cats_dogs):
+    metrics = pf.evaluate(fitted, cats_dogs)
 
-    assert figures["n"] == 600
-    assert abs(figures["accuracy"] - fitted.metrics["test"]["accuracy"]) <= 1 / 600 + 1e-9
+    assert metrics["n"] == 600
+    assert abs(metrics["accuracy"] - fitted.metrics["test"]["accuracy"]) <= 1 / 600 + 1e-9
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(TOO_LONG)
-def test_real_features_are_those_of_keras_on_the_same_pixels(pooled, shared):
+def test_real_features_equal_those_of_keras_on_the_same_pixels(pooled, shared):
     weights = str(shared / "weights" / INCEPTION_WEIGHTS)
     base = keras.applications.InceptionV3(include_top=False, weights=weights, input_shape=(150, 150, 3))
     reference = keras.Model(base.input, base.get_layer("mixed7").output)
@@ -182,7 +182,7 @@ def test_real_features_are_those_of_keras_on_the_same_pixels(pooled, shared):
 
 @pytest.mark.slow
 @pytest.mark.timeout(TOO_LONG)
-def test_photographs_are_computed_once_also_under_other_names_in_another_folder(pooled, shared, cats_dogs, tmp_path):
+def test_photographs_are_computed_once_even_if_renamed_and_moved(pooled, shared, cats_dogs, tmp_path):
     copies = tmp_path / "elsewhere"
     for number, path in enumerate(sorted(cats_dogs.rglob("*.jpg"), reverse=True)):
         place = copies / f"kind of {path.parent.name}"
@@ -199,7 +199,7 @@ def test_photographs_are_computed_once_also_under_other_names_in_another_folder(
 
 @pytest.mark.slow
 @pytest.mark.timeout(TOO_LONG)
-def test_a_dense_head_on_real_features_that_are_not_pooled_is_right_on_955_of_1000(shared, cats_dogs, tmp_path):
+def test_a_dense_head_on_unpooled_real_features_has_a_test_accuracy_of_0_955(shared, cats_dogs, tmp_path):
     features = inception_features(shared, cats_dogs, tmp_path / "maps.h5", pool="none")
 
     run = pf.fit_head(features, "dense", out=tmp_path / "run", progress=False)

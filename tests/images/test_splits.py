@@ -72,3 +72,12 @@ def test_splits_are_pinned():
     assert splits == ["train", "test", "test", "test", "test", "test", "train", "train"]
     assert content_position(bytes(31) + b"\1") == 0
     assert content_position(b"\x80" + bytes(31)) == 0.5
+
+
+def test_by_default_15_of_100_images_are_for_validation_and_15_for_test():
+    digests = [content_digest(str(number).encode()) for number in range(20_000)]
+
+    splits = assign_splits(digests, [None] * len(digests))
+
+    assert splits == assign_splits(digests, [None] * len(digests), validation_fraction=0.15, test_fraction=0.15)
+    assert [round(splits.count(split) / len(splits), 2) for split in SPLITS] == [0.7, 0.15, 0.15]

@@ -1,19 +1,14 @@
-"""Splits: their names, and the split that follows from an image's content."""
+"""Splits: their names, and the split that follows from the content of an image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from permafrost.errors import OptionError
 
-if TYPE_CHECKING:
-    pass
-
-
 SPLITS: Final = ("train", "validation", "test")
 """The splits, in the order of their numbers in a feature set."""
-
 
 SPLIT_FOLDERS: Final = {
     "train": "train",
@@ -24,13 +19,13 @@ SPLIT_FOLDERS: Final = {
     "test": "test",
     "testing": "test",
 }
-"""Names of folders, and of splits in a CSV, and what they mean; upper and lower case are the same here."""
-
+"""Names of split folders, and of splits in a CSV or npz file, with the split that each means; case does not matter."""
 
 VALIDATION_FRACTION: Final = 0.15
-
+"""Default fraction for validation of the images whose split the dataset does not give."""
 
 TEST_FRACTION: Final = 0.15
+"""Default fraction for test of the images whose split the dataset does not give."""
 
 
 def assign_splits(
@@ -40,15 +35,16 @@ def assign_splits(
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
 ) -> list[str]:
-    """The split of each image: the given one, or where none is given one that follows from its content.
+    """Return the split of each image: the given one, or else one that follows from its content.
 
-    An image's split stays what it is when others come and go, and copies of one image share theirs.
+    The split of an image does not depend on the other images, and copies of an image share one.
 
     Args:
         digests: content digests, 32 bytes each.
-        given: splits' names, or None.
-        validation_fraction: of the images without a split, the share for validation, 0 to 1.
-        test_fraction: the share for test.
+        given: names of splits, or None for images without one.
+        validation_fraction: fraction for validation of the images without a split, 0 to 1; `VALIDATION_FRACTION` if
+            None.
+        test_fraction: likewise for test; `TEST_FRACTION` if None.
 
     Raises:
         OptionError: a fraction is out of range, or the two leave nothing to train on.
@@ -72,5 +68,5 @@ def assign_splits(
 
 
 def content_position(digest: bytes) -> float:
-    """A number from 0 to 1, uniform over contents, that follows from a content digest alone."""
+    """Return a number from 0 to 1, uniformly distributed over contents, that follows from a content digest alone."""
     return int.from_bytes(digest[:8], "big") / 2**64

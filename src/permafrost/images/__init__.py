@@ -1,4 +1,4 @@
-"""Images and datasets: files and arrays to RGB pixels, labels, splits and augmented views.
+"""Image files and arrays to RGB pixels; datasets with labels and splits; augmented views.
 
-Imports only `errors`, `atomic`, `units` and `options`; no Keras and no HDF5.
+Imports neither Keras nor HDF5.
 """

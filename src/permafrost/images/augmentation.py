@@ -1,14 +1,14 @@
-"""Views: augmented versions of an image, the same ones every time.
+"""Augmented views of an image: deterministic, so that a cached view equals one that is made anew.
 
-What a view is follows from the image's content, the view's number and the augmentation alone: adding, moving or
-relabelling images changes no view, and a view that is kept is the same as one that is made anew in each epoch.
+A view follows from the image's content, the view's number and the augmentation alone. Adding, moving or relabelling
+images changes no view.
 
-The rule (`AUGMENTING`): flip, shift, rotation and zoom are one affine map about the image's centre, bilinear, with
-what lies outside filled by reflection, so that pixels are resampled once; then contrast about the image's mean and
-brightness, as one table of 256 values. Pixels are those that the trunk sees, resized already, and are rounded.
+The rule (`AUGMENTING`): flip, shift, rotation and zoom are one affine map about the centre of the image, with bilinear
+interpolation and reflection at the borders, so that pixels are resampled once. Then contrast about the image's mean and
+brightness are one table of 256 values. The pixels are those that the trunk sees, already resized and rounded.
 
-OpenCV does both, and releases the interpreter's lock, so that threads share the work. Pillow, with the reflection put
-on by NumPy, takes four times as long.
+OpenCV does both and releases the GIL, so threads share the work. Pillow, with reflection by NumPy, takes four times as
+long.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import numpy as np
 from permafrost.errors import OptionError, nearest
 
 AUGMENTING: Final = "opencv-affine-bilinear-reflect-1"
-"""Raised when a view's pixels change for the same augmentation, content and number."""
+"""The version of the rule; it changes when the pixels of a view change for equal augmentation, content and number."""
 
 RANGES: Final = {"shift": 0.1, "rotate": 15.0, "zoom": 0.1, "brightness": 0.1, "contrast": 0.2}
-"""The range of each augmentation where it is named without one."""
+"""The default range of each augmentation."""
 
 LIMITS: Final = {"shift": 1.0, "rotate": 180.0, "zoom": 0.9, "brightness": 1.0, "contrast": 1.0}
-"""The largest range of each."""
+"""The largest range of each augmentation."""
 
 USUAL: Final = "flip,shift,rotate,zoom"
-"""Where views are asked for and no augmentation is named."""
+"""The default augmentation if there are views."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,15 @@ class Augmentation:
     """How views differ from their image; each value is drawn uniformly from its range.
 
     Attributes:
-        flip: whether half of the views are mirrored, left and right.
-        shift: at most this share of the height up or down, and of the width left or right.
-        rotate: at most so many degrees either way.
-        zoom: the scale lies between 1 - `zoom` and 1 + `zoom`.
-        brightness: at most this share of 255 is added or subtracted.
-        contrast: differences from the image's mean are multiplied by 1 - `contrast` to 1 + `contrast`.
+        flip: whether half of the views are mirrored horizontally.
+        shift: maximum shift up, down, left or right, as a fraction of the height or width, 0 to 1.
+        rotate: maximum rotation in both directions, in degrees, 0 to 180.
+        zoom: the scale is between 1 - `zoom` and 1 + `zoom`; 0 to 0.9.
+        brightness: maximum that is added to or subtracted from pixels, as a fraction of 255, 0 to 1.
+        contrast: differences from the image's mean are multiplied by 1 - `contrast` to 1 + `contrast`; 0 to 1.
+
+    Raises:
+        OptionError: a range exceeds its limit.
     """
 
     flip: bool = False
@@ -57,26 +60,26 @@ class Augmentation:
     contrast: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, most in LIMITS.items():
-            if not 0 <= getattr(self, name) <= most:
-                raise OptionError(f"{name} is out of range", expected=f"0 to {most:g}", found=getattr(self, name))
+        for name, limit in LIMITS.items():
+            if not 0 <= getattr(self, name) <= limit:
+                raise OptionError(f"{name} is out of range", expected=f"0 to {limit:g}", found=getattr(self, name))
 
     def __str__(self) -> str:
-        ranges = [f"{name}={_written(getattr(self, name))}" for name in RANGES if getattr(self, name)]
+        ranges = [f"{name}={_exact(getattr(self, name))}" for name in RANGES if getattr(self, name)]
         return ",".join(["flip"] * self.flip + ranges)
 
     @property
     def rule(self) -> str:
-        """All that decides a view but its image and its number, as text for a trunk's key."""
+        """Everything a view depends on except its image and its number, as text for a trunk's key."""
         return f"{self};{AUGMENTING}"
 
     def view(self, pixels: np.ndarray, digest: bytes, number: int) -> np.ndarray:
-        """One view of an image.
+        """Return one view of an image.
 
         Args:
             pixels: (h, w, 3) uint8, 0 to 255, as the trunk sees the image.
-            digest: of the image's content.
-            number: 0 for the image itself, which is returned as it is.
+            digest: digest of the image's content.
+            number: number of the view; 0 is the image itself and returned unchanged.
 
         Returns:
             (h, w, 3) uint8.
@@ -85,7 +88,7 @@ class Augmentation:
             return pixels
         import cv2
 
-        flip, down, right, turn, scale, light, spread = _draws(digest, number)
+        flip, down, right, turn, scale, brightness, contrast = _draws(digest, number)
         if self.flip or self.shift or self.rotate or self.zoom:
             inverse = _inverse_map(
                 pixels.shape[:2],
@@ -102,17 +105,17 @@ class Augmentation:
                 borderMode=cv2.BORDER_REFLECT_101,
             )
         if self.brightness or self.contrast:
-            pixels = cv2.LUT(pixels, _table(pixels, 1 + self.contrast * spread, 255 * self.brightness * light))
+            pixels = cv2.LUT(pixels, _table(pixels, 1 + self.contrast * contrast, 255 * self.brightness * brightness))
         return pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Views:
-    """Which views of each training image there are.
+    """Which views of each training image are used.
 
     Attributes:
-        count: how many, the image itself among them; 1 is the image alone. None makes new ones in each epoch.
-        augmentation: how they are made.
+        count: number of views including the image itself; 1 is the image alone, None makes new views in each epoch.
+        augmentation: how views differ from their image.
     """
 
     count: int | None = 1
@@ -120,31 +123,31 @@ class Views:
 
     @property
     def by_turns(self) -> bool:
-        """Whether epochs train on different views."""
+        """Whether different epochs train on different views."""
         return self.count != 1
 
     def of_epoch(self, epoch: int) -> int:
-        """The view on which epoch `epoch`, from 0, trains."""
+        """Return the number of the view on which an epoch, counted from 0, trains."""
         return epoch if self.count is None else epoch % self.count
 
     @property
     def rule(self) -> str:
-        """The augmentation's rule; empty where there is only the image itself."""
+        """The augmentation's rule; empty if the image itself is the only view."""
         return "" if self.count == 1 else self.augmentation.rule
 
 
 def read_views(views: int | str | None, augment: str | None, *, live: bool = False) -> Views:
-    """Views as users ask for them.
+    """Return the views that a user asks for.
 
     Args:
-        views: how many of each training image, the image itself among them; `live` for new ones in each epoch;
+        views: number of views of each training image, including the image itself; `live` for new ones in each epoch;
             None for the image alone.
-        augment: names of augmentations, separated by commas, each with its range behind an equals sign where it is not
-            to be the usual one: `flip,shift=0.05,rotate`; None for the usual ones.
+        augment: names of augmentations, separated by commas, each optionally with its range: `flip,shift=0.05,rotate`.
+            `USUAL` if None.
         live: whether `live` is allowed.
 
     Raises:
-        OptionError: not a number of views, an unknown augmentation, a range that makes no sense, or an augmentation
+        OptionError: not a number of views, an unknown augmentation, a range out of its limits, or an augmentation
             without views.
     """
     count = _count(views, live)
@@ -158,10 +161,10 @@ def read_views(views: int | str | None, augment: str | None, *, live: bool = Fal
 
 
 def read_augmentation(text: str) -> Augmentation:
-    """The augmentation that `text` names: `flip,shift=0.05,rotate`.
+    """Return the augmentation that a text like `flip,shift=0.05,rotate` describes.
 
     Raises:
-        OptionError: an unknown name, or a range that is none.
+        OptionError: an unknown name, a range that is not a number or exceeds its limit, or no augmentation at all.
     """
     fields: dict[str, float | bool] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
@@ -179,8 +182,8 @@ def read_augmentation(text: str) -> Augmentation:
     return augmentation
 
 
-def _written(number: float) -> str:
-    """A number as short as it can be, and exact: two augmentations that differ have two texts."""
+def _exact(number: float) -> str:
+    """Return the shortest text that gives back the same number, so different augmentations have different texts."""
     return repr(float(number)).removesuffix(".0")
 
 
@@ -200,14 +203,14 @@ def _number(name: str, value: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise OptionError(f"the range of {name} is no number", expected=f"0 to {LIMITS[name]:g}", found=value)
+        raise OptionError(f"the range of {name} is not a number", expected=f"0 to {LIMITS[name]:g}", found=value)
     return number
 
 
 def _draws(digest: bytes, number: int) -> list[float]:
-    """Seven numbers from -1 to 1 for a view, each always of the same augmentation.
+    """Return seven numbers from -1 to 1 for a view, each always for the same augmentation.
 
-    From a hash rather than a random generator, whose numbers may change with NumPy's version.
+    They come from a hash, since the numbers of a random generator may change with NumPy's version.
     """
     stream = hashlib.shake_128(b"permafrost view\n" + digest + number.to_bytes(8, "little")).digest(7 * 8)
     return [int.from_bytes(stream[i : i + 8], "little") / 2**63 - 1 for i in range(0, len(stream), 8)]
@@ -216,7 +219,7 @@ def _draws(digest: bytes, number: int) -> list[float]:
 def _inverse_map(
     size: tuple[int, ...], *, flip: bool, shift: tuple[float, float], degrees: float, scale: float
 ) -> np.ndarray:
-    """For each pixel of a view where in the image it comes from: (2, 3) float64, of x and y."""
+    """Return the affine map from the x and y of a view to those of its image, (2, 3) float64."""
     height, width = size
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     cosine, sine = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
@@ -228,6 +231,6 @@ def _inverse_map(
 
 
 def _table(pixels: np.ndarray, factor: float, added: float) -> np.ndarray:
-    """For each of 256 values what becomes of it: (256,) uint8."""
+    """Return the new value of each of the 256 values, (256,) uint8."""
     mean = float(pixels.mean())
     return np.clip(np.round((np.arange(256) - mean) * factor + mean + added), 0, 255).astype(np.uint8)

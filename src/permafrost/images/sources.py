@@ -1,4 +1,4 @@
-"""Where an image's content comes from: a file or an array."""
+"""Images in files and in arrays, and their content before decoding."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ class FileImage:
     """An image in a file.
 
     Attributes:
-        path: where it is.
+        path: the file's path.
     """
 
     path: str
 
     def load(self, max_pixels: int = MAX_PIXELS) -> LoadedImage:
-        """Read it; one with more than `max_pixels` is refused when it is to be decoded.
+        """Read the file.
+
+        Args:
+            max_pixels: the image is refused when it is decoded if it has more pixels.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: the file cannot be read.
         """
         data = read_file(self.path)
         return LoadedImage(content_digest(data), data, max_pixels)
@@ -47,16 +50,16 @@ class ArrayImage:
     """An image in memory.
 
     Attributes:
-        array: what `images.as_pixels` takes.
+        array: the pixels, as `decoding.as_pixels` takes them.
     """
 
     array: np.ndarray
 
     def load(self, max_pixels: int = MAX_PIXELS) -> LoadedImage:
-        """Bring it into the common form; `max_pixels` is for files.
+        """Convert the array to RGB bytes; `max_pixels` is for files only.
 
         Raises:
-            ImageError: it is no image.
+            ImageError: the array is not an image.
         """
         pixels = as_pixels(self.array)
         return LoadedImage(array_digest(pixels), pixels, max_pixels)
@@ -71,8 +74,8 @@ class LoadedImage:
 
     Attributes:
         digest: SHA-256 of the content, 32 bytes.
-        content: a file's bytes, or pixels (h, w, 3) uint8.
-        max_pixels: a file with more is refused before it is decoded.
+        content: the file's bytes, or pixels (h, w, 3) uint8.
+        max_pixels: a file with more pixels is refused before it is decoded.
     """
 
     digest: bytes
@@ -81,14 +84,14 @@ class LoadedImage:
 
     @property
     def size(self) -> int:
-        """Bytes that the content takes."""
+        """Number of bytes of the content."""
         return self.content.nbytes if hasattr(self.content, "nbytes") else len(self.content)
 
     def full_size(self) -> np.ndarray:
-        """Decoded: (h, w, 3) uint8.
+        """Decode the image to (h, w, 3) uint8.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the image cannot be decoded.
         """
         if isinstance(self.content, bytes):
             return decode(self.content, max_pixels=self.max_pixels)
@@ -99,7 +102,7 @@ class LoadedImage:
         """Decode to (h, w, 3) uint8, and hold the image's part of `memory` for the length of the block.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the image cannot be decoded.
         """
         if isinstance(self.content, bytes):
             with decoded(self.content, max_pixels=self.max_pixels, memory=memory) as pixels:
@@ -108,10 +111,10 @@ class LoadedImage:
             yield self.content
 
     def pixels(self, size: tuple[int, int], *, memory: DecodingMemory | None = None) -> np.ndarray:
-        """Decoded and resized: (size[0], size[1], 3) uint8; `memory` is as for `images.decode_resized`.
+        """Decode and resize the image to (size[0], size[1], 3) uint8; `memory` is as for `decoding.decode_resized`.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the image cannot be decoded.
         """
         if isinstance(self.content, bytes):
             return decode_resized(self.content, size, max_pixels=self.max_pixels, memory=memory)

@@ -23,16 +23,17 @@ import keras
 import numpy as np
 
 import permafrost as pf
+from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.originals import Originals
 from permafrost.extraction.pipeline import PipelineOptions
-from permafrost.finetuning.data import KeptData, Wanted
+from permafrost.finetuning.cached import CachedFeatures, FeatureComputation
 from permafrost.finetuning.frontier import cut_below
 from permafrost.finetuning.layers import find_unfrozen, set_trainable
+from permafrost.finetuning.selection import ImageSelection
 from permafrost.images.augmentation import Views
 from permafrost.model.assembly import pixels_of
 from permafrost.training.conv_gradient import quick_gradients
 from permafrost.training.loop import Batches, predict_examples
-from permafrost.training.options import FINE_TUNING
 
 UNFROZEN = {"vgg16": "block5", "inception_v3": 172}
 BATCH = 32
@@ -49,19 +50,13 @@ def ordinary(setting: common.Setting, lowest: int) -> tuple[keras.Model, Any]:
     return model, preprocess
 
 
-def cached(setting: common.Setting, run: pf.Run, features: pf.FeatureSet) -> tuple[keras.Model, KeptData, int]:
-    """Return the tail above the cut, the data that crosses the cut, and the lowest trained layer."""
+def cut(setting: common.Setting, run: pf.Run, features: pf.FeatureSet) -> tuple[keras.Model, FeatureCache, int]:
+    """Return the tail above the cut, the cache of the features at the cut, and the lowest unfrozen layer."""
     base_layers, model = features.store.about["base_layers"], run.model
     lowest = find_unfrozen(UNFROZEN[setting.base], base_layers, [layer.name for layer in model.layers])
     set_trainable(model, base_layers[lowest:], frozen=base_layers[:lowest], train_batchnorm=False)
     frontier = cut_below(model, pixels_of(model), lowest, features.spec, base_layers)
-    rows = {split: features.rows(split) for split in ("train", "validation", "test")}
-    wanted = Wanted(features=features, rows=rows, views=Views())
-    return (
-        frontier.tail,
-        KeptData(wanted, frontier, features.store.folder.parent, PipelineOptions(progress=False)),
-        lowest,
-    )
+    return frontier.tail, FeatureCache(frontier.trunk, features.store.folder.parent), lowest
 
 
 def steps_of(model: keras.Model, x: Any, y: np.ndarray, count: int) -> float:
@@ -79,24 +74,25 @@ def main() -> None:
         options = {"pool": "avg", "validation_fraction": 0.2, "test_fraction": 0.0}
         features = pf.extract(folder, **setting.of_extract(), **options, out=out, progress=False)
         run = pf.fit_head(features, "ridge", regularization=1.0, out=Path(scratch, "run"), progress=False)
-        tail, data, lowest = cached(setting, run, features)
-        plan = data.plan(FINE_TUNING, 10**12)
-        extraction, _ = common.timed(data.compute)
+        tail, cache, lowest = cut(setting, run, features)
+        rows = {split: features.rows(split) for split in ("train", "validation", "test")}
+        selection = ImageSelection(features=features, rows=rows, views=Views())
+        computation = FeatureComputation(selection, cache, PipelineOptions(progress=False))
+        extraction, _ = common.timed(computation.run)
+        cached = CachedFeatures(selection, cache)
         model, preprocess = ordinary(setting, lowest)
         print(f"{setting.base} from {UNFROZEN[setting.base]}, {setting.size} px, {given.images} images")
-        crossing = list(zip(plan.crossing, plan.shapes, strict=True))
-        print(f"crossing: {crossing}, {plan.bytes / plan.rows / 1e3:.0f} kB per image")
+        print(f"crossing: {cache.spec.cut} {cache.spec.shapes}, {cache.row_bytes / 1e3:.0f} kB per image")
         print(f"trained: {sum(np.prod(v.shape) for v in tail.trainable_variables):,} numbers in the tail,")
         print(f"  {sum(np.prod(v.shape) for v in model.trainable_variables):,} in the ordinary model")
 
-        rows = {split: features.rows(split) for split in ("train", "validation")}
-        labels = {split: features.labels(split) for split in rows}
+        labels = {split: features.labels(split) for split in ("train", "validation")}
         originals = Originals(features)
         pixels = {
             split: preprocess(np.stack([originals.pixels(int(row)) for row in rows[split]]).astype(np.float32))
-            for split in rows
+            for split in labels
         }
-        examples = {split: data.examples(split) for split in rows}
+        examples = {split: cached.examples(split) for split in labels}
         batch = np.arange(BATCH)
         y = labels["train"][batch]
         tail.compile(keras.optimizers.SGD(1e-5, momentum=0.9), "sparse_categorical_crossentropy", metrics=["accuracy"])

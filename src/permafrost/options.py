@@ -115,11 +115,11 @@ def check(record: Any) -> None:
             raise OptionError(f"{name} is out of range", expected=description.range, found=value)
 
 
-def documented(*records: type, leave_out: Sequence[str] = ()) -> Callable[[_Documented], _Documented]:
+def documented(*records: Any, leave_out: Sequence[str] = ()) -> Callable[[_Documented], _Documented]:
     """Replace the line `**options:` in a docstring with one entry per option of the records.
 
     Args:
-        *records: the records, in order.
+        *records: record classes, in order; or instances, whose values are the defaults.
         leave_out: options that the docstring describes itself, or that the function does not take.
     """
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is unfrozen changes and nothing else, and a run never ends worse than it began."""
+"""Fine-tuning: only the unfrozen layers change, and a run is never worse than the one it starts from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import permafrost as pf
 from helpers import changed_layers, leftovers, named_weights, one_error_line, point_to
 from permafrost.errors import CutError, OptionError, RunError
-from permafrost.finetuning.layers import UNFROZEN_SHARE, find_unfrozen, set_trainable
+from permafrost.finetuning.layers import UNFROZEN_FRACTION, find_unfrozen, set_trainable
 from permafrost.model.parity import TOLERANCE
 from permafrost.model.run import open_run
 from permafrost.trunk.bases import load_base
@@ -32,7 +32,7 @@ HEAD = "head_probabilities"
 
 
 def tune(run, unfreeze=None, *, out: Path | None, **options):
-    """Train fast and hard, so that weights change."""
+    """Fine-tune with a large learning rate, so that weights change."""
     quick = {"epochs": 1, "learning_rate": 0.05, "momentum": 0.0}
     return pf.finetune(run, unfreeze, out=out, progress=False, **(quick | options))
 
@@ -53,7 +53,7 @@ def test_only_the_unfrozen_layers_and_the_head_change(tuned, sloppy_run):
     assert tuned.about["unfrozen"] == {"from": "joined", "index": 6, "layers": 2}
 
 
-def test_a_fine_tuned_run_is_better_on_the_validation_images_and_says_by_how_much(tuned, sloppy_run):
+def test_a_fine_tuned_run_is_better_on_validation_images_and_records_by_how_much(tuned, sloppy_run):
     details = tuned.about["details"]
 
     assert details["improved"] is True
@@ -63,7 +63,7 @@ def test_a_fine_tuned_run_is_better_on_the_validation_images_and_says_by_how_muc
     assert tuned.about["before"]["test"]["accuracy"] == sloppy_run.metrics["test"]["accuracy"]
 
 
-def test_a_fine_tuned_run_passes_parity_and_records_where_it_came_from(tuned, sloppy_run, features):
+def test_a_fine_tuned_run_passes_parity_and_records_the_run_it_started_from(tuned, sloppy_run, features):
     assert tuned.about["parity"]["resized_max_difference"] <= TOLERANCE
     assert tuned.about["parity"]["images"] == 9
     assert tuned.about["started_from"] == str(sloppy_run.folder)
@@ -71,13 +71,13 @@ def test_a_fine_tuned_run_passes_parity_and_records_where_it_came_from(tuned, sl
     assert (tuned.about["kind"], tuned.about["head"]) == ("finetune", "logistic")
 
 
-def test_batchnorm_of_the_base_stays_bit_for_bit_what_it_was_even_where_it_is_unfrozen(sloppy_run, tmp_path):
+def test_batchnorm_of_the_base_stays_bit_for_bit_equal_even_in_unfrozen_layers(sloppy_run, tmp_path):
     all_unfrozen = tune(sloppy_run, "all", out=tmp_path / "run")
 
     assert changed_layers(weights_of(sloppy_run), weights_of(all_unfrozen)) == {"stem", "left", "right", "top", HEAD}
 
 
-def test_batchnorm_is_trained_where_that_is_asked_for_its_statistics_too(sloppy_run, tmp_path):
+def test_train_batchnorm_trains_weights_and_statistics(sloppy_run, tmp_path):
     trained = tune(sloppy_run, "stem", train_batchnorm=True, epochs=5, out=tmp_path / "run")
 
     assert trained.about["details"]["improved"]
@@ -91,13 +91,13 @@ def test_batchnorm_is_trained_where_that_is_asked_for_its_statistics_too(sloppy_
     }
 
 
-def test_batchnorm_below_the_unfrozen_layers_is_frozen_in_any_case(sloppy_run, tmp_path):
+def test_train_batchnorm_leaves_batchnorm_below_the_unfrozen_layers_frozen(sloppy_run, tmp_path):
     trained = tune(sloppy_run, "top", train_batchnorm=True, out=tmp_path / "run")
 
     assert changed_layers(weights_of(sloppy_run), weights_of(trained)) == {"top", HEAD}
 
 
-def test_a_learning_rate_of_0_leaves_every_weight_as_it_is(sloppy_run, tmp_path):
+def test_a_learning_rate_of_0_changes_no_weight(sloppy_run, tmp_path):
     same = tune(sloppy_run, "all", learning_rate=0.0, out=tmp_path / "run")
 
     assert changed_layers(weights_of(sloppy_run), weights_of(same)) == set()
@@ -107,7 +107,7 @@ def test_a_learning_rate_of_0_leaves_every_weight_as_it_is(sloppy_run, tmp_path)
 
 
 @pytest.mark.parametrize("learning_rate", [50.0, 1e30], ids=["worse", "not a number"])
-def test_where_no_epoch_is_better_the_model_is_the_one_it_started_from(sloppy_run, tmp_path, learning_rate):
+def test_if_no_epoch_is_better_the_model_is_the_one_it_started_from(sloppy_run, tmp_path, learning_rate):
     worse = tune(sloppy_run, "all", learning_rate=learning_rate, epochs=2, out=tmp_path / "run")
 
     assert changed_layers(weights_of(sloppy_run), weights_of(worse)) == set()
@@ -116,7 +116,7 @@ def test_where_no_epoch_is_better_the_model_is_the_one_it_started_from(sloppy_ru
     assert open_run(worse.folder).about == worse.about
 
 
-def test_the_run_that_it_starts_from_is_not_changed(own_run, features, tmp_path):
+def test_the_run_it_starts_from_is_unchanged(own_run, features, tmp_path):
     before = {path.name: path.read_bytes() for path in own_run.iterdir()}
     opened = open_run(own_run)
     weights = named_weights(opened.model)
@@ -135,13 +135,13 @@ def test_a_fine_tuned_run_can_be_fine_tuned(tuned, tmp_path):
     assert again.about["details"]["before"] == pytest.approx(tuned.about["details"]["after"], abs=1e-4)
 
 
-def test_the_same_request_gives_the_same_model(sloppy_run, tmp_path):
+def test_equal_requests_give_equal_models(sloppy_run, tmp_path):
     first, second = (tune(sloppy_run, "top", batch_size=9, seed=3, out=tmp_path / name) for name in "ab")
 
     assert changed_layers(weights_of(first), weights_of(second)) == set()
 
 
-def test_where_there_are_no_validation_images_some_of_training_are_held_out(tiny_base, tmp_path, monkeypatch):
+def test_without_validation_images_some_training_images_are_held_out(tiny_base, tmp_path, monkeypatch):
     from samples import write_photos
 
     data = write_photos(tmp_path / "many", per_class=16)
@@ -175,7 +175,7 @@ def test_the_lowest_unfrozen_layer_is_found_by_name_block_and_index(unfreeze, na
     assert VGG[find_unfrozen(unfreeze, VGG, VGG)] == name
 
 
-def test_an_index_counts_in_the_bases_own_layers(tiny_base):
+def test_an_index_refers_to_the_bases_own_layers(tiny_base):
     layers = load_base(str(tiny_base)).model.layers
 
     found = [TINY[find_unfrozen(index, TINY, TINY)] for index in range(len(layers))]
@@ -186,26 +186,26 @@ def test_an_index_counts_in_the_bases_own_layers(tiny_base):
 def test_by_default_the_upper_quarter_of_the_layers_below_the_cut_is_unfrozen():
     names = [f"layer{number}" for number in range(40)]
 
-    assert find_unfrozen(None, names, names) == 40 * (1 - UNFROZEN_SHARE)
-    assert find_unfrozen(None, names, names[:20]) == 20 * (1 - UNFROZEN_SHARE)
+    assert find_unfrozen(None, names, names) == 40 * (1 - UNFROZEN_FRACTION)
+    assert find_unfrozen(None, names, names[:20]) == 20 * (1 - UNFROZEN_FRACTION)
 
 
-def test_layers_that_are_not_in_the_model_do_not_count_as_below_the_cut():
+def test_layers_that_the_model_lacks_are_not_below_the_cut():
     # The base's own input gives way to the model's, and the head's layers are not the base's.
     present = ["images", "resizing", *TINY[1:7], "joined_pooling", HEAD]
 
     assert find_unfrozen("joined", TINY, present) == 6
-    with pytest.raises(CutError, match="layer top lies above the cut"):
+    with pytest.raises(CutError, match="layer top is above the cut"):
         find_unfrozen("top", TINY, present)
 
 
 @pytest.mark.parametrize("unfreeze", ["block3", "block3_pool", 6, -1])
-def test_a_layer_above_the_cut_is_refused_with_the_highest_that_there_is(unfreeze):
+def test_a_layer_above_the_cut_is_refused_with_the_highest_possible_one(unfreeze):
     with pytest.raises(CutError) as caught:
         find_unfrozen(unfreeze, VGG, VGG[:5])
 
     line = one_error_line(caught.value)
-    assert "lies above the cut of the run's features, block2_pool; expected a layer up to block2_pool, found " in line
+    assert "is above the cut of the run's features, block2_pool; expected a layer up to block2_pool, found " in line
     assert line.endswith("Unfreeze a lower one, or extract at a higher cut")
 
 
@@ -218,14 +218,14 @@ def test_a_layer_above_the_cut_is_refused_with_the_highest_that_there_is(unfreez
         ("-8", "the base has no layer -8; expected 0 to 6, found -8"),
     ],
 )
-def test_a_layer_that_is_not_there_is_refused_with_the_nearest(unfreeze, line):
+def test_an_unknown_layer_is_refused_with_the_nearest_name(unfreeze, line):
     with pytest.raises(CutError) as caught:
         find_unfrozen(unfreeze, VGG, VGG)
 
     assert one_error_line(caught.value).startswith(line)
 
 
-def test_where_nothing_is_left_to_train_in_the_base_it_is_refused(run):
+def test_a_cut_with_nothing_to_train_above_it_is_refused(run):
     model = keras.models.load_model(run.model_path)
 
     with pytest.raises(CutError) as caught:
@@ -237,7 +237,7 @@ def test_where_nothing_is_left_to_train_in_the_base_it_is_refused(run):
     )
 
 
-def test_batchnorm_alone_is_nothing_to_train_unless_it_is_asked_for(run):
+def test_batchnorm_alone_counts_as_trainable_only_with_train_batchnorm(run):
     model = keras.models.load_model(run.model_path)
 
     with pytest.raises(CutError, match="from stem_norm up the base has nothing to train"):
@@ -248,7 +248,7 @@ def test_batchnorm_alone_is_nothing_to_train_unless_it_is_asked_for(run):
 
 
 @pytest.mark.parametrize("unfreeze", ["nothing_like_it", "9", "joind"])
-def test_a_request_that_cannot_be_met_leaves_nothing(run, tmp_path, unfreeze):
+def test_a_refused_request_writes_nothing(run, tmp_path, unfreeze):
     with pytest.raises(CutError):
         tune(run, unfreeze, out=tmp_path / "deep" / "tuned")
 
@@ -267,7 +267,7 @@ def test_what_is_no_run_is_refused(tmp_path, photos):
 
 
 def changed_set(own_features, own_run, write) -> Path:
-    """The copied run, whose set `write` makes anew at the same path."""
+    """The copied run, after `write` has replaced its set at the same path."""
     point_to(own_run, own_features)
     write(own_features.path)
     return own_run
@@ -354,7 +354,7 @@ def test_what_cannot_be_watched_is_refused(sloppy_run, tmp_path):
         tune(sloppy_run, "top", monitor="f1", out=tmp_path / "tuned")
 
 
-def test_a_run_may_watch_the_training_images(sloppy_run, tmp_path):
+def test_a_run_may_monitor_training_images(sloppy_run, tmp_path):
     made = tune(sloppy_run, "top", monitor="accuracy", out=tmp_path / "tuned")
 
     assert made.about["details"]["monitor"] == "accuracy"

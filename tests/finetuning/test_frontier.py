@@ -1,4 +1,4 @@
-"""The cut under fine-tuning: both halves make the whole, and every tensor that crosses is found."""
+"""The cut below the unfrozen layers: both halves make the whole model, and every crossing tensor is found."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (4, PX, PX, 3)).astype(np.flo
     ("layer", "crossing"),
     [("top", ("joined",)), ("joined", ("left", "right")), ("right", ("left", "stem_norm")), ("stem", ("scale",))],
 )
-def test_both_halves_in_a_row_are_the_whole_whatever_crosses(saved, layer, crossing):
+def test_both_halves_in_a_row_equal_the_whole_model(saved, layer, crossing):
     model, frontier = cut(saved, layer)
 
     assert set(frontier.crossing) == set(crossing)
     assert np.array_equal(through_both(frontier)[1], model.predict_on_batch(PIXELS))
 
 
-def test_the_trunk_says_what_crosses_and_what_decides_it(saved):
+def test_the_spec_of_the_trunk_names_what_crosses(saved):
     _, frontier = cut(saved, "joined")
 
     spec = frontier.trunk.spec
@@ -73,7 +73,7 @@ def test_the_trunk_says_what_crosses_and_what_decides_it(saved):
     assert spec.digest != other.trunk.spec.digest
 
 
-def test_where_one_tensor_crosses_the_features_are_those_that_extraction_keeps_there(saved, tiny_base):
+def test_if_one_tensor_crosses_the_features_are_those_that_extraction_caches_at_that_cut(saved, tiny_base):
     _, frontier = cut(saved, "top")
 
     (extracted,) = build_trunks(load_base(str(tiny_base)), ["joined"])
@@ -81,13 +81,13 @@ def test_where_one_tensor_crosses_the_features_are_those_that_extraction_keeps_t
     assert frontier.trunk.spec.digest == extracted.spec.digest
 
 
-def test_with_everything_unfrozen_nothing_below_has_weights(saved):
+def test_with_everything_unfrozen_the_trunk_has_no_weights(saved):
     _, frontier = cut(saved, "stem")
 
     assert not frontier.frozen
 
 
-def test_what_is_trained_in_the_tail_is_trained_in_the_model(saved):
+def test_training_the_tail_trains_the_model(saved):
     model, frontier = cut(saved, "top")
 
     frontier.tail.get_layer("top").kernel.assign(frontier.tail.get_layer("top").kernel * 2)
@@ -98,7 +98,7 @@ def test_what_is_trained_in_the_tail_is_trained_in_the_model(saved):
     )
 
 
-def test_cutting_anew_in_a_model_that_was_cut_gives_the_same(saved):
+def test_a_model_can_be_cut_again_with_the_same_result(saved):
     path, trunk = saved
     model = keras.models.load_model(path)
 
@@ -124,11 +124,11 @@ def test_a_layer_that_is_used_twice_cannot_cross(tmp_path):
     twice = shared(shared(pixels))
     model = keras.Model(pixels, keras.layers.Flatten(name="head")(keras.layers.Conv2D(2, 1, name="top")(twice)))
 
-    with pytest.raises(CutError, match="layer shared is used several times"):
+    with pytest.raises(CutError, match="layer shared, whose output crosses the cut, is used several times"):
         cut_below(model, pixels, 2, None, ["pixels", "shared", "top"])
 
 
-def test_a_model_in_bfloat16_gives_float32_at_the_cut(tiny_base, tmp_path):
+def test_a_bfloat16_model_has_float32_features_at_the_cut(tiny_base, tmp_path):
     trunk = build_trunks(load_base(str(tiny_base)), pool="avg", precision="bfloat16")[0]
     whole(trunk).save(tmp_path / "model.keras")
     model = keras.models.load_model(tmp_path / "model.keras")

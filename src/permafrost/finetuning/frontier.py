@@ -1,8 +1,8 @@
-"""The cut under fine-tuning: everything below the lowest unfrozen layer, and everything above it.
+"""Cut a model below its lowest unfrozen layer.
 
-The tensors that a frozen operation makes and an unfrozen one takes are the frontier. There may be several: cut at layer
-172, InceptionV3 has three, of the branches of one block. Both halves share their layers with the model that was cut, so
-what is trained in the upper half is trained in the model.
+The frontier is the set of tensors from a frozen operation to an unfrozen one. There may be several: Inception v3, cut
+at layer 172, has three, from parallel branches of one block. Both halves share their layers with the model, so training
+the upper half trains the model.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Frontier:
     """A model cut in two.
 
     Attributes:
-        trunk: from pixels to the crossing tensors, and what decides them.
-        tail: from the crossing tensors, in the trunk's order, to the model's output.
-        crossing: names of the layers that make them.
+        trunk: the model from pixels to the crossing tensors, and what they depend on.
+        tail: the model from the crossing tensors, in the trunk's order, to the output.
+        crossing: names of the layers whose outputs cross.
     """
 
     trunk: Trunk
@@ -35,7 +35,7 @@ class Frontier:
 
     @property
     def frozen(self) -> bool:
-        """Whether the trunk has weights: if not, nothing is frozen, and keeping its features saves nothing."""
+        """Whether the trunk has weights. If not, nothing is frozen, and caching its features saves nothing."""
         return bool(self.trunk.model.weights)
 
 
@@ -43,12 +43,12 @@ def cut_below(model: keras.Model, pixels: Any, lowest: int, spec: TrunkSpec, bas
     """Cut a model just below the layer of the base with index `lowest`.
 
     Args:
-        model: as it was loaded from its file, from images to probabilities.
-        pixels: the tensor in it that holds images of the trunk's size, (n, h, w, 3) from 0 to 255.
-        lowest: the layer's index in the base. A base's layers are in an order in which each comes after those that it
-            depends on, so all with a lower index lie below.
-        spec: of the features on which the model's head was fitted.
-        base_layers: names of the base's layers, in their order.
+        model: the model as loaded from its file, from images to probabilities.
+        pixels: its tensor of images of the trunk's size, (n, h, w, 3) from 0 to 255.
+        lowest: the layer's index in the base. Each layer of a base comes after those that it depends on, so layers with
+            a lower index are below the cut.
+        spec: the spec of the features that the model's head was fitted to.
+        base_layers: names of the base's layers, in its order.
 
     Raises:
         CutError: a layer at the frontier is used several times.
@@ -67,21 +67,24 @@ def cut_below(model: keras.Model, pixels: Any, lowest: int, spec: TrunkSpec, bas
         cut="+".join(names),
         shapes=tuple(_shape(tensor, name) for tensor, name in zip(tensors, names, strict=True)),
     )
-    # A tuple, as TensorFlow takes batches of several tensors.
+    # A tuple: TensorFlow does not take batches that are lists of tensors.
     tail = keras.Model(tuple(tensors) if len(tensors) > 1 else tensors[0], model.outputs[0], name="tail")
     return Frontier(Trunk(trunk, cut_spec, tuple(base_layers)), tail, names)
 
 
 def crossing_tensors(model: keras.Model, frozen: Sequence[str], unfrozen: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Tensors made by an operation below the cut and taken by one above it, each as operation, node and number.
+    """Return the tensors from an operation below the cut to one above it, each as operation, node and tensor index.
 
-    An operation that is no layer of the base lies below where all that it takes does: so do resizing and preprocessing,
-    and not the head.
+    An operation that is not a layer of the base is below the cut if all its inputs are: so resizing and preprocessing
+    are below, and the head is above.
 
     Args:
         model: a functional model.
         frozen: names of the base's layers below the cut.
-        unfrozen: names of those above it.
+        unfrozen: names of the base's layers above it.
+
+    Raises:
+        CutError: a layer below the cut depends on one above it.
     """
     config = model.get_config()
     arguments = {entry["name"]: entry["inbound_nodes"] for entry in config["layers"]}
@@ -94,7 +97,7 @@ def crossing_tensors(model: keras.Model, frozen: Sequence[str], unfrozen: Sequen
         if name not in above and len(from_below) == len(needed):
             below.add((name, node))
         elif name in below_names:
-            raise CutError(f"layer {name} lies below the cut and depends on one above it", do="unfreeze all")
+            raise CutError(f"layer {name} is below the cut and depends on a layer above it", do="unfreeze all")
         else:
             crossing |= dict.fromkeys(from_below)
     return list(crossing)
@@ -103,7 +106,8 @@ def crossing_tensors(model: keras.Model, frozen: Sequence[str], unfrozen: Sequen
 def _output(operation: Any, node: int, tensor: int) -> Any:
     if node != 0:
         raise CutError(
-            f"layer {operation.name} is used several times, and crosses the cut", do="unfreeze from another layer"
+            f"layer {operation.name}, whose output crosses the cut, is used several times",
+            do="unfreeze from another layer",
         )
     output = operation.output
     return output[tensor] if isinstance(output, list | tuple) else output
@@ -118,5 +122,5 @@ def _as_float32(tensor: Any, name: str) -> Any:
 def _shape(tensor: Any, name: str) -> tuple[int, ...]:
     shape = tuple(tensor.shape[1:])
     if None in shape:
-        raise CutError(f"layer {name} gives features of no fixed size", expected="a fixed shape", found=shape)
+        raise CutError(f"the output of layer {name} has no fixed size", expected="a fixed shape", found=shape)
     return shape

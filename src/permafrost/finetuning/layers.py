@@ -1,4 +1,4 @@
-"""What of a base is trained: which layers, and how fast."""
+"""Choose the layers of a base that are trained, and how fast."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import keras
 from permafrost.errors import CutError, OptionError, nearest
 from permafrost.trunk.cutting import as_index
 
-UNFROZEN_SHARE: Final = 0.25
-"""Of the base's layers, the share at the top that is unfrozen where nothing is said."""
+UNFROZEN_FRACTION: Final = 0.25
+"""The fraction of the base's layers, from the top, that is unfrozen by default."""
 
 
 def find_stages(
     unfreeze: str | int | Sequence[str | int] | None, base_layers: list[str], present: list[str]
 ) -> list[int]:
-    """The index in the base of the lowest layer to unfreeze, for each stage of gradual unfreezing.
+    """Return the index in the base of the lowest layer to unfreeze, for each stage of gradual unfreezing.
 
     Args:
         unfreeze: a layer as `find_unfrozen` takes it, or several, each lower than the one before; as a list, or as text
@@ -26,7 +26,7 @@ def find_stages(
         base_layers, present: as for `find_unfrozen`.
 
     Raises:
-        CutError: there is no such layer, or it lies above the cut.
+        CutError: a layer does not exist, or lies above the cut.
         OptionError: a stage does not unfreeze more than the one before.
     """
     if isinstance(unfreeze, str):
@@ -47,19 +47,20 @@ def find_stages(
 
 
 def find_unfrozen(unfreeze: str | int | None, base_layers: list[str], present: list[str]) -> int:
-    """The index in the base of the lowest layer to unfreeze.
+    """Return the index in the base of the lowest layer to unfreeze.
 
     Args:
-        unfreeze: as in `finetune`.
-        base_layers: names of the base's layers, in their order.
+        unfreeze: a layer's name, the beginning of a block's names, an index in the base, or `all`; None for the upper
+            quarter.
+        base_layers: names of the base's layers, in its order.
         present: names of the layers in the model: the base's up to its cut, among others.
 
     Raises:
-        CutError: there is no such layer, or it lies above the cut.
+        CutError: the layer does not exist, or lies above the cut.
     """
     inside = [index for index, name in enumerate(base_layers) if name in set(present)]
     if unfreeze is None:
-        return inside[int(len(inside) * (1 - UNFROZEN_SHARE))]
+        return inside[int(len(inside) * (1 - UNFROZEN_FRACTION))]
     if unfreeze == "all":
         return 0
     text, number = str(unfreeze), as_index(unfreeze)
@@ -77,7 +78,7 @@ def find_unfrozen(unfreeze: str | int | None, base_layers: list[str], present: l
         index = block[0]
     if index > inside[-1]:
         raise CutError(
-            f"layer {base_layers[index]} lies above the cut of the run's features, {base_layers[inside[-1]]}",
+            f"layer {base_layers[index]} is above the cut of the run's features, {base_layers[inside[-1]]}",
             expected=f"a layer up to {base_layers[inside[-1]]}",
             found=base_layers[index],
             do="unfreeze a lower one, or extract at a higher cut",
@@ -86,10 +87,10 @@ def find_unfrozen(unfreeze: str | int | None, base_layers: list[str], present: l
 
 
 def set_trainable(model: keras.Model, unfrozen: list[str], *, frozen: list[str], train_batchnorm: bool) -> None:
-    """Say which layers of an exported model are trained: the head's and the unfrozen ones of the base.
+    """Make the head and the unfrozen layers of the base trainable in an exported model, and freeze the rest.
 
-    BatchNorm layers of the base are frozen by `trainable = False`, the only way that holds within `fit` in a functional
-    Keras 3 model; being called with `training=False` does not.
+    BatchNorm layers of the base are frozen with `trainable = False`: calling them with `training=False` has no effect
+    on `fit` in a functional Keras 3 model.
 
     Raises:
         CutError: no unfrozen layer has weights to train.
@@ -110,26 +111,24 @@ def set_trainable(model: keras.Model, unfrozen: list[str], *, frozen: list[str],
 
 
 def _members(layer: Any) -> Iterator[Any]:
-    """A layer, and those inside it if it is a model."""
+    """Yield a layer, and the layers inside it if it is a model."""
     yield layer
     for member in getattr(layer, "layers", []):
         yield from _members(member)
 
 
 def step_rates(model: keras.Model, base_layers: Sequence[str], lowest_rate: float) -> list[float]:
-    """For each trainable variable of a model what its learning rate is multiplied by.
+    """Return the factor for the learning rate of each trainable variable of a model.
 
-    Lower layers hold what is more general, and are changed less ("discriminative fine-tuning": Howard and Ruder 2018,
-    "Universal Language Model Fine-tuning"). The head has the whole rate, the lowest unfrozen layer of the base
-    `lowest_rate` of it, and those in between lie on a geometric series.
+    Lower layers are more general, so they change less ("discriminative fine-tuning": Howard and Ruder 2018, "Universal
+    Language Model Fine-tuning"). The head has the factor 1, the lowest unfrozen layer of the base `lowest_rate`, and
+    the layers in between a geometric series.
 
-    Raises:
-        OptionError: a share that is none.
+    Args:
+        model: the model.
+        base_layers: names of the base's layers, in its order.
+        lowest_rate: more than 0, at most 1.
     """
-    if not 0 < lowest_rate <= 1:
-        raise OptionError(
-            "the lowest layer's rate is a share of the head's", expected="more than 0, up to 1", found=lowest_rate
-        )
     place = {name: index for index, name in enumerate(base_layers)}
     trained = [layer for layer in model.layers if layer.trainable_variables]
     lower = sorted((layer.name for layer in trained if layer.name in place), key=place.__getitem__)

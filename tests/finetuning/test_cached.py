@@ -1,4 +1,4 @@
-"""Fine-tuning from kept features: the same as training the whole model; what is chosen, refused, and gone on with."""
+"""Fine-tuning from cached features: equal to training the whole model; plans, stages, refusals and resuming."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from permafrost.errors import HeadError, OptionError, RunError
 from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.originals import Originals
 from permafrost.extraction.pipeline import PipelineOptions
-from permafrost.finetuning import data as tuning_data
-from permafrost.finetuning.data import KeptData, Wanted
+from permafrost.finetuning import plan as plan_module
+from permafrost.finetuning import selection as selection_module
+from permafrost.finetuning.cached import CachedFeatures, FeatureComputation
 from permafrost.finetuning.finetune import FineTuning
 from permafrost.finetuning.frontier import cut_below
 from permafrost.finetuning.layers import find_stages, find_unfrozen, set_trainable, step_rates
+from permafrost.finetuning.options import options_from
 from permafrost.finetuning.run_features import find_features
+from permafrost.finetuning.selection import ImageSelection
 from permafrost.images.augmentation import Views
 from permafrost.model.assembly import body_of, pixels_of
 from permafrost.training.callbacks import EpochCallback
@@ -41,21 +44,12 @@ pytestmark = [
 
 TINY = ["pixels_in", "scale", "stem", "stem_norm", "left", "right", "joined", "top"]
 QUICK = {"epochs": 2, "learning_rate": 2e-3, "momentum": 0.9, "batch_size": 9, "patience": 0}
-FUSED = {"cache_limit": 0}
+RECOMPUTE = {"cache_limit": 0}
 
 
 def prepared(run, unfreeze="joined", **options) -> FineTuning:
-    """A fine-tuning, not yet run."""
-    fixed = {
-        "features": None,
-        "views": None,
-        "augment": None,
-        "train_batchnorm": False,
-        "lowest_rate": 1.0,
-        "dtype": "float32",
-    }
-    rest = {"cache_limit": "20GB", "mixed_precision": False, "untrained_head": False, "progress": False}
-    return FineTuning(run, unfreeze, **(fixed | rest | QUICK | options))
+    """A fine-tuning that has not run yet."""
+    return FineTuning(run, options_from({**QUICK, "progress": False, "unfreeze": unfreeze, **options}))
 
 
 @pytest.fixture
@@ -72,7 +66,7 @@ def tune(own_features, sloppy_run, tmp_path):
 
 @pytest.fixture
 def ran(monkeypatch) -> list[int]:
-    """How many images and views were run through a frozen part and kept, commit by commit, from now on."""
+    """The number of images and views that a trunk computes from now on, per commit."""
     counts: list[int] = []
     commit = FeatureCache.commit
 
@@ -89,11 +83,11 @@ def same_weights(left, right, tolerance: float = 0.0) -> bool:
     return all(np.abs(left[name] - right[name]).max() <= tolerance for name in left)
 
 
-# Kept and fused
+# Cached and recomputed
 
 
 def ordinary_training(run, unfrozen: str, steps: int, *, optimizer, seed: int = 0) -> dict[str, np.ndarray]:
-    """The weights after `steps` steps of plain Keras on the whole model, on the batches that fine-tuning takes."""
+    """The weights after `steps` steps of plain Keras on the whole model, on the same batches as fine-tuning."""
     features, model = find_features(run), keras.models.load_model(run.model_path)
     lowest = TINY.index(unfrozen)
     set_trainable(model, TINY[lowest:], frozen=TINY[:lowest], train_batchnorm=False)
@@ -115,11 +109,11 @@ def ordinary_training(run, unfrozen: str, steps: int, *, optimizer, seed: int = 
 
 
 @pytest.mark.parametrize("unfrozen", ["joined", pytest.param("right", marks=pytest.mark.slow)])
-def test_training_from_kept_features_gives_the_weights_of_training_the_whole_model(tune, sloppy_run, unfrozen):
+def test_training_from_cached_features_gives_the_weights_of_training_the_whole_model(tune, sloppy_run, unfrozen):
     # 25 epochs of 2 steps, the last of which is the best.
     tuned = tune(unfrozen, epochs=25)
     (stage,) = tuned.about["stages"]
-    assert (stage["keeping"]["how"], stage["epochs"]) == ("kept", 25)
+    assert (stage["plan"]["strategy"], stage["epochs"]) == ("cached", 25)
     losses = [row["val_loss"] for row in history_of(tuned)]
     assert min(losses) == losses[-1] < stage["before"] - 0.01
 
@@ -132,7 +126,7 @@ def test_training_from_kept_features_gives_the_weights_of_training_the_whole_mod
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_fifty_steps_from_kept_features_are_fifty_steps_of_the_whole_vgg16(split_photos, tmp_path):
+def test_fifty_steps_from_cached_features_are_fifty_steps_of_the_whole_vgg16(split_photos, tmp_path):
     # With random weights and no BatchNorm its features reach 500, and at a larger rate its loss runs off to infinity
     # within five steps: any rounding grows to anything there.
     assert_fifty_steps_are_the_same(split_photos, "block5", 1e-6, tmp_path, base="vgg16", weights="none")
@@ -140,7 +134,7 @@ def test_fifty_steps_from_kept_features_are_fifty_steps_of_the_whole_vgg16(split
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_fifty_steps_from_kept_features_are_fifty_steps_of_the_whole_inception_v3(shared, split_photos, tmp_path):
+def test_fifty_steps_from_cached_features_are_fifty_steps_of_the_whole_inception_v3(shared, split_photos, tmp_path):
     # With random weights the loss is so rough that rounding grows to 2e-3 in fifty steps; with these it stays at 1e-7.
     weights = str(shared / "weights" / "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.through_mixed8.h5")
     base = {"base": "inception_v3", "weights": weights, "cut": "mixed8"}
@@ -148,7 +142,7 @@ def test_fifty_steps_from_kept_features_are_fifty_steps_of_the_whole_inception_v
 
 
 def assert_fifty_steps_are_the_same(photos: Path, unfrozen: str | int, rate: float, folder: Path, **base: str) -> None:
-    """Train both ways, the upper layers from kept features and the whole network by plain Keras, from one head."""
+    """Train the upper layers from cached features, and the whole network with plain Keras, from one head."""
     out = folder / "features" / "set.h5"
     features = pf.extract(photos, image_size=75, pool="avg", out=out, progress=False, **base)
     run = pf.fit_head(features, "logistic", regularization=1e-3, out=folder / "run", progress=False)
@@ -159,13 +153,13 @@ def assert_fifty_steps_are_the_same(photos: Path, unfrozen: str | int, rate: flo
         set_trainable(model, base_layers[lowest:], frozen=base_layers[:lowest], train_batchnorm=False)
     frontier = cut_below(halved, pixels_of(halved), lowest, features.spec, base_layers)
     rows = {split: features.rows(split) for split in ("train", "validation", "test")}
-    wanted = Wanted(features=features, rows=rows, views=Views())
-    kept = KeptData(wanted, frontier, folder / "features" / "store", PipelineOptions(progress=False))
-    kept.compute()
+    selection = ImageSelection(features=features, rows=rows, views=Views())
+    cache = FeatureCache(frontier.trunk, folder / "features" / "store")
+    FeatureComputation(selection, cache, PipelineOptions(progress=False)).run()
     pixels = np.stack([Originals(features).pixels(int(row)) for row in rows["train"]]).astype(np.float32)
     sides = {
         "whole": (body_of(whole), Examples(features.labels("train"), pixels.__getitem__)),
-        "tail": (frontier.tail, kept.examples("train")),
+        "tail": (frontier.tail, CachedFeatures(selection, cache).examples("train")),
     }
     start = named_weights(whole)
 
@@ -197,39 +191,40 @@ def history_of(run) -> list[dict[str, float]]:
         pytest.param({"optimizer": "adam"}, marks=pytest.mark.slow),
     ],
 )
-def test_kept_and_fused_give_the_same(tune, options):
-    kept, fused = tune(name="kept", **options), tune(name="fused", **options, **FUSED)
+def test_cached_and_recomputed_features_train_the_same_model(tune, options):
+    cached, recomputed = tune(name="cached", **options), tune(name="recomputed", **options, **RECOMPUTE)
 
-    assert [run.about["stages"][0]["keeping"]["how"] for run in (kept, fused)] == ["kept", "fused"]
-    assert same_weights(kept, fused, 2e-4)
-    assert not same_weights(kept, pf.open_run(tune.run), 1e-3)
+    strategies = [run.about["stages"][0]["plan"]["strategy"] for run in (cached, recomputed)]
+    assert strategies == ["cached", "recompute"]
+    assert same_weights(cached, recomputed, 2e-4)
+    assert not same_weights(cached, pf.open_run(tune.run), 1e-3)
 
 
 @pytest.mark.slow
-def test_views_differ_from_no_views_and_live_ones_from_kept_ones(tune):
+def test_views_differ_from_no_views_and_live_views_from_cached_views(tune):
     runs = [tune(name=str(views), views=views, epochs=3) for views in (None, 2, "live")]
 
     weights = [named_weights(run.model)["top/kernel"] for run in runs]
     assert not np.allclose(weights[0], weights[1], atol=1e-5)
     assert not np.allclose(weights[1], weights[2], atol=1e-5)
     assert runs[2].about["options"]["views"] == "live"
-    assert runs[2].about["stages"][0]["keeping"]["why"] == "views are made anew in each epoch"
+    assert runs[2].about["stages"][0]["plan"]["reason"] == "each epoch has new views"
 
 
-def test_the_frozen_part_runs_once_a_image_and_view_and_never_again(tune, ran):
+def test_the_trunk_runs_once_per_image_and_view(tune, ran):
     tune(name="first")
     assert sum(ran) == 36
     ran.clear()
 
     again = tune(name="again", learning_rate=0.01)
     assert ran == []
-    assert again.about["stages"][0]["keeping"]["why"] == "all of it is kept already"
+    assert again.about["stages"][0]["plan"]["reason"] == "all features are cached already"
 
     tune(name="viewed", views=3)
     assert sum(ran) == 2 * 18
 
 
-def test_trying_how_fast_the_frozen_part_is_and_running_it_convert_it_once(tune, monkeypatch):
+def test_measuring_the_trunks_speed_and_running_it_convert_it_once(tune, monkeypatch):
     pytest.importorskip("openvino")
     converted = []
     monkeypatch.setattr(openvino_engine, "convert", lambda model: converted.append(model.name) or convert(model))
@@ -240,7 +235,7 @@ def test_trying_how_fast_the_frozen_part_is_and_running_it_convert_it_once(tune,
 
 
 @pytest.mark.slow
-def test_training_from_kept_features_needs_no_images(own_photos, tiny_base, tmp_path, split_photos):
+def test_training_from_cached_features_needs_no_images(own_photos, tiny_base, tmp_path, split_photos):
     data = Path(shutil.copytree(split_photos, tmp_path / "data"))
     features = pf.extract(data, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "set.h5", progress=False)
     run = pf.fit_head(features, "logistic", regularization=1e-3, out=tmp_path / "run", progress=False)
@@ -256,67 +251,68 @@ def test_training_from_kept_features_needs_no_images(own_photos, tiny_base, tmp_
 @pytest.mark.slow
 def test_features_that_do_not_fit_in_memory_are_read_batch_by_batch(tune, monkeypatch):
     in_memory = tune(name="memory", views=2)
-    monkeypatch.setattr(tuning_data, "CACHED_BYTES", 0)
+    monkeypatch.setattr(selection_module, "available_memory", lambda: 0)
 
-    from_store, fused = tune(name="store", views=2), tune(name="fused", **FUSED, views=2)
+    from_store, recomputed = tune(name="store", views=2), tune(name="recomputed", **RECOMPUTE, views=2)
 
     assert same_weights(in_memory, from_store)
-    assert same_weights(in_memory, fused, 2e-4)
+    assert same_weights(in_memory, recomputed, 2e-4)
 
 
 @pytest.mark.slow
-def test_features_kept_in_float16_take_half_the_room_and_give_nearly_the_same(tune):
+def test_features_in_float16_take_half_the_space_and_train_nearly_the_same_model(tune):
     whole, half = tune(name="whole"), tune(name="half", dtype="float16")
 
-    bytes_of = [run.about["stages"][0]["keeping"]["bytes"] for run in (whole, half)]
+    bytes_of = [run.about["stages"][0]["plan"]["bytes"] for run in (whole, half)]
     assert bytes_of == [36 * (2 * 16 * 16 * 8 * 4 + 44), 36 * (2 * 16 * 16 * 8 * 2 + 44)]
     assert same_weights(whole, half, 1e-2)
     assert not same_weights(whole, half)
 
 
-# The choice
+# The plan
 
 
-def test_a_plan_says_what_crosses_what_it_takes_and_why_and_writes_nothing(tune, own_features):
+def test_a_plan_has_what_crosses_the_cut_its_size_and_the_reason_and_writes_nothing(tune, own_features):
     before = files_below(own_features.path.parent)
 
     (plan,) = prepared(tune.run, views=4, out=None, epochs=10).plan()
 
-    assert plan.how == "kept"
+    assert plan.strategy == "cached"
     assert (plan.crossing, plan.shapes) == (("left", "right"), ((16, 16, 8), (16, 16, 8)))
     assert (plan.rows, plan.missing) == (18 * 4 + 18, 18 * 4 + 18)
     assert plan.bytes == 90 * (2 * 16 * 16 * 8 * 4 + 44)
     assert plan.seconds > 0
-    assert plan.why == "keeping runs the frozen part 90 times, training without keeping 324 times in 10 epochs"
+    assert plan.reason == "caching runs the trunk on 90 images, recomputing on 324 in 10 epochs"
     assert files_below(own_features.path.parent) == before
 
 
 @pytest.mark.parametrize(
-    ("options", "why"),
+    ("options", "reason"),
     [
-        ({"cache_limit": "500kB"}, "its features take 591.4 kB, more than the cache limit of 500.0 kB"),
-        ({"unfreeze": "stem"}, "nothing below the cut has weights"),
-        ({"views": "live"}, "views are made anew in each epoch"),
-        ({"epochs": 1, "views": 30}, "keeping runs the frozen part 558 times, training without keeping 81 times in 1"),
+        ({"cache_limit": "500kB"}, "the features take 591.4 kB, more than the cache limit of 500.0 kB"),
+        ({"unfreeze": "stem"}, "no layer below the cut has weights"),
+        ({"views": "live"}, "each epoch has new views"),
+        ({"epochs": 1, "views": 30}, "caching runs the trunk on 558 images, recomputing on 81 in 1"),
     ],
 )
-def test_images_are_trained_on_where_keeping_does_not_pay(tune, options, why):
+def test_features_are_recomputed_if_caching_does_not_pay(tune, options, reason):
     (plan,) = prepared(tune.run, out=None, **options).plan()
 
-    assert plan.how == "fused"
-    assert plan.why.startswith(why)
+    assert plan.strategy == "recompute"
+    assert plan.reason.startswith(reason)
 
 
-def test_where_the_disk_is_nearly_full_nothing_is_kept(tune, monkeypatch):
-    monkeypatch.setattr(tuning_data, "_free_bytes", lambda folder: 5 * 10**5)
+def test_nothing_is_cached_on_a_nearly_full_disk(tune, monkeypatch):
+    monkeypatch.setattr(plan_module, "free_bytes", lambda folder: 5 * 10**5)
 
     (plan,) = prepared(tune.run, out=None).plan()
 
-    assert (plan.how, plan.why) == ("fused", "its features take 591.4 kB, and 500.0 kB of the disk are free")
+    assert plan.strategy == "recompute"
+    assert plan.reason == "the features take 591.4 kB, and 500.0 kB of the disk are free"
 
 
 @pytest.mark.parametrize("limit", ["much", "-1", "20XB", ""])
-def test_a_cache_limit_that_is_no_size_is_refused(tune, limit):
+def test_an_invalid_cache_limit_is_refused(tune, limit):
     with pytest.raises(OptionError, match="not a number of bytes; expected a number such as 20GB or 20GiB, found"):
         tune(cache_limit=limit)
 
@@ -337,7 +333,7 @@ def test_gradual_unfreezing_trains_each_cut_from_where_the_last_one_ended(tune, 
     }
 
 
-def test_stages_are_layers_each_lower_than_the_one_before():
+def test_each_stage_is_lower_than_the_one_before():
     assert find_stages("top,left", TINY, TINY) == find_stages(["top", 4], TINY, TINY) == [7, 4]
     assert find_stages(None, TINY, TINY) == [6]
     for wrong in (["left", "top"], "top,top"):
@@ -345,7 +341,7 @@ def test_stages_are_layers_each_lower_than_the_one_before():
             find_stages(wrong, TINY, TINY)
 
 
-def test_lower_layers_have_lower_rates_and_the_head_the_whole(sloppy_run):
+def test_lower_layers_have_lower_rates_and_the_head_has_the_full_rate(sloppy_run):
     model = keras.models.load_model(sloppy_run.model_path)
     set_trainable(model, TINY[2:], frozen=TINY[:2], train_batchnorm=False)
 
@@ -368,16 +364,16 @@ def test_a_lower_rate_is_a_smaller_step(tune, sloppy_run, optimizer):
     assert np.abs(steps[0]).max() > 0
 
 
-@pytest.mark.parametrize("share", [0.0, 1.5, -1.0])
-def test_a_lowest_rate_that_is_no_share_is_refused(tune, share):
-    with pytest.raises(OptionError, match=r"the lowest layer's rate is a share of the head's"):
-        tune(lowest_rate=share)
+@pytest.mark.parametrize("rate", [0.0, 1.5, -1.0])
+def test_a_lowest_rate_that_is_not_a_fraction_is_refused(tune, rate):
+    with pytest.raises(OptionError, match="lowest_rate is out of range; expected more than 0, at most 1, found"):
+        tune(lowest_rate=rate)
 
 
 # Never worse
 
 
-def test_the_difference_on_test_images_comes_with_its_interval(tune):
+def test_the_difference_on_test_images_has_an_interval(tune):
     difference = tune(epochs=6).about["test_difference"]
 
     low, high = difference["interval"]
@@ -385,7 +381,7 @@ def test_the_difference_on_test_images_comes_with_its_interval(tune):
     assert low <= difference["accuracy_difference"] <= high
 
 
-def test_a_paired_difference_is_that_of_the_same_images():
+def test_a_paired_difference_compares_the_same_images():
     labels = np.zeros(100, np.int64)
     right, wrong = np.tile([0.9, 0.1], (100, 1)), np.tile([0.1, 0.9], (100, 1))
     mixed = np.concatenate([right[:80], wrong[80:]])
@@ -393,12 +389,12 @@ def test_a_paired_difference_is_that_of_the_same_images():
     assert paired_difference(labels, mixed, mixed)["interval"] == [0, 0]
     better = paired_difference(labels, mixed, right)
     assert better["accuracy_difference"] == pytest.approx(0.2)
-    # The standard error of a share of 0.2 of 100 is 0.04.
+    # The standard error of a fraction of 0.2 of 100 is 0.04.
     assert better["interval"] == pytest.approx([0.2 - 1.96 * 0.04, 0.2 + 1.96 * 0.04], abs=0.01)
     assert paired_difference(labels[:0], mixed[:0], right[:0]) == {"n": 0}
 
 
-def test_training_that_runs_off_to_infinity_stops_and_keeps_the_best(tune, sloppy_run):
+def test_training_that_diverges_stops_and_keeps_the_start(tune, sloppy_run):
     tuned = tune(learning_rate=1e30, epochs=9)
 
     (stage,) = tuned.about["stages"]
@@ -407,14 +403,14 @@ def test_training_that_runs_off_to_infinity_stops_and_keeps_the_best(tune, slopp
     assert changed_layers(named_weights(sloppy_run.model), named_weights(tuned.model)) == set()
 
 
-def test_a_learning_rate_of_0_from_kept_features_leaves_every_weight_bit_for_bit(tune, sloppy_run):
+def test_a_learning_rate_of_0_from_cached_features_changes_no_bit(tune, sloppy_run):
     same = tune("stem_norm", learning_rate=0.0, train_batchnorm=False)
 
-    assert same.about["stages"][0]["keeping"]["how"] == "kept"
+    assert same.about["stages"][0]["plan"]["strategy"] == "cached"
     assert changed_layers(named_weights(sloppy_run.model), named_weights(same.model)) == set()
 
 
-def test_a_head_that_was_not_trained_is_refused_unless_told_otherwise(features, tmp_path):
+def test_an_untrained_head_is_refused_unless_untrained_head_is_given(features, tmp_path):
     run = pf.fit_head(features, "dense", epochs=1, learning_rate=0.0, out=tmp_path / "random", progress=False)
 
     with pytest.raises(HeadError) as caught:
@@ -422,7 +418,7 @@ def test_a_head_that_was_not_trained_is_refused_unless_told_otherwise(features, 
 
     line = one_error_line(caught.value)
     assert line.startswith(f"the head of {run.folder} is not trained: its large gradients would destroy the base; ")
-    assert line.endswith("Fit the head better, or go on all the same with --untrained-head")
+    assert line.endswith("Fit the head better, or give --untrained-head")
     assert not (tmp_path / "tuned").exists()
     options = {"untrained_head": True, "epochs": 1, "progress": False}
     assert pf.finetune(run, "top", out=tmp_path / "tuned", **options).folder.exists()
@@ -443,8 +439,8 @@ def test_mixed_precision_needs_a_gpu(tune):
 
 
 @pytest.mark.slow
-def test_in_mixed_precision_weights_stay_float32_and_come_out_nearly_the_same(tune, monkeypatch):
-    monkeypatch.setattr("permafrost.finetuning.finetune._require_gpu", lambda: None)
+def test_in_mixed_precision_weights_stay_float32_and_are_nearly_the_same(tune, monkeypatch):
+    monkeypatch.setattr("permafrost.finetuning.request.require_gpu", lambda: None)
 
     whole, mixed = tune(name="whole"), tune(name="mixed", mixed_precision=True)
 
@@ -453,7 +449,7 @@ def test_in_mixed_precision_weights_stay_float32_and_come_out_nearly_the_same(tu
     assert {str(layer.dtype_policy.name) for layer in mixed.model.layers} == {"float32"}
 
 
-# Going on after a kill
+# Resuming
 
 
 ADAM = {"optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine", "warmup_epochs": 1.0}
@@ -465,7 +461,7 @@ class KilledError(Exception):
 
 @pytest.fixture
 def kill(monkeypatch):
-    """Have training die at the beginning of this epoch, counted from 0 over all stages; or no longer."""
+    """Make training die at the start of this epoch, counted from 0 over all stages; None stops that."""
     original = EpochCallback.on_epoch_begin
     left = [0]
 
@@ -490,9 +486,9 @@ def kill(monkeypatch):
         pytest.param(5, {"unfreeze": "top,left"}, marks=pytest.mark.slow),
         pytest.param(2, {"cache_limit": 0}, marks=pytest.mark.slow),
     ],
-    ids=["adam and schedule", "views", "in the second stage", "fused"],
+    ids=["adam and schedule", "views", "in the second stage", "recompute"],
 )
-def test_training_that_was_killed_goes_on_to_the_same_result(tune, kill, tmp_path, epochs, options):
+def test_killed_training_resumes_to_the_same_result(tune, kill, tmp_path, epochs, options):
     options = {"epochs": 4, **options}
     whole = tune(name="whole", **options)
     kill(epochs)
@@ -511,7 +507,7 @@ def test_training_that_was_killed_goes_on_to_the_same_result(tune, kill, tmp_pat
 
 
 @pytest.mark.slow
-def test_another_request_does_not_go_on_from_a_checkpoint_and_clears_it_once_it_has_made_the_run(tune, kill, tmp_path):
+def test_another_request_does_not_resume_from_a_checkpoint_and_removes_it_once_the_run_is_written(tune, kill, tmp_path):
     whole = tune(name="whole", epochs=4, seed=1)
     kill(2)
     with pytest.raises(KilledError):
@@ -525,7 +521,7 @@ def test_another_request_does_not_go_on_from_a_checkpoint_and_clears_it_once_it_
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_as_none(tune, kill, tmp_path):
+def test_a_damaged_checkpoint_is_ignored(tune, kill, tmp_path):
     whole = tune(name="whole", epochs=3)
     kill(2)
     with pytest.raises(KilledError):
@@ -540,7 +536,7 @@ def test_a_damaged_checkpoint_is_as_none(tune, kill, tmp_path):
 # As a base
 
 
-def test_a_fine_tuned_run_is_a_base_whose_features_are_those_of_its_tuned_layers(tune, split_photos, tmp_path):
+def test_a_fine_tuned_run_is_a_base_with_the_features_of_its_tuned_layers(tune, split_photos, tmp_path):
     tuned = tune("top", learning_rate=0.02)
     (tmp_path / "f").mkdir()
 
@@ -557,9 +553,7 @@ def test_a_fine_tuned_run_is_a_base_whose_features_are_those_of_its_tuned_layers
     assert pf.finetune(again, "joined", out=tmp_path / "more", progress=False, **QUICK).about["unfrozen"]["index"] == 6
 
 
-def test_below_what_was_trained_a_runs_features_are_the_very_ones_that_are_kept(
-    tune, split_photos, tiny_base, tmp_path
-):
+def test_below_the_trained_layers_a_runs_features_are_those_already_cached(tune, split_photos, tiny_base, tmp_path):
     tuned = tune("top", learning_rate=0.02)
     options = {"cut": "joined", "out": tmp_path / "f" / "set.h5", "progress": False}
     pf.extract(split_photos, base=str(tiny_base), **options)
@@ -587,7 +581,7 @@ def test_a_run_as_a_base_has_its_own_weights_and_preprocessing(run, split_photos
 
 
 @pytest.mark.slow
-def test_a_image_that_changed_is_refused_before_training(own_photos, tiny_base, tmp_path, split_photos):
+def test_an_image_that_has_changed_is_refused_before_training(own_photos, tiny_base, tmp_path, split_photos):
     data = Path(shutil.copytree(split_photos, tmp_path / "data"))
     features = pf.extract(data, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "set.h5", progress=False)
     run = pf.fit_head(features, "logistic", out=tmp_path / "run", progress=False)
@@ -597,11 +591,11 @@ def test_a_image_that_changed_is_refused_before_training(own_photos, tiny_base, 
     with pytest.raises(RunError) as caught:
         pf.finetune(run, "top", out=tmp_path / "tuned", progress=False, **QUICK)
 
-    assert f"cannot be trained on: {victim} has changed since its features were kept" in one_error_line(caught.value)
+    assert f"cannot be trained on: {victim} has changed since its features were cached" in one_error_line(caught.value)
     assert leftovers(tmp_path) == []
 
 
-def test_the_options_of_a_run_say_how_it_was_made(tune):
+def test_a_run_records_its_options(tune):
     tuned = tune(views=2, augment="flip", lowest_rate=0.5)
 
     options = tuned.about["options"]

@@ -1,0 +1,134 @@
+"""Train on cached features: compute those that are missing, and load them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from permafrost.errors import ImageError
+from permafrost.extraction.cache import FeatureCache
+from permafrost.extraction.extract import try_rate
+from permafrost.extraction.originals import Originals, max_pixels_of
+from permafrost.extraction.pipeline import PipelineOptions, cached_conversion, engine_for, run_images
+from permafrost.finetuning.selection import ImageSelection, Load, fits_memory, unusable_image
+from permafrost.training.loop import Examples
+from permafrost.trunk.cutting import save_trunk
+
+if TYPE_CHECKING:
+    from permafrost.engines.conversion import ConvertedModel
+
+
+class CachedFeatures:
+    """The features at the cut, once they are all cached. They are held in memory if they fit.
+
+    Args:
+        selection: the images and views.
+        cache: where the features are.
+    """
+
+    def __init__(self, selection: ImageSelection, cache: FeatureCache) -> None:
+        self._selection, self._cache = selection, cache
+        self._digests = [row.tobytes() for row in selection.features.digests()]
+        values = sum(math.prod(shape) for shape in cache.spec.shapes)
+        self._bytes = 4 * values * sum(len(views) for views in selection.views_by_row().values())
+        self._arrays: dict[tuple[str, int], tuple[np.ndarray, ...]] = {}
+
+    def examples(self, split: str) -> Examples:
+        """Return the features of a split."""
+        return self._selection.examples(split, self._loader(split, fits_memory(self._bytes)))
+
+    def rows(self, rows: np.ndarray) -> Any:
+        """Return the features of (k,) rows of the set as the model's input."""
+        return _model_input(self._cache.gather([self._digests[row] for row in rows]))
+
+    def release(self) -> None:
+        """Free the memory; the features are read again when needed."""
+        self._arrays.clear()
+
+    def _loader(self, split: str, in_memory: bool) -> Callable[[int], Load]:
+        digests = [self._digests[row] for row in self._selection.rows[split]]
+
+        def of_view(view: int) -> Load:
+            def load(numbers: np.ndarray) -> Any:
+                if not in_memory:
+                    return _model_input(self._cache.gather([digests[number] for number in numbers], view))
+                if (split, view) not in self._arrays:
+                    self._arrays[split, view] = self._cache.gather(digests, view)
+                return _model_input(tuple(tensor[numbers] for tensor in self._arrays[split, view]))
+
+            return load
+
+        return of_view
+
+
+class FeatureComputation:
+    """Computes the features at the cut that are not cached yet.
+
+    Args:
+        selection: the images and views.
+        cache: the trunk below the cut, and where its features go.
+        options: how images are read and computed; the limit on pixels is the set's own.
+    """
+
+    def __init__(self, selection: ImageSelection, cache: FeatureCache, options: PipelineOptions) -> None:
+        self._selection, self._cache = selection, cache
+        self._options = dataclasses.replace(options, fail_on_bad=True, max_pixels=max_pixels_of(selection.features))
+        self._digests = [row.tobytes() for row in selection.features.digests()]
+        self._converted: ConvertedModel | None = None
+
+    def missing(self) -> dict[int, list[int]]:
+        """Return the views that are not cached by row; rows with none are left out."""
+        wanted = [(row, view) for row, views in self._selection.views_by_row().items() for view in views]
+        cached = self._cache.has([(self._digests[row], view) for row, view in wanted])
+        missing: dict[int, list[int]] = {}
+        for (row, view), is_cached in zip(wanted, cached, strict=True):
+            if not is_cached:
+                missing.setdefault(row, []).append(view)
+        return missing
+
+    def count_missing(self) -> int:
+        """Return how many images and views have to be computed; copies of an image count once."""
+        return len({(self._digests[row], view) for row, views in self.missing().items() for view in views})
+
+    def images_per_second(self) -> float:
+        """Measure how fast the trunk runs, on one batch."""
+        engine = engine_for([self._cache], self._options, cached_conversion([self._cache]))
+        # Only its model is used again: `run` needs an engine that is checked against Keras on a batch of images.
+        self._converted = engine.converted
+        return try_rate(engine, self._cache.spec.image_size)
+
+    def run(self) -> None:
+        """Compute what is missing and commit it.
+
+        Raises:
+            RunError: an image is gone or has changed; it is named.
+        """
+        missing = self.missing()
+        rows = np.array(sorted(missing), np.int64)
+        features = self._selection.features
+        if len(rows):
+            try:
+                result = run_images(
+                    Originals(features).dataset(rows),
+                    [self._cache],
+                    self._options,
+                    augmentation=self._selection.views.augmentation,
+                    views_of=lambda index, _: missing[int(rows[index])],
+                    converted=self._converted,
+                )
+            except ImageError as error:
+                raise unusable_image(features, error.what) from error
+            for index, digest in result.images:
+                if digest != self._digests[rows[index]]:
+                    path = features.paths()[rows[index]]
+                    raise unusable_image(features, f"{path} has changed since its features were cached")
+            self._converted = None
+        save_trunk(self._cache.trunk, self._cache.folder)
+
+
+def _model_input(tensors: tuple[np.ndarray, ...]) -> Any:
+    return tensors if len(tensors) > 1 else tensors[0]

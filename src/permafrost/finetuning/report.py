@@ -1,0 +1,54 @@
+"""What `run.json` records of a fine-tuning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from permafrost.finetuning.request import Request
+from permafrost.images.splits import SPLITS
+from permafrost.model.run import features_record
+from permafrost.training.metrics import paired_difference
+
+
+def run_record(
+    request: Request,
+    stages: Sequence[dict[str, Any]],
+    before: dict[str, np.ndarray],
+    after: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """Return the record of a fine-tuning, without parity and seconds.
+
+    Args:
+        request: the request.
+        stages: what `stage_record` returned for each stage.
+        before: probabilities (n, classes) of the run's model on test images, by split.
+        after: the same of the new model.
+    """
+    run, selection = request.run, request.selection
+    return {
+        "kind": "finetune",
+        "head": run.about["head"],
+        "started_from": os.path.abspath(run.folder),
+        "options": request.settings(),
+        "unfrozen": {key: stages[-1][key] for key in ("from", "index", "layers")},
+        "stages": list(stages),
+        "details": {
+            "monitor": stages[0]["monitor"],
+            "before": stages[0]["before"],
+            "after": stages[-1]["after"],
+            "improved": any(stage["improved"] for stage in stages),
+            "epochs": sum(stage["epochs"] for stage in stages),
+            "diverged": any(stage["diverged"] for stage in stages),
+        },
+        "before": {split: _summary(run.metrics.get(split, {})) for split in SPLITS},
+        "test_difference": paired_difference(selection.labels("test"), before["test"], after["test"]),
+        **features_record(selection.features, request.folder),
+    }
+
+
+def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {key: metrics[key] for key in ("accuracy", "balanced_accuracy", "log_loss", "n") if key in metrics}

@@ -1,0 +1,122 @@
+"""A checked request for fine-tuning: everything that can be wrong is found before anything is computed or written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from permafrost.errors import HeadError, OptionError
+from permafrost.finetuning.options import FineTuneOptions
+from permafrost.finetuning.run_features import find_features
+from permafrost.finetuning.selection import ImageSelection
+from permafrost.heads.data import split_rows
+from permafrost.heads.options import WITHOUT_GRADIENT
+from permafrost.images.augmentation import read_views
+from permafrost.model.run import Run, free_folder, open_run
+from permafrost.training.loop import require_validation
+from permafrost.trunk.spec import TrunkSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """A request for fine-tuning, checked.
+
+    Attributes:
+        run: the run to start from.
+        options: the options.
+        selection: the images and views.
+        spec: what the cached features depend on, but for the cut.
+        layers: names of the base's layers, in its order.
+        folder: the new run's folder.
+        replace: whether a run in that folder is replaced.
+    """
+
+    run: Run
+    options: FineTuneOptions
+    selection: ImageSelection
+    spec: TrunkSpec
+    layers: list[str]
+    folder: Path
+    replace: bool
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that the trained model depends on, but for the run and the cut, as JSON."""
+        options, views = self.options, self.selection.views
+        return dataclasses.asdict(options.training) | {
+            "views": views.count if views.count is not None else "live",
+            "augmentation": views.rule,
+            "train_batchnorm": options.train_batchnorm,
+            "lowest_rate": options.lowest_rate,
+            "dtype": options.dtype,
+            "mixed_precision": options.mixed_precision,
+        }
+
+
+def check_request(run: Run | str | os.PathLike[str], options: FineTuneOptions) -> Request:
+    """Open a run and its feature set, and check what is asked for.
+
+    Raises:
+        PermafrostError: something about the request or its input is wrong.
+    """
+    if options.mixed_precision:
+        require_gpu()
+    views = read_views(options.views, options.augment, live=True)
+    run = run if isinstance(run, Run) else open_run(run)
+    folder = free_folder(options.out, f"{run.folder.name}-finetuned")
+    if folder.resolve() == run.folder.resolve():
+        raise OptionError("a run cannot replace the one it starts from", do="give another --out")
+    require_trained_head(run, options.untrained_head)
+    features = find_features(run, options.features)
+    rows = split_rows(features, hold_out=options.training.monitor.startswith("val_"))
+    require_validation(len(rows["validation"]) > 0, options.training)
+    return Request(
+        run=run,
+        options=options,
+        selection=ImageSelection(features=features, rows=rows, views=views),
+        spec=dataclasses.replace(features.spec, dtype=options.dtype),
+        layers=features.store.about["base_layers"],
+        folder=folder,
+        replace=options.out is not None,
+    )
+
+
+def require_trained_head(run: Run, untrained_allowed: bool) -> None:
+    """Refuse a head that gives no useful gradient: one of a kind that has none, or one that only guesses.
+
+    Raises:
+        HeadError: the head is such a head.
+    """
+    head, metrics = run.about["head"], run.metrics["train"]
+    if head in WITHOUT_GRADIENT:
+        raise HeadError(
+            f"nothing can be trained through the head of {run.folder}: {head} has no useful gradient",
+            do="fit another head, such as logistic, and fine-tune that run",
+        )
+    counts = np.array([each["n"] for each in metrics["classes"].values() if each["n"]])
+    fractions = counts / counts.sum()
+    guessing = float(-(fractions * np.log(fractions)).sum())
+    half_way = (1 + 1 / len(counts)) / 2
+    # Both, since the probabilities of some good heads are badly calibrated.
+    guesses = not metrics["log_loss"] < guessing and metrics["balanced_accuracy"] < half_way
+    if guesses and not untrained_allowed:
+        raise HeadError(
+            f"the head of {run.folder} is not trained: its large gradients would destroy the base",
+            expected=f"a log loss on training images below {guessing:.3f}, that of guessing",
+            found=f"{metrics['log_loss']:.3f}",
+            do="fit the head better, or give --untrained-head",
+        )
+
+
+def require_gpu() -> None:
+    """Require a GPU.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if not keras.distribution.list_devices("gpu"):
+        raise OptionError("mixed precision is slower without a GPU", expected="a GPU", found="none")

@@ -18,9 +18,9 @@ from permafrost.finetuning.checkpoints import checkpoint_path, remove_checkpoint
 from permafrost.finetuning.options import FineTuneOptions, FineTuneSettings, options_from
 from permafrost.finetuning.plan import CACHED, CachePlan, plan_stage
 from permafrost.finetuning.recomputed import DecodedImages
-from permafrost.finetuning.report import run_record
+from permafrost.finetuning.report import run_record, stage_record
 from permafrost.finetuning.request import check_request
-from permafrost.finetuning.stages import Stage, build_stages, stage_record, train_stage, unfreeze_from
+from permafrost.finetuning.stages import Stage, build_stages, train_stage, unfreeze_from
 from permafrost.images.splits import SPLITS
 from permafrost.machine import cpu_count
 from permafrost.model.assembly import body_of

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from permafrost.finetuning.plan import CachePlan
 from permafrost.finetuning.request import Request
+from permafrost.finetuning.stages import Stage
 from permafrost.images.splits import SPLITS
 from permafrost.model.run import features_record
+from permafrost.training.loop import TrainingResult
 from permafrost.training.metrics import paired_difference
 
 
@@ -47,6 +51,25 @@ def run_record(
         "before": {split: _summary(run.metrics.get(split, {})) for split in SPLITS},
         "test_difference": paired_difference(selection.labels("test"), before["test"], after["test"]),
         **features_record(selection.features, request.folder),
+    }
+
+
+def stage_record(
+    stage: Stage, plan: CachePlan, result: TrainingResult, layers: Sequence[str], monitor: str
+) -> dict[str, Any]:
+    """Return what `run.json` records of a stage."""
+    return {
+        "from": layers[stage.lowest],
+        "index": stage.lowest,
+        "layers": len(layers) - stage.lowest,
+        "plan": dataclasses.asdict(plan),
+        "monitor": monitor,
+        "before": result.start_value,
+        "after": result.best_value,
+        "improved": result.improved,
+        "best_epoch": result.best_epoch,
+        "epochs": len(result.history),
+        "diverged": result.diverged,
     }
 
 

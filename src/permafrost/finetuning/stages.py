@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -18,9 +16,6 @@ from permafrost.finetuning.request import Request
 from permafrost.model.assembly import pixels_of
 from permafrost.training.loop import Examples, TrainingResult, train
 from permafrost.trunk.graph import as_precision
-
-if TYPE_CHECKING:
-    from permafrost.finetuning.plan import CachePlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,22 +91,3 @@ def train_stage(
     if trained is not model:
         model.set_weights(trained.get_weights())
     return result
-
-
-def stage_record(
-    stage: Stage, plan: CachePlan, result: TrainingResult, layers: Sequence[str], monitor: str
-) -> dict[str, Any]:
-    """Return what `run.json` records of a stage."""
-    return {
-        "from": layers[stage.lowest],
-        "index": stage.lowest,
-        "layers": len(layers) - stage.lowest,
-        "plan": dataclasses.asdict(plan),
-        "monitor": monitor,
-        "before": result.start_value,
-        "after": result.best_value,
-        "improved": result.improved,
-        "best_epoch": result.best_epoch,
-        "epochs": len(result.history),
-        "diverged": result.diverged,
-    }

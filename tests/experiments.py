@@ -1,4 +1,4 @@
-"""The experiments behind `docs/reliability.md`: real processes killed, real disks full, real bytes changed.
+"""The experiments behind `benchmarks/results.md`: real processes killed, real disks full, real bytes changed.
 
 Each is a function that takes how often, and gives what was lost, wrong or hung. The ordinary suite runs them some tens
 of times; `bin/test -m slow tests/test_reliability.py` as often as the page says, and prints its table.
@@ -461,6 +461,6 @@ def readers(program: Program, data: Path, more: list[Path], work: Path, *, opens
 
 
 def table_line(name: str, figures: Figures) -> str:
-    """A line of the table in `docs/reliability.md`."""
+    """A line of the table in `benchmarks/results.md`."""
     cells = (name, f"{figures.repetitions:,}", figures.lost, figures.wrong, figures.hung, json.dumps(figures.notes))
     return " ".join(f"| {cell}" for cell in cells) + " |"

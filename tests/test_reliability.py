@@ -1,6 +1,6 @@
 """The promises of the store, tried on real processes, disks and bytes; see `experiments`.
 
-The counts here are small; those marked slow are the ones of `docs/reliability.md`, and print its table.
+The counts here are small; those marked slow are the ones of `benchmarks/results.md`, and print its table.
 """
 
 from __future__ import annotations
@@ -349,7 +349,7 @@ def test_features_are_the_same_to_the_last_bit_whatever_the_workers_and_the_orde
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 class TestFull:
-    """As often as `docs/reliability.md` says."""
+    """As often as `benchmarks/results.md` says."""
 
     def test_kills(self, real, work, report):
         data = write_images(work / "data", 2400)

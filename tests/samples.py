@@ -1,4 +1,4 @@
-"""Small things to test on: images, a tiny base, rows, sets. Everything follows from its arguments."""
+"""Small deterministic test data: images, a tiny base, rows, sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CLASSES = ("checks", "dots", "stripes")
 PX = 32
-"""Height and width of what the tiny base sees."""
+"""Height and width of the tiny base's images."""
 
 WHOLE_SPEC = TrunkSpec(
     architecture="a" * 64,
@@ -40,12 +40,12 @@ WHOLE_SPEC = TrunkSpec(
 
 
 def spec_with(**changes: Any) -> TrunkSpec:
-    """A trunk's record, with these fields changed."""
+    """Return `WHOLE_SPEC` with some fields changed."""
     return dataclasses.replace(WHOLE_SPEC, **changes)
 
 
 def texture(kind: str, seed: int, size: tuple[int, int] = (44, 52)) -> np.ndarray:
-    """An image (h, w, 3) uint8 whose class shows in its texture and tint, and whose seed shows in all else."""
+    """Return an image (h, w, 3) uint8: the class decides its texture and tint, the seed everything else."""
     generator = np.random.default_rng([CLASSES.index(kind), seed])
     y, x = np.mgrid[: size[0], : size[1]] + generator.integers(0, 16, 2)[:, None, None]
     pattern = {
@@ -59,7 +59,7 @@ def texture(kind: str, seed: int, size: tuple[int, int] = (44, 52)) -> np.ndarra
 
 
 def encoded(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
-    """An image file's bytes."""
+    """Return the bytes of an image file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form, **options)
     return buffer.getvalue()
@@ -79,7 +79,7 @@ def write_images(root: Path, *names: str | bytes) -> Path:
 
 
 def write_photos(folder: Path, *, per_class: int = 6, classes: Sequence[str] = CLASSES, first: int = 0) -> Path:
-    """A folder with one folder a class: PNG and JPEG by turns, of several sizes."""
+    """Write a folder with one folder per class, of PNG and JPEG files of several sizes, and return it."""
     for kind in classes:
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for seed in range(first, first + per_class):
@@ -90,14 +90,14 @@ def write_photos(folder: Path, *, per_class: int = 6, classes: Sequence[str] = C
 
 
 def write_split_photos(folder: Path) -> Path:
-    """A folder with `train`, `validation` and `test` folders of those, no image in two of them."""
+    """Write `train`, `validation` and `test` folders of such folders, all images different, and return their folder."""
     for split, per_class, first in (("train", 6, 0), ("validation", 3, 100), ("test", 3, 200)):
         write_photos(folder / split, per_class=per_class, first=first)
     return folder
 
 
 def make_rows(spec: TrunkSpec, count: int, *, seed: int = 0) -> Rows:
-    """Rows of random features of images that do not exist."""
+    """Return random features of images that do not exist."""
     generator = np.random.default_rng(seed)
     return Rows(
         generator.integers(0, 256, (count, 32), dtype=np.uint8),
@@ -107,7 +107,7 @@ def make_rows(spec: TrunkSpec, count: int, *, seed: int = 0) -> Rows:
 
 
 def make_content(rows: Rows, shards: Sequence[str], places: np.ndarray, **changes: Any) -> SetContent:
-    """What a set file says about `rows`: three images in four to train on, two classes."""
+    """Return a set of `rows`: two classes; of four images three for training and one for validation."""
     count = len(rows)
     content = SetContent(
         spec=WHOLE_SPEC,
@@ -127,7 +127,7 @@ def make_content(rows: Rows, shards: Sequence[str], places: np.ndarray, **change
 
 
 def tiny_model(*, seed: int = 0, strides: int = 2, activation: str = "relu", top: str = "top") -> keras.Model:
-    """A base with convolutions, batch normalization and a branch, its weights drawn by NumPy and so always the same."""
+    """Return a base with convolutions, batch normalization and a branch. NumPy draws its weights, always the same."""
     import keras
 
     pixels = keras.Input((PX, PX, 3), name="pixels_in")
@@ -144,7 +144,7 @@ def tiny_model(*, seed: int = 0, strides: int = 2, activation: str = "relu", top
 
 
 def randomize(model: keras.Model, *, seed: int = 0) -> None:
-    """Give a model random weights of a size that keeps features near 1; variances stay positive."""
+    """Give a model random weights that keep features near 1, and positive variances."""
     generator = np.random.default_rng(seed)
     for variable in model.weights:
         shape = tuple(variable.shape)
@@ -165,7 +165,7 @@ def legacy_group(parent: h5py.Group, layer: str, arrays: dict[str, np.ndarray]) 
 
 
 def write_legacy(model: keras.Model, path: Path, *, group: str = "", rename: Callable[[str], str] = str) -> Path:
-    """A model's weights as `keras.applications` publishes them; below `model_weights` as in files of whole models."""
+    """Write weights in the layout of `keras.applications`; in a group `model_weights`, in that of whole models."""
     import h5py
 
     with h5py.File(path, "w") as file:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from permafrost.errors import ImageError
@@ -112,3 +113,13 @@ def test_an_image_over_the_limit_is_an_error_in_the_check_of_a_model_and_not_lef
 
     with pytest.raises(ImageError, match="too many pixels"):
         list(sample_images(features, {"test": np.arange(3)}, lambda rows: np.zeros((len(rows), 3))))
+
+
+def test_pillows_own_limit_leaves_no_image_out_of_the_check_of_a_model(take, photos, monkeypatch):
+    features = take(photos)
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many.
+    rows = features.rows()
+
+    sampled = list(sample_images(features, {"test": rows}, lambda rows: np.zeros((len(rows), 3))))
+
+    assert len(sampled) == len(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import keras
 import numpy as np
@@ -25,7 +24,7 @@ from permafrost.store.row_index import RowAddress, place_rows
 from permafrost.store.set_file import write_set
 from permafrost.store.shard import Rows
 from permafrost.store.store import Store
-from permafrost.store.streaming import FeatureRows, ShuffledRows
+from permafrost.store.streaming import FeatureRows
 from samples import make_content, spec_with
 
 pytest_plugins = ["upper"]
@@ -86,70 +85,6 @@ def streamed(features, *, limit: int = LIMIT) -> HeadData:
 
 def outputs(fitted, x: np.ndarray) -> np.ndarray:
     return keras.ops.convert_to_numpy(fitted.model(x))
-
-
-def test_blocks_are_every_row_once_in_the_order_of_the_disk(kept):
-    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
-
-    blocks = list(rows.blocks())
-
-    assert len(blocks) > 20
-    assert max(block.nbytes for _, block in blocks) <= LIMIT // 16
-    numbers = np.concatenate([part for part, _ in blocks])
-    assert np.array_equal(numbers, rows.disk_order)
-    assert sorted(numbers) == list(range(540))
-    assert np.array_equal(np.concatenate([block for _, block in blocks]), kept.arrays("train")[0][numbers])
-
-
-def test_what_threads_make_of_blocks_comes_in_the_order_of_the_disk_and_so_does_a_failure(kept):
-    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
-
-    def slow_at_first(numbers: np.ndarray, block: np.ndarray) -> tuple[int, float]:
-        if numbers[0] == rows.disk_order[0]:
-            time.sleep(0.05)
-        return int(numbers[0]), float(block.sum())
-
-    found = list(rows.over_blocks(slow_at_first, threads=3))
-
-    assert [first for first, _ in found] == sorted(first for first, _ in found)
-    assert sum(total for _, total in found) == pytest.approx(kept.arrays("train")[0].sum(dtype=np.float64))
-    with pytest.raises(ZeroDivisionError):
-        list(rows.over_blocks(lambda numbers, _: 1 // int(numbers[0] < 300), threads=3))
-
-
-def test_shuffled_rows_are_every_row_once_with_its_own_features_in_a_new_order_each_epoch(kept, monkeypatch):
-    monkeypatch.setattr("permafrost.store.streaming.CHUNK_BYTES", 10 * 32)
-    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
-    shuffled, random = ShuffledRows(rows), np.random.default_rng(0)
-    expected = kept.arrays("train")[0]
-
-    orders = [shuffled.order(random) for _ in range(2)]
-
-    assert all(sorted(order) == list(range(540)) for order in orders)
-    assert not np.array_equal(*orders)
-    for start in range(0, 540, 32):
-        batch = orders[1][start : start + 32]
-        assert np.array_equal(shuffled.load(batch), expected[batch])
-
-
-def test_batches_of_rows_shuffled_by_blocks_have_all_classes(kept, monkeypatch):
-    monkeypatch.setattr("permafrost.store.streaming.CHUNK_BYTES", 5 * 32)
-    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
-
-    order = ShuffledRows(rows).order(np.random.default_rng(0))
-
-    batches = rows.labels[order[:512]].reshape(8, 64)
-    # On the disk one class follows the other: a batch of 64 has one of them, or two.
-    assert all(len(set(batch)) == CLASSES for batch in batches)
-
-
-def test_a_sample_has_each_class_by_its_share(kept):
-    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
-
-    sample = rows.sample(32 * 60, seed=0)
-
-    assert np.bincount(rows.labels[sample]).tolist() == [20, 20, 20]
-    assert len(rows.sample(10**9, seed=0)) == 540
 
 
 @pytest.mark.parametrize("name", ["ridge", "lda"])
@@ -266,19 +201,6 @@ def test_a_limit_that_the_list_of_images_takes_alone_is_refused(maps, tmp_path):
 
     assert one_error_line(caught.value).startswith("the list of 36 images alone takes nearly all of the memory limit")
     assert files_below(tmp_path) == []
-
-
-def test_while_rows_are_shuffled_no_more_than_two_groups_are_held(kept, monkeypatch):
-    monkeypatch.setattr("permafrost.store.streaming.CHUNK_BYTES", 10 * 32)
-    shuffled = ShuffledRows(FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT))
-    order = shuffled.order(np.random.default_rng(0))
-
-    held = []
-    for start in range(0, 540, 32):
-        shuffled.load(order[start : start + 32])
-        held.append(len(shuffled._buffers))
-
-    assert max(held) == 2
 
 
 def test_a_memory_limit_that_is_no_size_is_refused(features, tmp_path):

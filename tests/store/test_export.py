@@ -41,7 +41,7 @@ def expected(features: FeatureSet) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("step", [1, 2**24])
-def test_an_npz_has_everything_and_needs_no_pickle(tmp_path, features, monkeypatch, step):
+def test_an_npz_file_has_all_arrays_and_needs_no_pickle(tmp_path, features, monkeypatch, step):
     monkeypatch.setattr(export, "_STEP_BYTES", step)
 
     export_features(features, tmp_path / "out.npz")
@@ -57,7 +57,7 @@ def test_an_npz_has_everything_and_needs_no_pickle(tmp_path, features, monkeypat
 
 
 @pytest.mark.parametrize("step", [1, 2**24])
-def test_an_hdf5_file_has_everything_and_paths_byte_for_byte(tmp_path, features, monkeypatch, step):
+def test_an_hdf5_file_has_all_arrays_and_paths_byte_for_byte(tmp_path, features, monkeypatch, step):
     monkeypatch.setattr(export, "_STEP_BYTES", step)
 
     export_features(features, tmp_path / "out.h5")
@@ -72,7 +72,7 @@ def test_an_hdf5_file_has_everything_and_paths_byte_for_byte(tmp_path, features,
 
 
 @pytest.mark.parametrize("name", ["out.h5", "out.npz"])
-def test_a_full_disk_leaves_what_was_there(tmp_path, features, monkeypatch, name):
+def test_a_full_disk_leaves_the_old_file(tmp_path, features, monkeypatch, name):
     (tmp_path / name).write_bytes(b"old")
 
     def refuse(*_):
@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, features, monkeypatch, name
 
 
 @pytest.mark.parametrize("name", ["out.h5", "out.npz"])
-def test_a_damaged_shard_is_an_error_and_no_file(tmp_path, features, name):
+def test_a_damaged_shard_is_an_error_that_leaves_no_file(tmp_path, features, name):
     (shard,) = features.store.shard_names()
     (features.store.folder / shard).write_bytes(b"")
 

@@ -1,4 +1,4 @@
-"""A feature set: a dataset's rows in one store, as arrays and batches."""
+"""A feature set: the rows of one dataset in one store, as arrays and batches."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ COUNT = 12
 PER_EXAMPLE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 
 
-def keep(folder: Path, rows: Rows, spec=WHOLE_SPEC, **changes) -> SetContent:
-    """Keep rows in two shards, and write the set `set.h5` of them."""
+def write_features(folder: Path, rows: Rows, spec=WHOLE_SPEC, **changes) -> SetContent:
+    """Commit rows as two shards, and write the set `set.h5` of them."""
     store = Store.create(folder / "store", spec, about={"base_layers": []})
     half = len(rows) // 2
     addresses = []
@@ -53,7 +53,7 @@ def rows() -> Rows:
 
 @pytest.fixture
 def content(tmp_path, rows) -> SetContent:
-    return keep(tmp_path, rows)
+    return write_features(tmp_path, rows)
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def features(tmp_path, content) -> FeatureSet:
     return open_features(tmp_path / "set.h5")
 
 
-# What it gives
+# Arrays and batches
 
 
 @pytest.mark.parametrize("split", [None, *SPLITS])
-def test_arrays_labels_paths_names_and_digests_agree_and_keep_their_order(features, rows, content, split):
+def test_arrays_labels_paths_names_and_digests_are_in_one_order(features, rows, content, split):
     chosen = features.rows(split)
 
     x, y = features.arrays(split)
@@ -78,7 +78,7 @@ def test_arrays_labels_paths_names_and_digests_agree_and_keep_their_order(featur
     assert np.array_equal(features.digests(split), rows.digests[chosen])
 
 
-def test_splits_have_the_rows_that_were_given_to_them(features):
+def test_each_split_has_its_rows(features):
     assert features.rows("train").tolist() == [0, 1, 3, 4, 5, 7, 8, 9, 11]
     assert features.rows("validation").tolist() == [2, 6, 10]
     assert features.rows("test").tolist() == []
@@ -92,7 +92,7 @@ def test_a_split_without_images_gives_empty_arrays_and_no_batches(features):
     assert list(features.batches("test")) == []
 
 
-def test_a_split_that_is_not_there_is_refused_with_those_that_are(features):
+def test_an_unknown_split_is_refused_naming_those_there_are(features):
     for act in (features.arrays, features.labels, features.paths, features.rows):
         with pytest.raises(OptionError, match="no such split; expected train, validation, test, found dev"):
             act("dev")
@@ -100,26 +100,26 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(features):
 
 @PER_EXAMPLE
 @given(wanted=st.lists(st.integers(0, COUNT - 1), max_size=30))
-def test_features_of_any_rows_come_in_the_order_asked_for(kept_features, wanted):
+def test_features_are_in_the_order_of_the_rows_requested(shared_features, wanted):
     expected = make_rows(WHOLE_SPEC, COUNT).features[0][wanted]
 
-    assert np.array_equal(kept_features.features(np.array(wanted, np.int64)), expected)
+    assert np.array_equal(shared_features.features(np.array(wanted, np.int64)), expected)
 
 
 @pytest.fixture(scope="module")
-def kept_features(tmp_path_factory) -> FeatureSet:
+def shared_features(tmp_path_factory) -> FeatureSet:
     """A set that no test changes."""
     folder = tmp_path_factory.mktemp("features")
-    keep(folder, make_rows(WHOLE_SPEC, COUNT))
+    write_features(folder, make_rows(WHOLE_SPEC, COUNT))
     return open_features(folder / "set.h5")
 
 
 @PER_EXAMPLE
 @given(batch_size=st.integers(1, 20), split=st.sampled_from([None, *SPLITS]), shuffle=st.booleans())
-def test_batches_cover_each_row_once(kept_features, batch_size, split, shuffle):
-    x, y = kept_features.arrays(split)
+def test_batches_contain_each_row_once(shared_features, batch_size, split, shuffle):
+    x, y = shared_features.arrays(split)
 
-    batches = list(kept_features.batches(split, batch_size=batch_size, shuffle=shuffle))
+    batches = list(shared_features.batches(split, batch_size=batch_size, shuffle=shuffle))
 
     assert [len(labels) for _, labels in batches[:-1]] == [batch_size] * (len(batches) - 1)
     given_rows = [(row.tobytes(), label) for part, labels in batches for row, label in zip(part, labels, strict=True)]
@@ -129,9 +129,9 @@ def test_batches_cover_each_row_once(kept_features, batch_size, split, shuffle):
     assert given_rows == expected
 
 
-def test_the_order_of_shuffled_batches_follows_from_the_seed(kept_features):
+def test_the_seed_decides_the_order_of_shuffled_batches(shared_features):
     first, again, other = (
-        np.concatenate([x for x, _ in kept_features.batches(shuffle=True, batch_size=5, seed=seed)])
+        np.concatenate([x for x, _ in shared_features.batches(shuffle=True, batch_size=5, seed=seed)])
         for seed in (1, 1, 2)
     )
 
@@ -175,15 +175,15 @@ def test_shuffled_batches_are_read_in_large_pieces_of_the_disk(features, monkeyp
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_of_no_images_is_refused(kept_features, size):
+def test_a_batch_size_below_1_is_refused(shared_features, size):
     with pytest.raises(OptionError, match=rf"a batch has at least one image; expected 1 or more, found {size}"):
-        next(kept_features.batches(batch_size=size))
+        next(shared_features.batches(batch_size=size))
 
 
 def test_features_stored_as_float16_are_read_as_float32(tmp_path):
     spec = spec_with(dtype="float16")
     half = make_rows(spec, 5)
-    keep(tmp_path, half, spec)
+    write_features(tmp_path, half, spec)
 
     x, _ = open_features(tmp_path / "set.h5").arrays()
 
@@ -199,14 +199,14 @@ def test_features_stored_as_float16_are_read_as_float32(tmp_path):
 @given(
     names=st.lists(st.binary(max_size=12), min_size=COUNT, max_size=COUNT),
     classes=st.lists(st.text(max_size=8), min_size=2, max_size=2),
-    aside=st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), max_size=3),
+    skipped=st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), max_size=3),
 )
-def test_everything_in_a_set_comes_back_whatever_bytes_are_in_the_names(tmp_path, content, names, classes, aside):
+def test_a_set_is_read_as_it_was_written_whatever_bytes_are_in_the_names(tmp_path, content, names, classes, skipped):
     changed = dataclasses.replace(
         content,
         names=tuple(os.fsdecode(name) for name in names),
         class_names=tuple(classes),
-        skipped=tuple(aside),
+        skipped=tuple(skipped),
         root="/data/caf\udce9",
     )
 
@@ -215,7 +215,7 @@ def test_everything_in_a_set_comes_back_whatever_bytes_are_in_the_names(tmp_path
 
     assert [os.fsencode(name) for name in back.names()] == names
     assert back.class_names == classes
-    assert back.skipped == tuple(aside)
+    assert back.skipped == tuple(skipped)
     assert back.root == changed.root
     assert (back.spec, back.about, len(back)) == (content.spec, content.about, COUNT)
 
@@ -252,7 +252,7 @@ def test_a_set_can_be_sent_to_another_process(features):
     np.testing.assert_array_equal(thawed.arrays()[0], features.arrays()[0])
 
 
-def test_the_digest_is_of_trunk_contents_labels_and_splits_and_of_nothing_else(tmp_path, features, content, rows):
+def test_the_digest_covers_trunk_contents_labels_and_splits_and_nothing_else(tmp_path, features, content, rows):
     def digest_of(**changes) -> str:
         return FeatureSet(tmp_path / "x.h5", dataclasses.replace(content, **changes)).digest
 
@@ -267,28 +267,28 @@ def test_the_digest_is_of_trunk_contents_labels_and_splits_and_of_nothing_else(t
     assert len({features.digest, *others}) == 6
 
 
-def test_a_set_describes_itself_in_json_and_in_one_line(tmp_path, features):
-    told = describe_set(features)
+def test_a_set_is_described_as_json_and_in_one_line(tmp_path, features):
+    description = describe_set(features)
 
-    assert told["images"] == COUNT
-    assert told["splits"]["train"] == {"n": 9, "classes": {"a": 3, "b": 6}}
-    assert told["splits"]["test"]["n"] == 0
-    assert told["shape"] == [2, 3]
-    assert told["key"] == WHOLE_SPEC.key
-    assert told["shards"] == 2
-    assert told["skipped"] == [{"path": "a/notes.txt", "reason": "not an image file name"}]
+    assert description["images"] == COUNT
+    assert description["splits"]["train"] == {"n": 9, "classes": {"a": 3, "b": 6}}
+    assert description["splits"]["test"]["n"] == 0
+    assert description["shape"] == [2, 3]
+    assert description["key"] == WHOLE_SPEC.key
+    assert description["shards"] == 2
+    assert description["skipped"] == [{"path": "a/notes.txt", "reason": "not an image file name"}]
     assert "train 9, validation 3, test 0" in repr(features)
 
 
-# What is refused
+# Errors
 
 
-def test_a_set_that_is_not_there_is_named(tmp_path):
+def test_a_missing_set_is_named(tmp_path):
     with pytest.raises(SetError, match=r"no feature set at .*gone\.h5\. Make one with extract"):
         open_features(tmp_path / "gone.h5")
 
 
-def test_a_store_that_is_gone_is_named_with_what_to_do(tmp_path, features):
+def test_a_missing_store_is_named_with_what_to_do(tmp_path, features):
     shutil.rmtree(tmp_path / "store")
 
     line = r"the store of .*set\.h5 cannot be opened: no store at .*\. Move the set and the folder `store` together"
@@ -298,7 +298,7 @@ def test_a_store_that_is_gone_is_named_with_what_to_do(tmp_path, features):
         features.arrays()
 
 
-def test_a_store_that_holds_another_trunks_features_now_is_refused_naming_the_field(tmp_path, features):
+def test_a_store_of_another_trunk_is_refused_naming_the_field(tmp_path, features):
     other = Store.create(tmp_path / "others", spec_with(pooling="avg"), about={})
     shutil.copy(other.folder / DESCRIPTION_FILE, features.store.folder / DESCRIPTION_FILE)
 
@@ -306,7 +306,7 @@ def test_a_store_that_holds_another_trunks_features_now_is_refused_naming_the_fi
         open_features(tmp_path / "set.h5")
 
 
-def test_a_shard_that_is_gone_is_named_when_its_rows_are_asked_for(features):
+def test_a_missing_shard_is_named_when_its_rows_are_read(features):
     shard = features.store.shard_names()[0]
     (features.store.folder / shard).unlink()
 
@@ -314,7 +314,7 @@ def test_a_shard_that_is_gone_is_named_when_its_rows_are_asked_for(features):
         features.arrays()
 
 
-def test_a_shard_that_took_anothers_place_is_noticed(features):
+def test_a_shard_in_the_place_of_another_is_detected(features):
     first, second = (features.store.folder / name for name in features.store.shard_names())
     shutil.copy(first, second)
 
@@ -322,7 +322,7 @@ def test_a_shard_that_took_anothers_place_is_noticed(features):
         features.arrays()
 
 
-def test_every_flipped_bit_in_a_sets_file_is_noticed_or_changes_nothing(tmp_path, features, content):
+def test_every_flipped_bit_in_a_sets_file_is_detected_or_changes_nothing(tmp_path, features, content):
     path = tmp_path / "set.h5"
     whole = path.read_bytes()
     refused = 0
@@ -343,24 +343,24 @@ def test_every_flipped_bit_in_a_sets_file_is_noticed_or_changes_nothing(tmp_path
     assert refused > 250
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
-def test_a_sets_file_cut_short_is_refused(tmp_path, content, share):
+@pytest.mark.parametrize("fraction", [0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path, content, fraction):
     path = tmp_path / "set.h5"
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
 
     with pytest.raises(SetError, match=r"(not a|damaged) feature set:? .*set\.h5"):
         open_features(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n"])
-def test_another_file_is_no_feature_set(tmp_path, data):
+def test_a_file_that_is_not_hdf5_is_refused(tmp_path, data):
     (tmp_path / "set.h5").write_bytes(data)
 
     with pytest.raises(SetError, match=r"not a feature set: .*set\.h5; .*Run extract again"):
         open_features(tmp_path / "set.h5")
 
 
-def test_another_hdf5_file_is_no_feature_set(tmp_path):
+def test_an_hdf5_file_of_another_format_is_refused(tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["features"] = np.zeros(3)
 
@@ -368,12 +368,12 @@ def test_another_hdf5_file_is_no_feature_set(tmp_path):
         open_features(tmp_path / "other.h5")
 
 
-def test_a_shard_is_no_feature_set(features):
+def test_a_shard_is_refused_as_a_set(features):
     with pytest.raises(SetError, match=r"expected permafrost feature set, found permafrost shard"):
         open_features(features.store.folder / features.store.shard_names()[0])
 
 
-def test_a_set_of_another_version_is_refused_with_both_numbers(tmp_path, content):
+def test_a_set_of_a_newer_version_is_refused_naming_both_versions(tmp_path, content):
     with h5py.File(tmp_path / "set.h5", "r+") as file:
         file.attrs["version"] = 99
 
@@ -390,7 +390,7 @@ NAMES = ["digests", "labels", "splits", "places", "path_bytes", "path_offsets", 
 @pytest.mark.parametrize(
     "forgery", ["soft link", "external link", "external data", "virtual data", "too much", "nothing"]
 )
-def test_a_set_that_is_not_plain_data_is_refused(tmp_path, content, name, forgery):
+def test_datasets_other_than_plain_arrays_are_refused(tmp_path, content, name, forgery):
     path, outside = tmp_path / "set.h5", tmp_path / "outside.h5"
     shutil.copy(path, outside)
     with h5py.File(path, "r+") as file:
@@ -424,7 +424,7 @@ def test_text_of_variable_length_is_not_read(tmp_path, content):
         open_features(tmp_path / "set.h5")
 
 
-def test_a_description_that_lacks_something_is_refused_even_with_a_right_checksum(tmp_path, content):
+def test_an_incomplete_description_is_refused_even_with_a_valid_checksum(tmp_path, content):
     with h5py.File(tmp_path / "set.h5", "r+") as file:
         del file["description"]
         file["description"] = np.frombuffer(b'{"trunk": {}}', np.uint8)
@@ -438,7 +438,7 @@ def test_a_description_that_lacks_something_is_refused_even_with_a_right_checksu
 
 
 @given(st.lists(st.builds(RowAddress, st.sampled_from(["a.h5", "b.h5", "c.h5"]), st.integers(0, 9))))
-def test_addresses_are_told_by_each_shards_name_once(addresses):
+def test_placed_rows_name_each_shard_once(addresses):
     shards, places = place_rows(addresses)
 
     assert len(set(shards)) == len(shards)
@@ -448,7 +448,7 @@ def test_addresses_are_told_by_each_shards_name_once(addresses):
 # Files of earlier versions
 
 
-def test_a_set_of_version_1_is_recognised_and_named():
+def test_a_set_of_version_1_is_named_as_older():
     path = Path(__file__).parents[1] / "formats" / "version-1" / "photos.h5"
 
     with pytest.raises(

@@ -25,8 +25,8 @@ import numpy as np
 from permafrost.atomic import leftovers
 from permafrost.errors import PermafrostError, ShardError
 from permafrost.store.feature_set import FeatureSet, open_features
-from permafrost.store.maintenance import verify
 from permafrost.store.store import Store
+from permafrost.store.verification import verify
 from processes import Nursery
 from samples import PX, encoded
 

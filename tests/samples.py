@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from permafrost.store.feature_set import FeatureSet, open_features
+from permafrost.store.row_index import RowAddress, place_rows
 from permafrost.store.set_content import SetContent
+from permafrost.store.set_file import write_set
 from permafrost.store.shard import Rows
+from permafrost.store.store import Store
 from permafrost.trunk.spec import TrunkSpec
 
 if TYPE_CHECKING:
@@ -124,6 +128,22 @@ def make_content(rows: Rows, shards: Sequence[str], places: np.ndarray, **change
         about={"keras": "3"},
     )
     return dataclasses.replace(content, **changes)
+
+
+def make_set(folder: Path, *seeds: int, name: str = "set.h5", spec: TrunkSpec = WHOLE_SPEC) -> FeatureSet:
+    """A feature set in `folder` of ten images per seed, each seed's rows in a shard of their own."""
+    store = Store.create(folder / "store", spec, about={"base_layers": []})
+    parts = [make_rows(spec, 10, seed=seed) for seed in seeds]
+    addresses = [RowAddress(store.append(part, engine="keras/tensorflow"), row) for part in parts for row in range(10)]
+    shards, places = place_rows(addresses)
+    rows = Rows(
+        np.concatenate([part.digests for part in parts]),
+        np.concatenate([part.views for part in parts]),
+        (np.concatenate([part.features[0] for part in parts]),),
+    )
+    content = make_content(rows, shards, places, spec=spec, store=f"store/{store.folder.name}")
+    write_set(folder / name, content)
+    return open_features(folder / name)
 
 
 def tiny_model(*, seed: int = 0, strides: int = 2, activation: str = "relu", top: str = "top") -> keras.Model:

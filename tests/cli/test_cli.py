@@ -421,6 +421,24 @@ def test_features_list_leaves_out_exported_files(call, answer, own_features):
     assert [line.split(": ")[0] for line in out.splitlines()] == [str(own_features.path)]
 
 
+def test_the_features_commands_name_what_older_versions_wrote_and_leave_it_alone(call, tmp_path, monkeypatch):
+    shutil.copytree(Path(__file__).parents[1] / "formats" / "version-1", tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("permafrost.store.store.STORE_VERSION", 2)
+    (store,) = (tmp_path / "store").iterdir()
+    old_set = f"{tmp_path / 'photos.h5'} is a feature set of an older version; expected 2, found 1"
+    old_store = f"{store} is a store of another version: format version; expected 2, found 1"
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+
+    for command in ("list", "verify", "prune"):
+        status, out, err = call("features", command, tmp_path, *(["--yes"] if command == "prune" else []))
+        assert (status, err) == (0, "")
+        assert str(tmp_path / "photos.h5") in out and old_store in out
+        assert command == "prune" or old_set in out
+    status, out, err = call("features", "show", tmp_path / "photos.h5")
+    assert (status, out) == (2, "") and old_set in err and len(err.splitlines()) == 1
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
 def test_features_list_of_an_empty_folder_says_so(call, work):
     assert call("features", "list", ".") == (0, "no feature sets in .\n", "")
 
@@ -769,7 +787,7 @@ def test_features_prune_removes_unused_stores_only_with_yes(call, answer, own_fe
     status, out, _ = call("features", "prune", folder)
 
     assert status == 0
-    assert f"{store}: a store to which no set refers, " in out
+    assert f"{store}: a store that no set uses, " in out
     assert out.splitlines()[-1].startswith("would remove 1 entries, ") and out.strip().endswith("; --yes removes them")
     assert store.exists()
     assert answer("features", "prune", folder, "--yes")["removed"] is True

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from permafrost.errors import WriteError
-from permafrost.store.maintenance import prune
+from permafrost.store.pruning import prune
 from permafrost.store.storage import LocalStorage, MemoryStorage
 from permafrost.store.storage_suite import WAIT, StorageSuite
 from permafrost.store.store import DESCRIPTION_FILE, Store, store_folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ def list_sets(*, folder: str, as_json: bool) -> None:
     from permafrost.store.description import describe_set
     from permafrost.store.feature_set import open_features
     from permafrost.store.set_reading import h5_files, is_feature_set
+    from permafrost.store.verification import stores_of_other_versions
 
     if not Path(folder).is_dir():
         raise SetError(f"no such folder: {folder}", do="make a feature set with extract")
@@ -45,6 +45,7 @@ def list_sets(*, folder: str, as_json: bool) -> None:
             entries[-1] |= {key: described["trunk"][key] for key in ("base", "cut", "pooling", "image_size")}
         except StoreError as error:
             entries.append({"set": str(path), "error": str(error)})
+    entries += [{"store": str(path), "error": str(error)} for path, error in stores_of_other_versions(folder)]
     lines = [_line(entry) for entry in entries] or [f"no feature sets in {folder}"]
     show(entries, lines, as_json=as_json)
 
@@ -60,8 +61,7 @@ def show_set(*, path: str, as_json: bool) -> None:
     from permafrost.store.feature_set import open_features
 
     opened = open_features(path)
-    described, spec = describe_set(opened), opened.spec
-    used = sum(entry.stat().st_size for entry in os.scandir(described["store"]) if entry.is_file())
+    described, spec, used = describe_set(opened), opened.spec, opened.store.size()
     lines = [
         f"data: {described['data']}",
         f"classes: {', '.join(described['classes'])}",
@@ -90,10 +90,10 @@ def verify_features(*, path: str, as_json: bool) -> None:
     cached twice, which only costs space). Exit status 2 if features cannot be read; the same extract computes them
     again.
     """
-    from permafrost.store.maintenance import verify
+    from permafrost.store.verification import verify
 
     report = verify(path)
-    lines = [f"{finding.kind}: {finding.told}" for finding in report.findings]
+    lines = [f"{finding.kind}: {finding.message}" for finding in report.findings]
     lines.append(f"read {report.sets:,} sets, {report.shards:,} shards, {report.rows:,} rows, {size(report.bytes)}")
     show(dataclasses.asdict(report) | {"faults": report.faults}, lines, as_json=as_json)
     if report.faults:
@@ -115,11 +115,11 @@ def prune_features(*, folder: str, yes: bool, as_json: bool) -> None:
     with their size first. Features that never belonged to a set, such as those of a scikit-learn pipeline or of
     fine-tuning, are removed too; they can be computed again.
     """
-    from permafrost.store.maintenance import Pruning, prune
+    from permafrost.store.pruning import Pruning, prune
 
     def confirm(pruning: Pruning) -> bool:
         lines = [f"{removal.path}: {removal.why}, {size(removal.bytes)}" for removal in pruning.removals]
-        lines += [f"{store}: left alone: an extraction is using it" for store in pruning.busy]
+        lines += [f"{spared.path}: left alone: {spared.why}" for spared in pruning.spared]
         if not as_json:
             show(None, lines, as_json=False)
         ask = sys.stdin.isatty() and not as_json
@@ -158,7 +158,7 @@ def export_set(*, path: str, out: str, as_json: bool) -> None:
 
 def _line(entry: dict[str, Any]) -> str:
     if "error" in entry:
-        return f"{entry['set']}: {entry['error']}"
+        return f"{entry.get('set') or entry['store']}: {entry['error']}"
     return (
         f"{entry['set']}: {entry['images']:,} images, {entry['base']} {entry['cut']}, "
         f"shape {tuple(entry['shape'])}, key {entry['key']}"

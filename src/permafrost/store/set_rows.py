@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.errors import OptionError, SetError, ShardError, StoreError
+from permafrost.errors import OptionError, SetError, ShardError, StoreError, VersionError
 from permafrost.store.row_reader import LocatedRows, read_rows, relocate
 from permafrost.store.set_content import SetContent, ViewRows, parts, with_part
 from permafrost.store.store import Store
@@ -116,6 +116,13 @@ class SetRows:
     def _open_store(self, folder: str, spec: TrunkSpec) -> Store:
         try:
             store = Store(self._path.parent / folder)
+        except VersionError as error:
+            raise VersionError(
+                f"the store of {self._path} is of another version: {error.what}",
+                expected=error.expected,
+                found=error.found,
+                do="run extract again, which makes a new store",
+            ) from error
         except StoreError as error:
             raise SetError(
                 f"the store of {self._path} cannot be opened: {error.what}",

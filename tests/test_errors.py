@@ -1,4 +1,4 @@
-"""Every error is one line: what, expected, found, what to do."""
+"""Errors are one line: what is wrong, expected, found, what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from permafrost.errors import DatasetError, PermafrostError, nearest, one_line
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, PermafrostError)]
 
 
-def test_a_line_says_what_then_expected_then_found_then_what_to_do():
+def test_an_error_gives_what_is_wrong_expected_found_and_what_to_do():
     error = DatasetError("only one class in photos", expected="at least two", found="cats", do="add a folder")
 
     assert str(error) == "only one class in photos; expected at least two, found cats. Add a folder"
@@ -36,35 +36,35 @@ def test_a_line_says_what_then_expected_then_found_then_what_to_do():
         ({"do": "mend it"}, "it is wrong. Mend it"),
     ],
 )
-def test_parts_that_are_not_known_are_left_out(parts, line):
+def test_unknown_parts_are_omitted(parts, line):
     assert str(PermafrostError("it is wrong", **parts)) == line
 
 
 @given(st.text())
-def test_a_line_has_no_breaks_and_can_be_printed_whatever_is_in_it(text):
+def test_an_error_is_printable_on_one_line_whatever_text_it_contains(text):
     line = str(PermafrostError(text, found=text))
 
     assert line.isprintable()
     assert line.encode("utf-8")
 
 
-def test_bytes_of_a_name_that_are_no_text_are_shown_escaped():
+def test_bytes_that_are_not_text_are_escaped():
     assert one_line("caf\udce9\n.jpg") == r"caf\udce9\n.jpg"
 
 
 @given(st.text(st.characters(categories=["L", "N", "P"])))
-def test_a_printable_line_stays_as_it_is(text):
+def test_printable_text_is_not_changed(text):
     assert one_line(text) == text
 
 
-def test_every_error_can_be_caught_as_a_permafrost_error_and_says_what_it_is_for():
+def test_every_error_is_a_documented_permafrost_error():
     assert len(CLASSES) > 10
     for kind in CLASSES:
         assert kind.__doc__
         assert str(kind("it is wrong", do="mend it")) == "it is wrong. Mend it"
 
 
-def test_the_tree_in_the_docstring_is_the_tree_in_the_code():
+def test_the_tree_in_the_docstring_is_the_class_hierarchy():
     drawn, path = {}, []
     for marks, name in re.findall(r"^    ([ │├└─]*)(\w+)", errors.__doc__, flags=re.M):
         path[len(marks) // 4 :] = [name]
@@ -73,10 +73,10 @@ def test_the_tree_in_the_docstring_is_the_tree_in_the_code():
     assert drawn == {kind.__name__: kind.__base__.__name__ for kind in CLASSES}
 
 
-def test_the_nearest_names_come_first():
+def test_the_most_similar_names_come_first():
     assert nearest("mixd7", ["conv2d", "mixed7", "mixed10", "activation"]).startswith("mixed7")
 
 
-def test_where_no_name_is_near_some_are_given_all_the_same():
+def test_the_first_names_are_returned_if_none_is_similar():
     assert nearest("zzz", ["block1", "block2", "block3", "block4"]) == "block1, block2, block3"
     assert nearest("zzz", []) == ""

@@ -1,25 +1,24 @@
-"""What can go wrong with a request or its input.
+"""Errors that a user can correct: the request or its input is wrong.
 
-Every error here is the user's to mend, prints as one line, and ends a command with exit status 2.
-Anything else that escapes is a bug and ends it with 1.
+Each prints as one line and ends a command with exit status 2. Any other exception is a bug and ends it with 1.
 
     PermafrostError
-    ├── OptionError             an option's value, or two options together, make no sense
-    ├── DatasetError            the dataset: no folder, no image, one class, a bad table
-    ├── ImageError            one image that cannot be decoded
-    ├── BaseError               a base that is unknown or cannot be built as asked
-    │   ├── WeightsError        weights that are missing, do not fit, or are not finite
-    │   └── CutError            a layer that is not there, or cannot be cut at
-    ├── EngineError             an engine that is not there, or does not agree with Keras
-    ├── FeatureError            a feature that is not finite
-    ├── StoreError              the files that keep features
-    │   ├── ShardError          a shard that is missing, damaged, or another trunk's
-    │   ├── SetError            a feature set that is none, is damaged, or does not fit its store
+    ├── OptionError             an option has a wrong value, or two options contradict each other
+    ├── DatasetError            the dataset cannot be read: no folder, no images, one class, a wrong table
+    ├── ImageError              an image cannot be decoded
+    ├── BaseError               an unknown base, or one that cannot be built as requested
+    │   ├── WeightsError        weights are missing, do not fit, or are not finite
+    │   └── CutError            an unknown layer, or one that cannot be cut at
+    ├── EngineError             an engine is not installed, or does not agree with Keras
+    ├── FeatureError            a feature is not finite
+    ├── StoreError              the files of cached features
+    │   ├── ShardError          a shard is missing, damaged, or from another trunk
+    │   ├── SetError            not a feature set, a damaged one, or one that does not match its store
     │   ├── VersionError        a store or feature set of another format version
-    │   └── WriteError          a file that could not be written: disk full, no permission
-    ├── HeadError               a head that cannot be fitted to these features
-    ├── ParityError             an exported model that does not agree with what it was made of
-    └── RunError                a run folder or model file that is none, or is damaged
+    │   └── WriteError          a file cannot be written: full disk, no permission
+    ├── HeadError               a head cannot be fitted to these features
+    ├── ParityError             the exported model does not agree with the head or the trunk
+    └── RunError                not a run or a model, or a damaged one
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from collections.abc import Iterable
 
 
 class PermafrostError(Exception):
-    """A request that cannot be met, told in one line.
+    """Base class of all errors that a user can correct. Its text is one line.
 
     Args:
-        what: the fault, with the name of the thing that has it.
-        expected: what would have been right.
-        found: what was there instead.
-        do: what the user can do about it.
+        what: what is wrong and where.
+        expected: what was expected.
+        found: what was found instead.
+        do: what the user can do.
     """
 
     def __init__(
@@ -65,52 +64,52 @@ class PermafrostError(Exception):
 
 
 class OptionError(PermafrostError):
-    """An option's value, or two options together, make no sense."""
+    """An option has a wrong value, or two options contradict each other."""
 
 
 class DatasetError(PermafrostError):
-    """A dataset that cannot be listed."""
+    """The dataset cannot be read."""
 
 
 class ImageError(PermafrostError):
-    """An image that cannot be decoded."""
+    """An image cannot be decoded."""
 
 
 class BaseError(PermafrostError):
-    """A base that is unknown or cannot be built as asked."""
+    """An unknown base, or one that cannot be built as requested."""
 
 
 class WeightsError(BaseError):
-    """Weights that are missing, do not fit, or are not finite."""
+    """Weights are missing, do not fit, or are not finite."""
 
 
 class CutError(BaseError):
-    """A layer that is not in the base, or at which it cannot be cut."""
+    """An unknown layer, or one that the base cannot be cut at."""
 
 
 class EngineError(PermafrostError):
-    """An engine that is not there, or does not agree with Keras."""
+    """An engine is not installed, or does not agree with Keras."""
 
 
 class FeatureError(PermafrostError):
-    """A feature that is not finite."""
+    """A feature is not finite."""
 
 
 class StoreError(PermafrostError):
-    """The files that keep features."""
+    """The files of cached features cannot be used."""
 
 
 class ShardError(StoreError):
-    """A shard that is missing, damaged, or another trunk's."""
+    """A shard is missing, damaged, or from another trunk."""
 
     @property
     def kind(self) -> str:
-        """What is wrong: `missing`, `damaged` or `foreign`, the first word of the line."""
+        """The kind of error: `missing`, `damaged` or `foreign`, the first word of the line."""
         return self.what.split(" ", 1)[0]
 
 
 class SetError(StoreError):
-    """A feature set that is none, is damaged, or does not fit its store."""
+    """Not a feature set, a damaged one, or one that does not match its store."""
 
 
 class VersionError(StoreError):
@@ -118,29 +117,35 @@ class VersionError(StoreError):
 
 
 class WriteError(StoreError):
-    """A file that could not be written."""
+    """A file cannot be written."""
 
 
 class HeadError(PermafrostError):
-    """A head that cannot be fitted to these features."""
+    """A head cannot be fitted to these features."""
 
 
 class ParityError(PermafrostError):
-    """An exported model that does not agree with what it was made of."""
+    """The exported model does not agree with the head or the trunk."""
 
 
 class RunError(PermafrostError):
-    """A run folder or a model file that is none, or is damaged."""
+    """Not a run or a model, or a damaged one."""
 
 
 def one_line(text: str) -> str:
-    """`text` with line breaks and other control characters escaped, and lone surrogates made printable."""
+    """Return a text with line breaks, other control characters and lone surrogates escaped."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def nearest(name: str, names: Iterable[str], *, n: int = 3) -> str:
-    """The names most like `name`, as text for an error: `"mixed7, mixed8"`; all when there are few."""
+    """Return the names most similar to `name` as text for an error: `"mixed7, mixed8"`.
+
+    Args:
+        name: the unknown name.
+        names: the known names.
+        n: maximum number of names. The first ones are returned if none is similar.
+    """
     names = list(names)
     close = difflib.get_close_matches(name, names, n=n, cutoff=0.4)
     return ", ".join(close or names[:n])

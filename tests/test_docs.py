@@ -22,7 +22,7 @@ from permafrost.cli import COMMANDS, program
 from permafrost.heads.options import HeadSettings
 from permafrost.heads.table import find_head
 from permafrost.training.options import TrainingSettings
-from permafrost.trunk.bases import parse_base
+from permafrost.trunk.table import parse_base
 from samples import write_photos
 
 pytest_plugins = ["upper"]

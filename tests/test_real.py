@@ -14,8 +14,9 @@ import pytest
 import permafrost as pf
 from permafrost.extraction.originals import Originals
 from permafrost.model.parity import TOLERANCE
-from permafrost.trunk.bases import BASES, load_base
+from permafrost.trunk.bases import load_base
 from permafrost.trunk.cutting import build_trunks
+from permafrost.trunk.table import BASES
 
 pytest_plugins = ["upper"]
 

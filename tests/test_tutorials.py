@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from permafrost.cli import run
-from permafrost.trunk.bases import parse_base
+from permafrost.trunk.table import parse_base
 from samples import PX, texture, write_photos
 
 pytest_plugins = ["upper"]

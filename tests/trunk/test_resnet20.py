@@ -13,8 +13,9 @@ import pytest
 
 from helpers import compiling
 from permafrost.errors import BaseError, WeightsError
-from permafrost.trunk.bases import BASES, load_base
+from permafrost.trunk.bases import load_base
 from permafrost.trunk.resnet20 import resnet20
+from permafrost.trunk.table import BASES
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "resnet20-cifar10"

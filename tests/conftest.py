@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite. What they give is small and always the same; see `samples`."""
+"""Fixtures of the whole suite: small and deterministic; see `samples`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before Keras is imported: TensorFlow reads it once.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # As many workers as processors: the threads of one's matrix products would only wait for those of another.
+    # There is one worker per processor, so more threads per worker would only wait for each other.
     for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(threads, "1")
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from permafrost.trunk.bases import Base
 
-# Without deadlines: on a busy machine they fail what is right.
+# Without deadlines, which fail on a busy machine.
 hypothesis.settings.register_profile("suite", max_examples=25, deadline=None)
 hypothesis.settings.load_profile("suite")
 
@@ -34,7 +34,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images and weights beside the project, where there is one."""
+    """The folder of real images and weights beside the project; skips the test without it."""
     if not SHARED.is_dir():
         pytest.skip(f"the folder of real images and weights is absent: {SHARED}")
     return SHARED
@@ -42,7 +42,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def converted_once() -> Iterator[None]:
-    """Have OpenVINO convert each model once for all tests: it takes longer than all else that they do with it."""
+    """Convert each model to OpenVINO once for all tests, because the conversion takes most of their time."""
     from permafrost.engines import conversion, openvino_engine
     from permafrost.trunk.graph import architecture_digest, weights_digest
 
@@ -61,7 +61,7 @@ def converted_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base as a `.keras` file: 32 px, with a layer that scales its input. Not to be changed."""
+    """A base as a `.keras` file: 32 px, with a layer that scales its input. Do not change it."""
     path = tmp_path_factory.mktemp("bases") / "tiny.keras"
     samples.tiny_model().save(path)
     return path
@@ -69,13 +69,13 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 18 images, one folder a class. Not to be changed."""
+    """A folder of 18 images, one folder per class. Do not change it."""
     return samples.write_photos(tmp_path_factory.mktemp("data") / "photos")
 
 
 @pytest.fixture(scope="session")
 def split_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 36 images, with `train`, `validation` and `test` folders. Not to be changed."""
+    """A folder of 36 images, with `train`, `validation` and `test` folders. Do not change it."""
     return samples.write_split_photos(tmp_path_factory.mktemp("data") / "split-photos")
 
 
@@ -87,9 +87,9 @@ def own_photos(photos: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def inception() -> Base:
-    """Inception v3 at 75 px, with its real weights up to `mixed8` where they are at hand. Not to be changed.
+    """Inception v3 at 75 px, with its real weights up to `mixed8` if available. Do not change it.
 
-    It is built after other layers of its kinds, so that Keras counts on from theirs.
+    Other layers of the same types are built before, so that Keras' automatic names do not start at zero.
     """
     import keras
 

@@ -1,7 +1,7 @@
 """The experiments behind `benchmarks/results.md`: real processes killed, real disks full, real bytes changed.
 
-Each is a function that takes how often, and gives what was lost, wrong or hung. The ordinary suite runs them some tens
-of times; `bin/test -m slow tests/test_reliability.py` as often as the page says, and prints its table.
+Each function takes the number of repetitions and returns what was lost, wrong or hung. The ordinary suite repeats them
+tens of times; `bin/test -m slow tests/test_reliability.py` repeats them as often as the page says and prints its table.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ LIMIT = 120.0
 
 
 @dataclasses.dataclass
-class Figures:
-    """What came of an experiment.
+class Outcome:
+    """The outcome of an experiment.
 
     Attributes:
-        repetitions: how often it was done.
+        repetitions: number of repetitions.
         lost: committed rows that were gone.
-        wrong: rows with another value than they should have, files that cannot be read, ends without a clear line.
+        wrong: rows with a wrong value, unreadable files, and ends without a clear line.
         hung: processes that did not end.
-        notes: what else was counted.
+        notes: other counts.
     """
 
     repetitions: int = 0
@@ -57,7 +57,7 @@ class Figures:
 
 
 class Program(Protocol):
-    """Starts `extract` as a process of its own."""
+    """A way to start `extract` as a separate process."""
 
     def start(self, arguments: list[str], output: Path) -> int: ...
 
@@ -66,7 +66,7 @@ class Program(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Tiny:
-    """`tiny_extract`, forked."""
+    """`tiny_extract` in forked processes."""
 
     nursery: Nursery
     log: Path | None = None
@@ -83,10 +83,10 @@ class Tiny:
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """`extract` with a base that Keras has built, forked from a process that has loaded the libraries.
+    """`extract` with a Keras base, forked from a process that has loaded the libraries.
 
     Attributes:
-        nursery: with `HEAVY` imported.
+        nursery: a nursery that has imported `HEAVY`.
         base: a `.keras` file.
     """
 
@@ -94,13 +94,13 @@ class Real:
     base: Path
 
     def start(self, arguments: list[str], output: Path) -> int:
-        """As `Program`."""
+        """See `Program`."""
         return self.nursery.start(
             "permafrost.cli.run", ["extract", *arguments, "--base", str(self.base)], output=output
         )
 
     def wait(self, process: int) -> int:
-        """As `Program`."""
+        """See `Program`."""
         return self.nursery.wait(process)
 
 
@@ -115,7 +115,7 @@ HEAVY = (
 
 
 def write_images(folder: Path, count: int) -> Path:
-    """Small images of noise in three classes, all different."""
+    """Write small, different images of noise in three classes."""
     generator = np.random.default_rng(0)
     for number in range(count):
         place = folder / f"class-{number % 3}" / f"{number:05}.png"
@@ -129,13 +129,13 @@ def arguments_for(data: Path, out: Path, *more: str) -> list[str]:
 
 
 def rows_of(features: FeatureSet) -> dict[bytes, bytes]:
-    """By content digest the bytes of each image's features."""
+    """Return the bytes of each image's features by content digest."""
     x, _ = features.arrays()
     return {digest.tobytes(): row.tobytes() for digest, row in zip(features.digests(), x, strict=True)}
 
 
-def kept_rows(store_folder: Path) -> tuple[dict[bytes, bytes], int]:
-    """By content digest all rows in a store, each checked; and how many shards cannot be read."""
+def stored_rows(store_folder: Path) -> tuple[dict[bytes, bytes], int]:
+    """Return all rows in a store by content digest, each checked, and the number of unreadable shards."""
     rows: dict[bytes, bytes] = {}
     unreadable = 0
     if not (store_folder / "trunk.json").exists():
@@ -155,21 +155,21 @@ def kept_rows(store_folder: Path) -> tuple[dict[bytes, bytes], int]:
 
 
 def only_store(folder: Path) -> Path:
-    """The store below a folder of sets; a name that is not there where there is none."""
+    """Return the store below a folder of sets; a nonexistent path if there is no store."""
     return next((folder / "store").glob("*"), folder / "store" / "none")
 
 
-def finish(program: Program, arguments: list[str], output: Path, figures: Figures) -> int:
-    """Start a process and wait for its end; its exit status."""
-    return end_of(program, program.start(arguments, output), figures)
+def finish(program: Program, arguments: list[str], output: Path, outcome: Outcome) -> int:
+    """Start a process, wait for its end, and return its exit status."""
+    return end_of(program, program.start(arguments, output), outcome)
 
 
-def end_of(program: Program, process: int, figures: Figures) -> int:
-    """The exit status of a process once it has ended; one that does not is counted as hung, and killed."""
+def end_of(program: Program, process: int, outcome: Outcome) -> int:
+    """Wait for a process and return its exit status; kill it and count it as hung after `LIMIT`."""
     limit = time.monotonic() + LIMIT
     while not _ended(process):
         if time.monotonic() > limit:
-            figures.hung += 1
+            outcome.hung += 1
             os.kill(process, signal.SIGKILL)
         time.sleep(0.002)
     return program.wait(process)
@@ -184,25 +184,25 @@ def kills(
     longest: float,
     log: Path | None = None,
     seed: int = 0,
-) -> Figures:
-    """SIGKILL at a random moment; what was committed stays, the same command goes on, and its end is as if unbroken.
+) -> Outcome:
+    """Kill `extract` at random moments: committed rows stay, and the same command gives the uninterrupted result.
 
     Args:
-        program: what extracts.
+        program: how to start `extract`.
         data: images.
         work: an empty folder.
-        repetitions: kills.
-        longest: seconds after its start, or after the first commit, until which a process is killed.
-        log: where the program writes the sizes of its batches.
-        seed: of the moments.
+        repetitions: number of kills.
+        longest: maximum seconds from the start, or from the first commit, to the kill.
+        log: file to which the program writes the sizes of its batches.
+        seed: seed of the moments.
     """
-    figures, moments = Figures(), random.Random(seed)
+    outcome, moments = Outcome(), random.Random(seed)
     reference_set = work / "reference" / "set.h5"
-    assert finish(program, arguments_for(data, reference_set), work / "log", figures) == 0, (work / "log").read_text()
+    assert finish(program, arguments_for(data, reference_set), work / "log", outcome) == 0, (work / "log").read_text()
     reference = rows_of(open_features(reference_set))
     again = completed = 0
     for number in itertools.count():
-        if figures.repetitions >= repetitions:
+        if outcome.repetitions >= repetitions:
             break
         folder = work / f"run-{number}"
         arguments = arguments_for(data, folder / "set.h5")
@@ -210,41 +210,41 @@ def kills(
             log.unlink(missing_ok=True)
         known: dict[bytes, bytes] = {}
         killed = 0
-        while figures.repetitions < repetitions:
+        while outcome.repetitions < repetitions:
             process = program.start(arguments, work / "log")
             if moments.random() < 0.5:
                 _wait_for_rows(folder, len(known), process)
             time.sleep(moments.uniform(0, longest))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-            if end_of(program, process, figures) == 0:
+            if end_of(program, process, outcome) == 0:
                 break
-            figures.repetitions += 1
+            outcome.repetitions += 1
             killed += 1
-            now, unreadable = kept_rows(only_store(folder))
-            figures.lost += len(known.keys() - now.keys())
-            figures.wrong += unreadable + sum(reference.get(digest) != row for digest, row in now.items())
-            figures.notes["left-over files"] = figures.notes.get("left-over files", 0) + len(_all_leftovers(folder))
+            now, unreadable = stored_rows(only_store(folder))
+            outcome.lost += len(known.keys() - now.keys())
+            outcome.wrong += unreadable + sum(reference.get(digest) != row for digest, row in now.items())
+            outcome.notes["left-over files"] = outcome.notes.get("left-over files", 0) + len(_all_leftovers(folder))
             known = now
-        if finish(program, arguments, work / "log", figures) != 0:
-            figures.wrong += 1
+        if finish(program, arguments, work / "log", outcome) != 0:
+            outcome.wrong += 1
             continue
         completed += 1
         rows = rows_of(open_features(folder / "set.h5"))
-        figures.lost += len(reference.keys() - rows.keys())
-        figures.wrong += sum(rows[digest] != row for digest, row in reference.items() if digest in rows)
-        figures.wrong += len(_all_leftovers(folder))
+        outcome.lost += len(reference.keys() - rows.keys())
+        outcome.wrong += sum(rows[digest] != row for digest, row in reference.items() if digest in rows)
+        outcome.wrong += len(_all_leftovers(folder))
         if log and killed:
             again = max(again, (sum(map(int, log.read_text().split())) - len(reference)) / killed)
         shutil.rmtree(folder)
-    figures.notes |= {"runs ended": completed}
+    outcome.notes |= {"runs ended": completed}
     if log:
-        figures.notes["computed again per kill, at most, mean of a run"] = again
-    return figures
+        outcome.notes["computed again per kill, at most, mean of a run"] = again
+    return outcome
 
 
 def _wait_for_rows(folder: Path, known: int, process: int) -> None:
-    """Wait until a process has committed something, or has ended."""
+    """Wait until a process has committed rows or ended."""
     limit = time.monotonic() + LIMIT
     before = len(list(only_store(folder).glob("[0-9a-f]*.h5")))
     while time.monotonic() < limit and Path(f"/proc/{process}").exists():
@@ -268,7 +268,7 @@ def _all_leftovers(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Callable[[int], None] | None]:
-    """A file system of `size` bytes in `folder`, and what makes it larger; None where the rights do not allow it."""
+    """Mount a file system of `size` bytes; yield a function that enlarges it, or None without the right to mount."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
@@ -284,20 +284,21 @@ def small_disk(folder: Path, size: int) -> Iterator[Callable[[int], None] | None
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def full_disks(program: Program, data: Path, work: Path, *, repetitions: int, seed: int = 0) -> Figures | None:
-    """A file system that is full at `repetitions` points of a run: a clear line, and what was committed is whole.
+def full_disks(program: Program, data: Path, work: Path, *, repetitions: int, seed: int = 0) -> Outcome | None:
+    """Fill the file system at `repetitions` points of a run: one clear line, and committed rows are whole.
 
-    None where no file system can be mounted.
+    Returns:
+        None if no file system can be mounted.
     """
-    figures, moments = Figures(), random.Random(seed)
+    outcome, moments = Outcome(), random.Random(seed)
     reference_set = work / "reference" / "set.h5"
-    assert finish(program, arguments_for(data, reference_set), work / "log", figures) == 0, (work / "log").read_text()
+    assert finish(program, arguments_for(data, reference_set), work / "log", outcome) == 0, (work / "log").read_text()
     reference = rows_of(open_features(reference_set))
     # A tmpfs counts pages of 4 KiB.
     most = used = sum(-(-path.stat().st_size // 4096) * 4096 for path in reference_set.parent.rglob("*"))
     clear = 0
     for point in itertools.count():
-        if figures.repetitions == repetitions:
+        if outcome.repetitions == repetitions:
             break
         disk, output = work / f"disk-{point}", work / f"log-{point}"
         size = moments.randrange(most) // 4096 * 4096
@@ -305,28 +306,28 @@ def full_disks(program: Program, data: Path, work: Path, *, repetitions: int, se
             if grow is None:
                 return None
             arguments = arguments_for(data, disk / "set.h5")
-            status = finish(program, arguments, output, figures)
+            status = finish(program, arguments, output, outcome)
             if status == 0:
-                most = size  # There was room enough, so there is at larger sizes.
+                most = size  # It fits, so it also fits into more.
                 continue
-            figures.repetitions += 1
-            told = output.read_text().strip()
-            if status == 2 and "\n" not in told and "No space left on device" in told:
+            outcome.repetitions += 1
+            line = output.read_text().strip()
+            if status == 2 and "\n" not in line and "No space left on device" in line:
                 clear += 1
             else:
-                figures.wrong += 1
-                figures.notes.setdefault("ends", []).append((status, told[-300:]))
-            rows, unreadable = kept_rows(only_store(disk))
-            figures.wrong += unreadable + sum(reference[digest] != row for digest, row in rows.items())
+                outcome.wrong += 1
+                outcome.notes.setdefault("ends", []).append((status, line[-300:]))
+            rows, unreadable = stored_rows(only_store(disk))
+            outcome.wrong += unreadable + sum(reference[digest] != row for digest, row in rows.items())
             grow(4 * used + 2**20)
-            if finish(program, arguments, output, figures) != 0:
-                figures.wrong += 1
+            if finish(program, arguments, output, outcome) != 0:
+                outcome.wrong += 1
                 continue
             again = rows_of(open_features(disk / "set.h5"))
-            figures.lost += len(reference.keys() - again.keys())
-            figures.wrong += sum(again[digest] != row for digest, row in reference.items() if digest in again)
-    figures.notes["clear errors"] = clear
-    return figures
+            outcome.lost += len(reference.keys() - again.keys())
+            outcome.wrong += sum(again[digest] != row for digest, row in reference.items() if digest in again)
+    outcome.notes["clear errors"] = clear
+    return outcome
 
 
 DAMAGES = ("bit", "cut", "gone")
@@ -334,17 +335,17 @@ DAMAGES = ("bit", "cut", "gone")
 
 def damages(
     extract: Callable[[Path], FeatureSet], features: FeatureSet, *, repetitions: int, heal_every: int, seed: int = 0
-) -> Figures:
-    """A bit flipped, the end cut off, or a shard deleted: noticed when read, and mended by the next extraction.
+) -> Outcome:
+    """Flip a bit, cut off the end, or delete a shard: reading reports it, and the next extraction repairs it.
 
     Args:
-        extract: the extraction that made `features`, done again.
+        extract: runs the extraction that made `features` again.
         features: a set.
-        repetitions: damages.
-        heal_every: after how many the extraction is done again, beside each deletion.
-        seed: of the places.
+        repetitions: number of damages.
+        heal_every: number of damages after which the extraction runs again; it also runs after each deletion.
+        seed: seed of the positions.
     """
-    figures, moments = Figures(), random.Random(seed)
+    outcome, moments = Outcome(), random.Random(seed)
     reference = rows_of(features)
     for number in range(repetitions):
         store = features.store
@@ -360,107 +361,107 @@ def damages(
             path.write_bytes(whole[: moments.randrange(len(whole))])
         else:
             path.unlink()
-        figures.repetitions += 1
+        outcome.repetitions += 1
         noticed = verify(features.path).faults > 0
         try:
             rows = rows_of(open_features(features.path))
-            figures.wrong += sum(row != reference[digest] for digest, row in rows.items())
+            outcome.wrong += sum(row != reference[digest] for digest, row in rows.items())
         except PermafrostError:
             pass
-        figures.wrong += not noticed
+        outcome.wrong += not noticed
         if number % heal_every == 0 or kind == "gone":
             features = extract(features.path)
             rows = rows_of(features)
-            figures.lost += len(reference.keys() - rows.keys())
-            figures.wrong += sum(row != reference[digest] for digest, row in rows.items())
+            outcome.lost += len(reference.keys() - rows.keys())
+            outcome.wrong += sum(row != reference[digest] for digest, row in rows.items())
             if path.exists() and path.name not in features.content.shards:
                 path.unlink()
         else:
             path.write_bytes(whole)
-    return figures
+    return outcome
 
 
-def together(program: Program, data: Path, work: Path, *, repetitions: int, close: float) -> Figures:
-    """Two and four processes, by turns, that extract the same images into one store at the same time.
+def together(program: Program, data: Path, work: Path, *, repetitions: int, close: float) -> Outcome:
+    """Extract the same images into one store from two and from four processes at the same time.
 
     Args:
-        close: how far apart features may be: which images share a batch is a matter of chance here.
+        close: permitted difference of features: chance decides which images share a batch.
     """
-    figures = Figures()
+    outcome = Outcome()
     reference_set = work / "reference" / "set.h5"
-    assert finish(program, arguments_for(data, reference_set), work / "log", figures) == 0, (work / "log").read_text()
+    assert finish(program, arguments_for(data, reference_set), work / "log", outcome) == 0, (work / "log").read_text()
     x, _ = open_features(reference_set).arrays()
     shards = 0
     for number in range(repetitions):
         folder = work / f"run-{number}"
         outs = [folder / f"set-{each}.h5" for each in range((2, 4)[number % 2])]
         processes = [program.start(arguments_for(data, out), work / "log") for out in outs]
-        figures.wrong += sum(end_of(program, process, figures) != 0 for process in processes)
-        figures.repetitions += 1
+        outcome.wrong += sum(end_of(program, process, outcome) != 0 for process in processes)
+        outcome.repetitions += 1
         for out in outs:
             try:
                 found, _ = open_features(out).arrays()
             except PermafrostError as error:
-                figures.lost += 1
-                figures.notes.setdefault("errors", []).append(str(error))
+                outcome.lost += 1
+                outcome.notes.setdefault("errors", []).append(str(error))
                 continue
-            figures.wrong += found.shape != x.shape or float(np.abs(found - x).max()) > close
+            outcome.wrong += found.shape != x.shape or float(np.abs(found - x).max()) > close
         shards += len(list(folder.glob("store/*/*.h5")))
-        figures.wrong += verify(folder).faults
+        outcome.wrong += verify(folder).faults
         shutil.rmtree(folder)
-    figures.notes["shards a store"] = round(shards / repetitions, 1)
-    return figures
+    outcome.notes["shards per store"] = round(shards / repetitions, 1)
+    return outcome
 
 
-def readers(program: Program, data: Path, more: list[Path], work: Path, *, opens: int, close: float) -> Figures:
-    """A set opened and read again and again while the dataset grows, and its shards are joined under it.
+def readers(program: Program, data: Path, more: list[Path], work: Path, *, opens: int, close: float) -> Outcome:
+    """Open and read a set repeatedly while its dataset grows and its shards are joined.
 
     Args:
         data: images at the beginning.
-        more: images that are added, one each extraction.
-        opens: how often the set is opened.
-        close: how far apart features may be.
+        more: images to add, one per extraction.
+        opens: number of times to open the set.
+        close: permitted difference of features.
     """
-    figures = Figures()
+    outcome = Outcome()
     out, everything = work / "features" / "set.h5", work / "all" / "set.h5"
     grown = Path(shutil.copytree(data, work / "grown"))
     for path in more:
         shutil.copy(path, grown / "class-0" / f"more-{path.name}")
-    assert finish(program, arguments_for(grown, everything), work / "log", figures) == 0
+    assert finish(program, arguments_for(grown, everything), work / "log", outcome) == 0
     known = open_features(everything)
     reference = dict(zip((row.tobytes() for row in known.digests()), known.arrays()[0], strict=True))
-    assert finish(program, arguments_for(data, out), work / "log", figures) == 0
+    assert finish(program, arguments_for(data, out), work / "log", outcome) == 0
     growing, waiting = Path(shutil.copytree(data, work / "growing")), list(more)
     process, sizes = None, set()
-    while figures.repetitions < opens:
+    while outcome.repetitions < opens:
         if process is None or _ended(process):
             if process is not None:
-                figures.wrong += end_of(program, process, figures) != 0
+                outcome.wrong += end_of(program, process, outcome) != 0
             if waiting:
                 path = waiting.pop()
                 shutil.copy(path, growing / "class-0" / f"more-{path.name}")
             process = program.start(arguments_for(growing, out), work / "log")
-        figures.repetitions += 1
+        outcome.repetitions += 1
         try:
             features = open_features(out)
             x, _ = features.arrays()
         except PermafrostError as error:
-            figures.lost += 1
-            figures.notes.setdefault("errors", []).append(str(error))
+            outcome.lost += 1
+            outcome.notes.setdefault("errors", []).append(str(error))
             continue
         sizes.add(len(features))
         for digest, row in zip(features.digests(), x, strict=True):
-            figures.wrong += bool(np.abs(row - reference[digest.tobytes()]).max() > close)
+            outcome.wrong += bool(np.abs(row - reference[digest.tobytes()]).max() > close)
     if process is not None:
-        figures.wrong += end_of(program, process, figures) != 0
-    figures.notes |= {
+        outcome.wrong += end_of(program, process, outcome) != 0
+    outcome.notes |= {
         "different sets seen": len(sizes),
         "shards at the end": len(list(out.parent.glob("store/*/*.h5"))),
     }
-    return figures
+    return outcome
 
 
-def table_line(name: str, figures: Figures) -> str:
-    """A line of the table in `benchmarks/results.md`."""
-    cells = (name, f"{figures.repetitions:,}", figures.lost, figures.wrong, figures.hung, json.dumps(figures.notes))
+def table_line(name: str, outcome: Outcome) -> str:
+    """Return a line of the table in `benchmarks/results.md`."""
+    cells = (name, f"{outcome.repetitions:,}", outcome.lost, outcome.wrong, outcome.hung, json.dumps(outcome.notes))
     return " ".join(f"| {cell}" for cell in cells) + " |"

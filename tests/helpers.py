@@ -1,4 +1,4 @@
-"""What the tests of the upper layers do again and again: look into folders and models, change a copied file."""
+"""Helpers of several tests: look into folders and models, change copied files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from permafrost.trunk.cutting import TRUNK_FILE, Trunk, load_trunk
 
 
 def load_stored_trunk(store: Store) -> Trunk:
-    """Load the trunk that lies in a store."""
+    """Load the trunk of a store."""
     return load_trunk(store.folder / TRUNK_FILE, store.spec, store.about["base_layers"])
 
 
 @contextlib.contextmanager
 def compiling(wanted: bool) -> Iterator[None]:
-    """Whether TensorFlow compiles functions in this block; other backends compile little."""
+    """Switch TensorFlow's compilation of functions on or off in this block; other backends compile little."""
     if keras.backend.backend() != "tensorflow":
         yield
         return
@@ -42,7 +42,7 @@ def compiling(wanted: bool) -> Iterator[None]:
 
 
 def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change what a JSON file says."""
+    """Change the content of a JSON file."""
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
@@ -56,7 +56,7 @@ def point_to(folder: Path, features: FeatureSet) -> Path:
 
 
 def named_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """A model's weights by layer and name, as arrays of their own."""
+    """Return copies of a model's weights by layer and name."""
     return {
         f"{layer.name}/{variable.name}": np.array(keras.ops.convert_to_numpy(variable))
         for layer in model.layers
@@ -65,30 +65,30 @@ def named_weights(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def changed_layers(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[str]:
-    """The layers of which a weight is not bit for bit what it was."""
+    """Return the layers with a weight that has changed in any bit."""
     assert before.keys() == after.keys()
     return {name.split("/")[0] for name in before if before[name].tobytes() != after[name].tobytes()}
 
 
 def files_below(folder: Path) -> list[str]:
-    """Everything below a folder, hidden things too, relative to it."""
+    """Return the relative paths of everything below a folder, hidden files too."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What was being written below a folder and never finished."""
+    """Return the temporary files below a folder."""
     return [name for name in files_below(folder) if ".tmp-" in name]
 
 
 def one_error_line(error: BaseException) -> str:
-    """An error's text, made sure to be one line."""
+    """Return an error's text, after asserting that it is one line."""
     text = str(error)
     assert text and "\n" not in text
     return text
 
 
 def constant_model(value: float) -> keras.Model:
-    """A model of some weight, whose weights are all `value`."""
+    """Return a model whose weights all equal `value`, large enough to take time to save."""
     pixels = keras.Input((8, 8, 3))
     initializer = keras.initializers.Constant(value)
     x = keras.layers.Conv2D(64, 3, kernel_initializer=initializer, bias_initializer=initializer)(pixels)
@@ -97,7 +97,7 @@ def constant_model(value: float) -> keras.Model:
 
 
 def export_for_ever(path: str) -> None:
-    """Export one model and another by turns, until killed."""
+    """Export two models alternately until killed."""
     models = constant_model(1.0), constant_model(2.0)
     while True:
         for model in models:
@@ -105,7 +105,7 @@ def export_for_ever(path: str) -> None:
 
 
 def replace_for_ever(folder: str) -> None:
-    """Replace one run by another by turns, each with a table of its own, until killed."""
+    """Replace a run by two others alternately, each with its own table, until killed."""
     runs.curves_png = runs.confusion_png = lambda *_: b""  # Drawing would take most of the time.
     while True:
         for title, table in (("1", "leaderboard"), ("2", "shots")):

@@ -1,4 +1,4 @@
-"""Real processes for tests: forked from one that has imported what they need, so that tens of them take seconds."""
+"""Real processes for tests, forked from one that has imported the libraries, so that tens of them take seconds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 
 
 class Nursery:
-    """A process that has imported some modules, and from which others are forked.
+    """A process that has imported some modules and forks others.
 
     Args:
-        modules: what to import, once.
+        modules: the modules to import.
     """
 
     def __init__(self, *modules: str) -> None:
@@ -27,34 +27,34 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Threads do not survive a fork, and none of these processes needs several.
+            # Threads do not survive a fork, and these processes need only one.
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
 
     def start(self, function: str, *arguments: Any, output: Path) -> int:
-        """Call a function in a process of its own.
+        """Call a function in a new process.
 
         Args:
             function: `module.function`.
-            arguments: for it, in JSON. What it returns is its exit status.
-            output: where what it prints goes, both streams.
+            arguments: its arguments, as JSON. Its return value is the exit status.
+            output: file for both output streams.
 
         Returns:
-            The process's number.
+            The process ID.
         """
         return self._ask({"call": function, "arguments": arguments, "output": str(output)})
 
     def wait(self, process: int) -> int:
-        """The exit status of a process that was started here, once it has ended; below 0 the signal that killed it."""
+        """Wait for a process and return its exit status; a negative one is the signal that killed it."""
         return self._ask({"wait": process})
 
     def kill(self, process: int) -> int:
-        """End a process at once, if it has not ended; its exit status."""
+        """Kill a process and return its exit status."""
         os.kill(process, signal.SIGKILL)
         return self.wait(process)
 
     def close(self) -> None:
-        """End the process that others are forked from."""
+        """End the parent process."""
         self._parent.communicate()
 
     def _ask(self, request: dict[str, Any]) -> int:
@@ -64,10 +64,10 @@ class Nursery:
         return int(self._parent.stdout.readline())
 
 
-def _serve(modules: list[str]) -> None:
+def _answer_requests(modules: list[str]) -> None:
     for module in modules:
         importlib.import_module(module)
-    warnings.simplefilter("ignore", DeprecationWarning)  # Forking with threads, of which there are none in use.
+    warnings.simplefilter("ignore", DeprecationWarning)  # About forking with threads; none is in use.
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -96,4 +96,4 @@ def _call(request: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1:])
+    _answer_requests(sys.argv[1:])

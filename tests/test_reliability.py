@@ -1,6 +1,6 @@
-"""The promises of the store, tried on real processes, disks and bytes; see `experiments`.
+"""The promises of the store, tested on real processes, disks and bytes; see `experiments`.
 
-The counts here are small; those marked slow are the ones of `benchmarks/results.md`, and print its table.
+The counts here are small; slow tests have the counts of `benchmarks/results.md` and print its table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 
 import experiments
 import tiny_extract
-from experiments import Figures, Real, Tiny, arguments_for, write_images
+from experiments import Outcome, Real, Tiny, arguments_for, write_images
 from permafrost import extract, open_features
 from permafrost.extraction import extract as extraction
 from permafrost.extraction import pipeline
@@ -40,7 +40,7 @@ CLOSE = 40 * tiny_extract.SLOT
 
 @pytest.fixture(scope="session")
 def nursery():
-    """What starts processes in milliseconds."""
+    """A nursery that starts processes in milliseconds."""
     nursery = Nursery("tiny_extract")
     yield nursery
     nursery.close()
@@ -54,7 +54,7 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def work() -> Iterator[Path]:
-    """An empty folder, in memory where that can be: the end of a process, unlike that of power, needs no disk."""
+    """An empty folder, in memory if possible: killing a process, unlike a power cut, does not involve the disk."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)
@@ -74,26 +74,26 @@ def real(tiny_base) -> Iterator[Real]:
 
 @pytest.fixture
 def report(capsys):
-    """Print what an experiment came to, as a line of the table, and make sure that it is faultless."""
+    """Print the outcome of an experiment as a line of the table, and assert that it has no fault."""
 
-    def report(name: str, figures: Figures) -> None:
+    def report(name: str, outcome: Outcome) -> None:
         with capsys.disabled():
-            print(f"\n{experiments.table_line(name, figures)}")
-        assert figures.faultless(), figures
+            print(f"\n{experiments.table_line(name, outcome)}")
+        assert outcome.faultless(), outcome
 
     return report
 
 
-def test_a_kill_loses_no_committed_row_and_the_same_command_ends_as_if_unbroken(tiny, images, work):
-    figures = experiments.kills(tiny, images, work, repetitions=15, longest=0.1, log=tiny.log)
+def test_a_kill_loses_no_committed_row_and_the_same_command_completes_the_result(tiny, images, work):
+    outcome = experiments.kills(tiny, images, work, repetitions=15, longest=0.1, log=tiny.log)
 
-    assert figures.faultless(), figures
-    # While handing a batch over waits for a commit: that batch, two commits before it, two batches behind it.
-    assert figures.notes["computed again per kill, at most, mean of a run"] <= 5 * 8
+    assert outcome.faultless(), outcome
+    # When handing over a batch waits for a commit: this batch, two commits before it, two batches after it.
+    assert outcome.notes["computed again per kill, at most, mean of a run"] <= 5 * 8
 
 
 @pytest.mark.parametrize("moment", range(0, 70, 7))
-def test_ctrl_c_ends_a_run_wherever_it_comes_and_the_same_command_goes_on(nursery, images, work, moment):
+def test_ctrl_c_at_any_moment_ends_the_command_and_the_same_command_continues(nursery, images, work, moment):
     arguments = arguments_for(images, work / "set.h5")
 
     process = nursery.start("tiny_extract.run_with_ctrl_c", arguments, moment, output=work / "log")
@@ -104,32 +104,32 @@ def test_ctrl_c_ends_a_run_wherever_it_comes_and_the_same_command_goes_on(nurser
     assert len(open_features(work / "set.h5")) == 60
 
 
-def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_whole(tiny, images, work):
-    figures = experiments.full_disks(tiny, images, work, repetitions=8)
+def test_a_full_disk_is_one_clear_line_and_committed_rows_are_whole(tiny, images, work):
+    outcome = experiments.full_disks(tiny, images, work, repetitions=8)
 
-    if figures is None:
+    if outcome is None:
         pytest.skip("no file system can be mounted with these rights")
-    assert figures.faultless(), figures
-    assert figures.notes["clear errors"] == figures.repetitions
+    assert outcome.faultless(), outcome
+    assert outcome.notes["clear errors"] == outcome.repetitions
 
 
-def test_several_at_once_lose_nothing(tiny, images, work):
-    figures = experiments.together(tiny, images, work, repetitions=4, close=CLOSE)
+def test_concurrent_processes_lose_nothing(tiny, images, work):
+    outcome = experiments.together(tiny, images, work, repetitions=4, close=CLOSE)
 
-    assert figures.faultless(), figures
+    assert outcome.faultless(), outcome
 
 
 def test_a_reader_sees_a_whole_set_at_any_time(tiny, images, work):
     more = sorted(write_images(work / "more", 100).rglob("*.png"))[60:]
 
-    figures = experiments.readers(tiny, images, more, work, opens=25, close=CLOSE)
+    outcome = experiments.readers(tiny, images, more, work, opens=25, close=CLOSE)
 
-    assert figures.faultless(), figures
+    assert outcome.faultless(), outcome
 
 
 @pytest.fixture
 def take(monkeypatch, work):
-    """`extract` in this process with the tiny trunk."""
+    """Run `extract` in this process with the tiny trunk."""
     for module, name in (
         (committing, "COMMIT_SECONDS"),
         (pipeline, "engine_for"),
@@ -137,7 +137,7 @@ def take(monkeypatch, work):
         (tiny_extract.cutting, "save_trunk"),
         (pipeline, "cached_conversion"),
     ):
-        monkeypatch.setattr(module, name, getattr(module, name))  # So that it is put back.
+        monkeypatch.setattr(module, name, getattr(module, name))  # Restores it after the test.
     tiny_extract.use_tiny_trunk()
 
     def take(data: Path, out: Path | None = None, **options) -> FeatureSet:
@@ -157,13 +157,13 @@ def few(images, work) -> Path:
     return write_images(work / "few", 3)
 
 
-def test_whatever_happens_to_a_shard_is_noticed_and_mended(take, few):
-    figures = experiments.damages(lambda out: take(few, out), take(few), repetitions=30, heal_every=10)
+def test_any_damage_to_a_shard_is_detected_and_repaired(take, few):
+    outcome = experiments.damages(lambda out: take(few, out), take(few), repetitions=30, heal_every=10)
 
-    assert figures.faultless(), figures
+    assert outcome.faultless(), outcome
 
 
-def test_a_store_that_grows_by_ten_images_a_day_has_few_shards_and_every_row(work):
+def test_a_store_that_grows_by_ten_images_per_day_has_few_shards_and_every_row(work):
     store = Store.create(work, WHOLE_SPEC, about={})
     days = [make_rows(WHOLE_SPEC, 10, seed=day) for day in range(80)]
     most = 0
@@ -179,7 +179,7 @@ def test_a_store_that_grows_by_ten_images_a_day_has_few_shards_and_every_row(wor
     assert all(index.find(digest.tobytes()) for rows in days for digest in rows.digests)
 
 
-# Odd files
+# Damaged and unusual files
 
 
 def saved(image: Image.Image, form: str) -> bytes:
@@ -189,7 +189,7 @@ def saved(image: Image.Image, form: str) -> bytes:
 
 
 def odd_files(folder: Path) -> dict[str, str]:
-    """Files of all kinds that people have among their images; by name what has to become of each."""
+    """Write files of all kinds that people have among their images; return the expected verdict by name."""
     whole = encoded(texture("dots", 1, (60, 80)), "JPEG")
     png = encoded(texture("dots", 2))
     grey16 = encoded(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50, "PNG")
@@ -202,25 +202,25 @@ def odd_files(folder: Path) -> dict[str, str]:
     bomb = io.BytesIO()
     Image.new("1", (11_000, 11_000)).save(bomb, "PNG")
     contents: dict[bytes, tuple[bytes, str]] = {
-        b"whole.jpg": (whole, "kept"),
-        b"UPPER.JPG": (whole, "kept"),
-        b"png.jpg": (png, "kept"),
-        b"jpeg.png": (whole, "kept"),
-        b"grey16.png": (grey16, "kept"),
-        b"cmyk.jpg": (cmyk.getvalue(), "kept"),
-        b"animated.gif": (animated.getvalue(), "kept"),
-        b"turned.jpg": (encoded(texture("dots", 4), "JPEG", exif=turned), "kept"),
-        b"alpha.png": (encoded(np.full((9, 9, 4), 7, np.uint8)), "kept"),
-        b"tiff.tiff": (encoded(texture("dots", 5), "TIFF"), "kept"),
-        b"webp.webp": (encoded(texture("dots", 6), "WEBP"), "kept"),
-        b"avif.avif": (encoded(texture("dots", 7), "AVIF"), "kept"),
-        b"one-pixel.png": (encoded(np.zeros((1, 1, 3), np.uint8)), "kept"),
-        b"trailing.jpg": (whole + bytes(999), "kept"),
-        b"two\nlines.jpg": (whole, "kept"),
-        b"caf\xe9 not utf-8.jpg": (whole, "kept"),
-        "日本語 \u202e.jpg".encode(): (whole, "kept"),
-        b"-dash.jpg": (whole, "kept"),
-        b"a" * 250 + b".jpg": (whole, "kept"),
+        b"whole.jpg": (whole, "used"),
+        b"UPPER.JPG": (whole, "used"),
+        b"png.jpg": (png, "used"),
+        b"jpeg.png": (whole, "used"),
+        b"grey16.png": (grey16, "used"),
+        b"cmyk.jpg": (cmyk.getvalue(), "used"),
+        b"animated.gif": (animated.getvalue(), "used"),
+        b"turned.jpg": (encoded(texture("dots", 4), "JPEG", exif=turned), "used"),
+        b"alpha.png": (encoded(np.full((9, 9, 4), 7, np.uint8)), "used"),
+        b"tiff.tiff": (encoded(texture("dots", 5), "TIFF"), "used"),
+        b"webp.webp": (encoded(texture("dots", 6), "WEBP"), "used"),
+        b"avif.avif": (encoded(texture("dots", 7), "AVIF"), "used"),
+        b"one-pixel.png": (encoded(np.zeros((1, 1, 3), np.uint8)), "used"),
+        b"trailing.jpg": (whole + bytes(999), "used"),
+        b"two\nlines.jpg": (whole, "used"),
+        b"caf\xe9 not utf-8.jpg": (whole, "used"),
+        "日本語 \u202e.jpg".encode(): (whole, "used"),
+        b"-dash.jpg": (whole, "used"),
+        b"a" * 250 + b".jpg": (whole, "used"),
         b"cut.jpg": (whole[: len(whole) // 2], "cannot be decoded"),
         b"cut.png": (png[: len(png) // 2], "cannot be decoded"),
         b"header-only.png": (png[:40], "not an image in any format"),
@@ -238,7 +238,7 @@ def odd_files(folder: Path) -> dict[str, str]:
     for name, (data, _) in contents.items():
         with open(os.path.join(place, name), "wb") as file:
             file.write(data)
-    expected = {os.fsdecode(name): told for name, (_, told) in contents.items()}
+    expected = {os.fsdecode(name): verdict for name, (_, verdict) in contents.items()}
     os.mkfifo(folder / "odd" / "fifo.jpg")
     (folder / "odd" / "dangling.jpg").symlink_to("nowhere.jpg")
     (folder / "odd" / "loop.jpg").symlink_to("loop.jpg")
@@ -257,28 +257,28 @@ def odd_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_of_a_folder_of_bad_and_odd_files_each_has_one_verdict_none_hangs_and_memory_stays_small(nursery, work, images):
+def test_each_unusual_file_has_one_verdict_and_none_hangs_or_takes_much_memory(nursery, work, images):
     data = Path(shutil.copytree(images, work / "data"))
     expected = odd_files(data)
     assert len(expected) >= 35
     arguments = [*arguments_for(data, work / "set.h5"), "--max-pixels", "100000000"]
 
-    process = nursery.start("tiny_extract.run_and_say_memory", arguments, str(work / "memory"), output=work / "log")
+    process = nursery.start("tiny_extract.run_and_record_memory", arguments, str(work / "memory"), output=work / "log")
     assert nursery.wait(process) == 0, (work / "log").read_text()
 
     features = open_features(work / "set.h5")
-    verdicts = {name: "kept" for name in features.names() if name.startswith("odd")}
+    verdicts = {name: "used" for name in features.names() if name.startswith("odd")}
     for name, reason in features.skipped:
         assert name not in verdicts
         verdicts[name] = reason
     assert verdicts.pop("nothing in it") == "a class folder without images"
     assert verdicts.keys() == {f"odd/{name}" for name in expected}
-    for name, told in expected.items():
-        assert told in verdicts[f"odd/{name}"], name
+    for name, verdict in expected.items():
+        assert verdict in verdicts[f"odd/{name}"], name
     assert int((work / "memory").read_text()) < 400 * 2**20
 
 
-def test_what_may_not_be_read_is_a_verdict(nursery, work, images):
+def test_unreadable_files_and_folders_are_skipped_with_the_reason(nursery, work, images):
     data = Path(shutil.copytree(images, work / "data"))
     (data / "class-0" / "secret.jpg").write_bytes(encoded(texture("dots", 1), "JPEG"))
     (data / "class-0" / "secret.jpg").chmod(0)
@@ -286,19 +286,19 @@ def test_what_may_not_be_read_is_a_verdict(nursery, work, images):
     work.chmod(0o777)
     (work / "log").touch(0o666)
 
-    # Root may read everything.
+    # Root can read everything.
     function = "tiny_extract.run_as_nobody" if os.getuid() == 0 else "tiny_extract.run"
     process = nursery.start(function, arguments_for(data, work / "features" / "set.h5"), output=work / "log")
 
     assert nursery.wait(process) == 0, (work / "log").read_text()
-    aside = dict(open_features(work / "features" / "set.h5").skipped)
-    assert aside == {"class-0/secret.jpg": "Permission denied", "class-0/locked": "Permission denied"}
+    skipped = dict(open_features(work / "features" / "set.h5").skipped)
+    assert skipped == {"class-0/secret.jpg": "Permission denied", "class-0/locked": "Permission denied"}
 
 
-# A disk that cannot be written
+# A read-only disk
 
 
-def test_a_disk_that_is_read_only_is_one_clear_line(nursery, work, images):
+def test_a_read_only_disk_is_one_clear_line(nursery, work, images):
     disk = work / "disk"
     with experiments.small_disk(disk, 2**20) as grow:
         if grow is None:
@@ -306,19 +306,17 @@ def test_a_disk_that_is_read_only_is_one_clear_line(nursery, work, images):
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         tiny = Tiny(nursery)
 
-        status = experiments.finish(tiny, arguments_for(images, disk / "features" / "set.h5"), work / "log", Figures())
+        status = experiments.finish(tiny, arguments_for(images, disk / "features" / "set.h5"), work / "log", Outcome())
 
     assert status == 2
-    told = (work / "log").read_text().strip()
-    assert "\n" not in told and "Read-only file system" in told and told.startswith("permafrost extract: cannot write")
+    line = (work / "log").read_text().strip()
+    assert "\n" not in line and "Read-only file system" in line and line.startswith("permafrost extract: cannot write")
 
 
-# Always the same
+# Repeatable results
 
 
-def test_features_are_the_same_to_the_last_bit_whatever_the_workers_and_the_order_of_the_folder(
-    take, images, work, monkeypatch
-):
+def test_features_are_bitwise_equal_for_any_number_of_workers_and_file_order(take, images, work, monkeypatch):
     first = experiments.rows_of(take(images))
     listed = os.scandir
 
@@ -343,45 +341,45 @@ def test_features_are_the_same_to_the_last_bit_whatever_the_workers_and_the_orde
         assert again.names() == sorted(again.names())
 
 
-# The full counts
+# Full counts
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 class TestFull:
-    """As often as `benchmarks/results.md` says."""
+    """The experiments with the counts of `benchmarks/results.md`."""
 
     def test_kills(self, real, work, report):
         data = write_images(work / "data", 2400)
         report("kill -9, `bin/extract`", experiments.kills(real, data, work, repetitions=200, longest=1.5))
 
     def test_kills_of_a_process_that_starts_at_once(self, tiny, images, work, report):
-        figures = experiments.kills(tiny, images, work, repetitions=200, longest=0.15, log=tiny.log)
-        report("kill -9, NumPy trunk", figures)
+        outcome = experiments.kills(tiny, images, work, repetitions=200, longest=0.15, log=tiny.log)
+        report("kill -9, NumPy trunk", outcome)
 
     def test_full_disks(self, real, images, work, report):
-        figures = experiments.full_disks(real, images, work, repetitions=50)
-        if figures is None:
+        outcome = experiments.full_disks(real, images, work, repetitions=50)
+        if outcome is None:
             pytest.skip("no file system can be mounted with these rights")
-        report("disk full, `bin/extract`", figures)
+        report("disk full, `bin/extract`", outcome)
 
     def test_full_disks_of_a_process_that_starts_at_once(self, tiny, images, work, report):
-        figures = experiments.full_disks(tiny, images, work, repetitions=50)
-        if figures is None:
+        outcome = experiments.full_disks(tiny, images, work, repetitions=50)
+        if outcome is None:
             pytest.skip("no file system can be mounted with these rights")
-        report("disk full, NumPy trunk", figures)
+        report("disk full, NumPy trunk", outcome)
 
     def test_damages(self, take, few, report):
-        figures = experiments.damages(lambda out: take(few, out), take(few), repetitions=1000, heal_every=10)
-        report("damaged shards", figures)
+        outcome = experiments.damages(lambda out: take(few, out), take(few), repetitions=1000, heal_every=10)
+        report("damaged shards", outcome)
 
     def test_several_at_once(self, real, images, work, report):
-        figures = experiments.together(real, images, work, repetitions=50, close=1e-5)
-        report("2 and 4 at once, `bin/extract`", figures)
+        outcome = experiments.together(real, images, work, repetitions=50, close=1e-5)
+        report("2 and 4 at once, `bin/extract`", outcome)
 
     def test_several_at_once_of_a_process_that_starts_at_once(self, tiny, images, work, report):
-        figures = experiments.together(tiny, images, work, repetitions=50, close=CLOSE)
-        report("2 and 4 at once, NumPy trunk", figures)
+        outcome = experiments.together(tiny, images, work, repetitions=50, close=CLOSE)
+        report("2 and 4 at once, NumPy trunk", outcome)
 
     def test_a_year_of_ten_images_a_day(self, take, work, capsys):
         data, days = write_images(work / "data", 100), 365
@@ -405,5 +403,5 @@ class TestFull:
 
     def test_readers(self, tiny, images, work, report):
         more = sorted(write_images(work / "more", 400).rglob("*.png"))[60:]
-        figures = experiments.readers(tiny, images, more, work, opens=1000, close=CLOSE)
-        report("a set opened while it grows", figures)
+        outcome = experiments.readers(tiny, images, more, work, opens=1000, close=CLOSE)
+        report("a set opened while it grows", outcome)

@@ -1,6 +1,6 @@
-"""`extract` with a trunk of a few lines of NumPy: a whole process takes a tenth of a second, since Keras is not loaded.
+"""`extract` with a trunk of a few lines of NumPy: without Keras, a whole process takes a tenth of a second.
 
-All else is the real thing: the command line, dataset, reading, decoding, batches, commits, the set.
+Everything else is real: the command line, dataset, reading, decoding, batches, commits, the set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 import zipfile
 from pathlib import Path
 
-import h5py  # noqa: F401 - imported here, once, for all processes that are forked from one that has this module
+import h5py  # noqa: F401 - imported once here for all forked processes
 import numpy as np
 import PIL.Image
 import tqdm  # noqa: F401
@@ -32,11 +32,11 @@ from samples import PX, spec_with
 
 SPEC = spec_with(base="tiny", cut="blocks", shapes=((4, 4, 3),))
 SLOT = 1e-5
-"""How much an image's features depend on its place in the batch, as on real engines; there it is the last bit."""
+"""Effect of an image's place in the batch on its features. With real engines it is the last bit."""
 
 
 class TinyEngine:
-    """Means of blocks of pixels, from 0 to 1, and a trace of the place in the batch."""
+    """An engine that computes means of blocks of pixels, 0 to 1, plus a trace of the place in the batch."""
 
     name = record = "tiny"
     streams, difference, why, converted = 1, None, "", None
@@ -56,12 +56,12 @@ class TinyEngine:
 
 
 def use_tiny_trunk(*, log: Path | None = None, delay: float = 0.0, commit_seconds: float = 0.0) -> None:
-    """Have this process extract with the tiny trunk.
+    """Make this process extract with the tiny trunk.
 
     Args:
-        log: where each batch's size is written, a line each.
-        delay: seconds that a batch takes longer.
-        commit_seconds: how often what is finished is committed.
+        log: file for the size of each batch, one per line.
+        delay: additional seconds per batch.
+        commit_seconds: interval between commits.
     """
 
     def save(trunk: Trunk, folder: Path) -> None:
@@ -77,20 +77,20 @@ def use_tiny_trunk(*, log: Path | None = None, delay: float = 0.0, commit_second
 
 
 def run(arguments: list[str], log: str | None = None, delay: float = 0.0, commit_seconds: float = 0.0) -> int:
-    """Run the command line `extract` with the tiny trunk; its exit status."""
+    """Run the command `extract` with the tiny trunk and return its exit status."""
     use_tiny_trunk(log=Path(log) if log else None, delay=delay, commit_seconds=commit_seconds)
     return cli.run(["extract", *arguments])
 
 
-def run_and_say_memory(arguments: list[str], told: str) -> int:
-    """As `run`; the most memory that this process had, in bytes, is written to the file `told`."""
+def run_and_record_memory(arguments: list[str], record: str) -> int:
+    """Call `run` and write the peak memory of this process, in bytes, to the file `record`."""
     status = run(arguments)
-    Path(told).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    Path(record).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
     return status
 
 
 def run_with_ctrl_c(arguments: list[str], moment: int) -> int:
-    """As `run`; Ctrl-C is pressed when the main thread has just taken a future's lock, for the how-manieth time."""
+    """Call `run` and interrupt it when the main thread acquires a future's lock for the `moment`th time."""
     enter, times, main_thread = threading.Condition.__enter__, itertools.count(), threading.get_ident()
 
     def enter_and_press(condition: threading.Condition) -> bool:
@@ -100,14 +100,16 @@ def run_with_ctrl_c(arguments: list[str], moment: int) -> int:
         return entered
 
     threading.Condition.__enter__ = enter_and_press  # type: ignore[method-assign]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # A suite in a shell's background would ignore it.
-    signal.alarm(20)  # One that hangs is ended, and has another status.
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # A background shell ignores SIGINT, and children inherit that.
+    signal.alarm(20)  # Ends a process that hangs, with another status.
     return run(arguments, delay=0.002)
 
 
 def run_as_nobody(arguments: list[str]) -> int:
-    """As `run`, with the rights of a user who owns nothing."""
-    PIL.Image.init()  # While the decoders' own files may be read.
+    """Call `run` as the user `nobody`."""
+    PIL.Image.init()  # Before reading the decoders' own files is forbidden.
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)

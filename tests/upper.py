@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the upper layers: kept features and a run, made once and shared; and copies to change."""
+"""Fixtures with features and a run, made once per session, and copies that a test may change."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from permafrost.store.feature_set import FeatureSet
 
 @pytest.fixture(scope="session")
 def features(split_photos: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
-    """Pooled features (16,) of `split_photos`: 18 images to train on, 9 to validate, 9 to test. Not to be changed."""
+    """Pooled features (16,) of `split_photos`: 18 images for training, 9 for validation, 9 for test."""
     out = tmp_path_factory.mktemp("pooled") / "features" / "split-photos.h5"
     return pf.extract(split_photos, base=str(tiny_base), pool="avg", out=out, progress=False)
 
 
 @pytest.fixture(scope="session")
 def maps(split_photos: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
-    """Features (8, 8, 16) of `split_photos`. Not to be changed."""
+    """Features (8, 8, 16) of `split_photos`. Do not change it."""
     out = tmp_path_factory.mktemp("maps") / "features" / "split-photos.h5"
     return pf.extract(split_photos, base=str(tiny_base), out=out, progress=False)
 
 
 @pytest.fixture(scope="session")
 def run(features: FeatureSet, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of a logistic head on `features`, fitted as a user does it. Not to be changed."""
+    """A run of a logistic head on `features`, fitted as by a user. Do not change it."""
     return pf.fit_head(features, "logistic", out=tmp_path_factory.mktemp("runs") / "first", progress=False)
 
 
 @pytest.fixture(scope="session")
 def sloppy_run(features: FeatureSet, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run whose head is regularised too strongly, so that training it further must help. Not to be changed."""
+    """A run whose head is regularised too strongly, so that further training must help. Do not change it."""
     out = tmp_path_factory.mktemp("runs") / "sloppy"
     return pf.fit_head(features, "logistic", regularization=1e-3, out=out, progress=False)
 
@@ -53,7 +53,7 @@ def own_run(run: Run, tmp_path: Path) -> Path:
 def own_features(features: FeatureSet, tmp_path: Path) -> FeatureSet:
     """A copy of the set and its store that a test may change."""
     folder, store = tmp_path / "own-features", features.store.folder
-    # Its own store alone: fine-tuning keeps what it computes in others beside it.
+    # Only its own store, because fine-tuning adds others beside it.
     shutil.copytree(store, folder / store.relative_to(features.path.parent))
     shutil.copy(features.path, folder)
     return pf.open_features(folder / features.path.name)
@@ -61,7 +61,7 @@ def own_features(features: FeatureSet, tmp_path: Path) -> FeatureSet:
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Without compiling and drawing, which for tiny models take nearly all of the time; other tests do both."""
+    """Switch off compiling and drawing, which take most of the time for tiny models; other tests cover both."""
     for name in ("curves_png", "confusion_png"):
         monkeypatch.setattr(runs, name, lambda *_: b"\x89PNG\r\n\x1a\n")
     with compiling(False):
@@ -70,7 +70,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def computed(monkeypatch) -> list[int]:
-    """How many images each batch had that an engine ran on, from now on."""
+    """The numbers of images in the batches that engines run from now on."""
     counts: list[int] = []
     run = KerasEngine.__call__
 
@@ -84,7 +84,7 @@ def computed(monkeypatch) -> list[int]:
 
 @pytest.fixture
 def take(tiny_base, tmp_path):
-    """`extract` with the tiny base on Keras, its features averaged, into the test's own folder."""
+    """Run `extract` with the tiny base on Keras and average pooling, into the test's folder."""
 
     def take(data, **options) -> FeatureSet:
         out = tmp_path / "features" / "set.h5"

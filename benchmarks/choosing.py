@@ -25,11 +25,13 @@ from pathlib import Path
 import numpy as np
 
 from permafrost.heads.calibration import row_losses
+from permafrost.heads.classical_head import ClassicalHead
 from permafrost.heads.cross_validation import CrossValidated, best_of, cross_validate, make_folds
-from permafrost.heads.families import FAMILIES, logits_of
+from permafrost.heads.fitters import logits_of
 from permafrost.heads.head import HeadData
 from permafrost.heads.options import SCALINGS, options_from
-from permafrost.heads.sklearn_heads import prepare, setup_of
+from permafrost.heads.preparation import prepare, setup_of
+from permafrost.heads.table import find_head
 
 HEADS = ("logistic", "ridge", "svm", "lda")
 
@@ -101,19 +103,20 @@ def one_subset(x: np.ndarray, y: np.ndarray, train: np.ndarray, seed: int) -> li
     found: list[dict[str, object]] = []
     for scaling in SCALINGS:
         for head in HEADS:
-            family = FAMILIES[head]
+            kind = find_head(head)
+            assert isinstance(kind, ClassicalHead)
             prepared = prepare(
-                data.x, dataclasses.replace(options, scaling=scaling), rotation_invariant=family.rotation_invariant
+                data.x, dataclasses.replace(options, scaling=scaling), rotation_invariant=kind.rotation_invariant
             )
             setup = setup_of(data, options, prepared.features)
             rows = prepared.x.astype(np.float32)
-            compared = cross_validate(family, family.values(len(rows)), rows, data.y, setup, folds, calibrated=True)
+            compared = cross_validate(kind.fitter, kind.values(len(rows)), rows, data.y, setup, folds, calibrated=True)
             tested = x[rest].astype(np.float64)
             for step in prepared.steps:
                 tested = step(tested)
             for rule, pick in RULES.items():
                 chosen: CrossValidated = pick(compared)
-                logits = chosen.factor * logits_of(family.fitter(rows, data.y, setup)(chosen.value), tested)
+                logits = chosen.factor * logits_of(kind.fitter(rows, data.y, setup)(chosen.value), tested)
                 found.append(
                     {
                         "head": head,

@@ -63,26 +63,25 @@ def one(path: Path, name: str, folder: Path) -> None:
     import permafrost as pf
     from permafrost.heads.data import load_fit_data
     from permafrost.heads.options import options_from
-    from permafrost.heads.table import find_head, needs_validation
+    from permafrost.heads.table import find_head
     from permafrost.machine import available_memory
     from permafrost.training.metrics import metrics
 
-    options = options_from({}, progress=False)
+    options, head = options_from({}, progress=False), find_head(name)
     (loaded,) = load_fit_data(
         [pf.open_features(path)],
         views=1,
         several_views=False,
-        hold_out=needs_validation(name),
+        hold_out=head.monitors_validation,
         memory_limit=available_memory(),
         seed=options.training.seed,
     )
     features, data = loaded.features, loaded.training
     x, y = features.features(loaded.rows["test"]), loaded.labels["test"]
-    fit = find_head(name)
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).predict(np.zeros((2, 4)), verbose=0)
     with Peak() as peak:
         started = time.perf_counter()
-        fitted = fit(data, options)
+        fitted = head.fit(data, options)
         seconds = time.perf_counter() - started
     fitted.model.save(folder / f"{name}.keras")
     own = twin(name, fitted.details, data)

@@ -75,7 +75,7 @@ def test_a_documented_command_parses_and_names_a_known_base_and_head(line):
     if options.get("base") and not options["base"].startswith("runs/"):
         assert parse_base(options["base"])
     if options.get("head", "auto") != "auto":
-        assert callable(find_head(options["head"]))
+        assert find_head(options["head"]).name == options["head"]
 
 
 def test_a_documented_command_with_an_unknown_option_would_fail():

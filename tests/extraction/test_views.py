@@ -13,7 +13,7 @@ from permafrost import extract, fit_head, open_features
 from permafrost.errors import OptionError, SetError
 from permafrost.extraction.extract import Extraction
 from permafrost.extraction.originals import Originals
-from permafrost.heads import keras_heads, sklearn_heads
+from permafrost.heads import classical_head, keras_head
 from permafrost.images.augmentation import read_augmentation
 from permafrost.store.description import describe_set
 from permafrost.store.feature_set import FeatureSet
@@ -147,14 +147,14 @@ def test_several_cuts_keep_views_in_one_pass(take, split_photos, computed, tmp_p
 
 def test_a_head_that_keras_trains_takes_a_view_an_epoch_by_turns(viewed, tmp_path, monkeypatch):
     seen = []
-    original = keras_heads.train
+    original = keras_head.train
 
     def watched(model, training, *rest, **options):
         rows = np.arange(3)
         seen.append([np.array(training.of_epoch(epoch)(rows)) for epoch in range(4)])
         return original(model, training, *rest, **options)
 
-    monkeypatch.setattr(keras_heads, "train", watched)
+    monkeypatch.setattr(keras_head, "train", watched)
 
     run = fit_head(viewed, "linear", epochs=2, out=tmp_path / "run", progress=False)
 
@@ -166,13 +166,13 @@ def test_a_head_that_keras_trains_takes_a_view_an_epoch_by_turns(viewed, tmp_pat
 
 def test_a_head_of_scikit_learn_is_fitted_to_all_views_at_once(viewed, tmp_path, monkeypatch):
     seen = []
-    original = sklearn_heads.cross_validate
+    original = classical_head.cross_validate
 
-    def watched(family, values, x, y, setup, folds, **options):
+    def watched(fitter, values, x, y, setup, folds, **options):
         seen.append((x, y, folds))
-        return original(family, values, x, y, setup, folds, **options)
+        return original(fitter, values, x, y, setup, folds, **options)
 
-    monkeypatch.setattr(sklearn_heads, "cross_validate", watched)
+    monkeypatch.setattr(classical_head, "cross_validate", watched)
 
     run = fit_head(viewed, "logistic", out=tmp_path / "run", progress=False)
 

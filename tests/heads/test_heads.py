@@ -19,10 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from permafrost.errors import HeadError, OptionError
-from permafrost.heads.families import FAMILIES
+from permafrost.heads.classical_head import ClassicalHead
+from permafrost.heads.estimator_head import EstimatorHead
 from permafrost.heads.head import FittedHead, HeadData
 from permafrost.heads.options import CLASSICAL_HEADS, HEADS, options_from
-from permafrost.heads.sklearn_heads import fit_estimator
 from permafrost.heads.table import find_head
 
 pytest_plugins = ["upper"]
@@ -68,7 +68,7 @@ def make_data(
 
 def fit(name: str, data: HeadData, **settings) -> FittedHead:
     quick = {"epochs": 3, "batch_size": 64, "learning_rate": 0.01, "hidden": 8, "filters": 4}
-    return find_head(name)(data, options_from(quick | settings, progress=False))
+    return find_head(name).fit(data, options_from(quick | settings, progress=False))
 
 
 def outputs(fitted: FittedHead, x: np.ndarray) -> np.ndarray:
@@ -138,7 +138,7 @@ def test_the_c_that_is_chosen_is_the_one_with_the_least_loss():
 
     best = min(fitted.history, key=lambda row: row["cross_validation_log_loss"])
     assert fitted.details["C"] == best["C"]
-    assert [row["C"] for row in fitted.history] == list(FAMILIES["logistic"].values(120)[: len(fitted.history)])
+    assert [row["C"] for row in fitted.history] == list(find_head("logistic").values(120)[: len(fitted.history)])
 
 
 def test_regularisation_so_strong_that_nothing_is_told_apart_does_not_end_the_comparison():
@@ -215,7 +215,7 @@ def test_a_class_with_a_single_image_is_fitted_with_a_given_c():
 def test_two_images_a_class_are_enough_to_choose_c():
     data = make_data(count=6)
 
-    assert fit("logistic", data).details["C"] in FAMILIES["logistic"].values(6)
+    assert fit("logistic", data).details["C"] in find_head("logistic").values(6)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
@@ -351,13 +351,13 @@ def temperature_apart(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("name", sorted(set(CLASSICAL_HEADS) - {"mlp"}))
 def test_the_setting_that_is_chosen_is_the_one_with_the_least_loss(name):
     data = make_data(count=90)
-    family = FAMILIES[name]
+    head = find_head(name)
 
     fitted = fit(name, data)
 
     best = min(fitted.history, key=lambda row: row["cross_validation_log_loss"])
-    assert fitted.details[family.setting] == best[family.setting]
-    assert [row[family.setting] for row in fitted.history] == list(family.values(90)[: len(fitted.history)])
+    assert fitted.details[head.setting] == best[head.setting]
+    assert [row[head.setting] for row in fitted.history] == list(head.values(90)[: len(fitted.history)])
     assert fitted.held_out_logits.shape == (90, 3)
 
 
@@ -420,7 +420,7 @@ def test_a_pipeline_of_ones_own_is_fitted_as_it_is_and_calibrated_where_it_has_n
     options = options_from({}, progress=False)
     own = make_pipeline(StandardScaler(), LinearSVC(C=0.01))
 
-    fitted = fit_estimator(own, data, options)
+    fitted = EstimatorHead(own).fit(data, options)
 
     assert np.abs(outputs(fitted, data.x).sum(axis=1) - 1).max() <= 1e-5
     own.fit(flat(data.x), data.y)
@@ -431,9 +431,9 @@ def test_a_pipeline_of_ones_own_is_fitted_as_it_is_and_calibrated_where_it_has_n
     ("name", "settings", "line"),
     [
         ("ridge", {"regularization": 0}, "alpha is out of range; expected more than 0, found 0"),
-        ("lda", {"regularization": 1.5}, "shrinkage is out of range; expected more than 0, 1 at most, found 1.5"),
+        ("lda", {"regularization": 1.5}, "shrinkage is out of range; expected more than 0, at most 1, found 1.5"),
         ("knn", {"neighbours": 0}, "neighbours is out of range; expected a whole number, 1 or more, found 0"),
-        ("knn", {"neighbours": 61}, "more neighbours than training images; expected 60 at most, found 61"),
+        ("knn", {"neighbours": 61}, "more neighbours than training images; expected at most 60, found 61"),
     ],
 )
 def test_a_setting_out_of_range_is_one_clear_line(name, settings, line):
@@ -467,8 +467,10 @@ def test_an_unknown_head_is_refused_with_the_nearest(name, near):
 
 
 def test_every_head_of_the_table_is_there():
-    assert all(callable(find_head(name)) for name in HEADS)
-    assert set(FAMILIES) == set(CLASSICAL_HEADS)
+    heads = {name: find_head(name) for name in HEADS}
+
+    assert all(head.name == name for name, head in heads.items())
+    assert {name for name, head in heads.items() if isinstance(head, ClassicalHead)} == set(CLASSICAL_HEADS)
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))

@@ -19,6 +19,7 @@ from permafrost.heads.closed_forms import Moments
 from permafrost.heads.head import HeadData
 from permafrost.heads.options import options_from
 from permafrost.heads.out_of_core import fit_out_of_core, gather_moments
+from permafrost.heads.table import find_head
 from permafrost.store.feature_set import open_features
 from permafrost.store.row_index import RowAddress, place_rows
 from permafrost.store.set_file import write_set
@@ -101,7 +102,9 @@ def test_a_head_from_moments_is_the_one_that_scikit_learn_fits_in_memory(kept, n
     twin = make_pipeline(StandardScaler(), models[name]).fit(x.astype(np.float64), y)
 
     fitted = fit_out_of_core(
-        name, streamed(kept), options_from({"regularization": value, "class_weight": class_weight}, progress=False)
+        find_head(name),
+        streamed(kept),
+        options_from({"regularization": value, "class_weight": class_weight}, progress=False),
     )
 
     logits = np.log(outputs(fitted, x).astype(np.float64)) / fitted.details.get("inverse_temperature", 1.0)
@@ -112,7 +115,7 @@ def test_a_head_from_moments_is_the_one_that_scikit_learn_fits_in_memory(kept, n
 
 
 def test_a_setting_is_chosen_on_the_validation_rows(kept):
-    fitted = fit_out_of_core("ridge", streamed(kept), options_from({}, progress=False))
+    fitted = fit_out_of_core(find_head("ridge"), streamed(kept), options_from({}, progress=False))
 
     best = min(fitted.history, key=lambda row: row["validation_log_loss"])
     assert (fitted.details["alpha"], fitted.details["chosen_by"]) == (best["alpha"], "validation")
@@ -149,7 +152,7 @@ def test_logistic_regression_by_passes_is_the_one_that_scikit_learn_fits_in_memo
     twin = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, tol=1e-8, max_iter=1000))
     expected = twin.fit(x.astype(np.float64), y).predict_proba(x.astype(np.float64))
 
-    fitted = fit_out_of_core("logistic", data, options_from({"regularization": 0.05}, progress=False))
+    fitted = fit_out_of_core(find_head("logistic"), data, options_from({"regularization": 0.05}, progress=False))
 
     assert np.abs(outputs(fitted, x) - expected).max() <= 2e-3
     assert 1 < fitted.details["passes"] <= 60
@@ -158,7 +161,7 @@ def test_logistic_regression_by_passes_is_the_one_that_scikit_learn_fits_in_memo
 def test_a_head_that_keras_trains_sees_all_rows_by_batches(kept):
     options = options_from({"hidden": 8, "epochs": 3, "batch_size": 64, "learning_rate": 0.01}, progress=False)
 
-    fitted = fit_out_of_core("dense", streamed(kept, limit=10 * LIMIT), options)
+    fitted = fit_out_of_core(find_head("dense"), streamed(kept, limit=10 * LIMIT), options)
 
     x, y = kept.arrays("train")
     assert (outputs(fitted, x).argmax(axis=1) == y).mean() >= 0.5
@@ -167,16 +170,16 @@ def test_a_head_that_keras_trains_sees_all_rows_by_batches(kept):
 
 def test_heads_that_need_all_in_memory_are_refused_with_those_that_do_not(kept):
     with pytest.raises(HeadError) as caught:
-        fit_out_of_core("knn", streamed(kept), options_from({}, progress=False))
+        fit_out_of_core(find_head("knn"), streamed(kept), options_from({}, progress=False))
 
     line = one_error_line(caught.value)
     assert line.startswith("knn needs all features in memory; expected 4 times")
-    assert line.endswith("larger --memory-limit, or take --head dense, linear, conv, ridge, lda, logistic")
+    assert line.endswith("larger --memory-limit, or take --head dense, linear, conv, logistic, ridge, lda")
 
 
 def test_features_whose_products_do_not_fit_are_refused(kept):
     with pytest.raises(HeadError, match=r"lda needs 6 matrices of 8 by 8 features in memory; .*--pool avg"):
-        fit_out_of_core("lda", streamed(kept, limit=3000), options_from({}, progress=False))
+        fit_out_of_core(find_head("lda"), streamed(kept, limit=3000), options_from({}, progress=False))
 
 
 def test_a_set_goes_the_whole_way_from_disk_and_says_so(maps, tmp_path):

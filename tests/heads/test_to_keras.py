@@ -18,16 +18,14 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, Normalizer, PowerT
 from sklearn.svm import SVC, LinearSVC
 
 from permafrost.errors import HeadError
-from permafrost.heads.to_keras import (
+from permafrost.heads.estimators import (
     CLASSIFIERS,
     TRANSFORMERS,
-    Affine,
     convert,
     has_probabilities,
-    merged,
     require_convertible,
-    to_keras,
 )
+from permafrost.heads.to_keras import Affine, merged, to_keras
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
@@ -128,7 +126,7 @@ def members(model) -> list:
 REFUSED = {
     "a forest": (
         RandomForestClassifier(),
-        "RandomForestClassifier cannot be converted into Keras layers: it is not among",
+        "RandomForestClassifier cannot be converted to Keras layers: it is not among",
     ),
     "a kernel": (make_pipeline(StandardScaler(), SVC()), "SVC cannot be converted"),
     "a power": (make_pipeline(PowerTransformer(), LogisticRegression()), "PowerTransformer cannot be converted"),

@@ -1,7 +1,4 @@
-"""Probabilities that mean what they say: temperature scaling, and the expected calibration error.
-
-Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017.
-"""
+"""Temperature scaling: Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks"."""
 
 from __future__ import annotations
 
@@ -12,27 +9,27 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 MIN_PROBABILITY: Final = 1e-15
-"""Probabilities are taken to be no smaller, so that their logarithm is a number."""
+"""Smaller probabilities are raised to this, so that their logarithm is finite."""
 
 LOG_RANGE: Final = (-10.0, 10.0)
-"""Of the inverse temperature's logarithm: scikit-learn's."""
+"""Range of the logarithm of the inverse temperature, as in scikit-learn."""
 
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """Logits (n, classes) float64 whose softmax the probabilities are."""
+    """Return logits (n, classes) float64 whose softmax gives the probabilities."""
     logits: np.ndarray = np.log(np.clip(probabilities.astype(np.float64), MIN_PROBABILITY, None))
     return logits
 
 
 def row_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The log loss (n,) of each row, in nats, as scikit-learn bounds it."""
+    """Return the log loss (n,) of each row, in nats, bounded as in scikit-learn."""
     chosen = log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
     losses: np.ndarray = -np.maximum(chosen, np.log(MIN_PROBABILITY))
     return losses
 
 
 def temperature_is_identifiable(logits: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether one temperature suits these rows best: where all are right, the lower the better, without end.
+    """Return whether a best temperature exists: if all rows are right, a lower one is always better.
 
     Args:
         logits: (n, classes), or their softmax.
@@ -42,15 +39,14 @@ def temperature_is_identifiable(logits: np.ndarray, labels: np.ndarray) -> bool:
 
 
 def inverse_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """The factor for the logits (n, classes) with which the mean log loss is least.
+    """Return the factor of the logits with the least mean log loss.
+
+    If no temperature is best (see `temperature_is_identifiable`), it is the largest of `LOG_RANGE`, as in scikit-learn.
 
     Args:
-        logits: of rows that were not fitted to.
+        logits: (n, classes), of rows that the head was not fitted to.
         labels: (n,) int64.
-        weights: (n,), of the rows; equal ones if None.
-
-    Returns:
-        The largest of `LOG_RANGE` where it is not `temperature_is_identifiable`, as scikit-learn does.
+        weights: (n,), weights of the rows; equal if None.
     """
 
     def loss(log_factor: float) -> float:

@@ -1,7 +1,7 @@
-"""Counts, sums and products of features: all that closed forms need, gathered in one pass and in any order.
+"""Ridge regression and linear discriminant analysis from moments: counts, sums and products of the features.
 
-Ridge regression and linear discriminant analysis are solved from them, with one eigendecomposition for all strengths of
-regularisation: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, sections 3.4.1 and 4.3.
+Moments are gathered in one pass, in any order. One eigendecomposition serves all strengths of regularisation: Hastie,
+Tibshirani and Friedman, The Elements of Statistical Learning, sections 3.4.1 and 4.3.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from scipy import linalg, sparse
 from permafrost.heads.to_keras import Affine
 
 CONSTANT_FRACTION: Final = 1e-12
-"""Share of the largest variance up to which a feature is one that never differs."""
+"""A feature is constant if its variance is at most this fraction of the largest one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Of rows x (n, d), each of a class and with a weight.
+    """Moments of weighted rows x (n, d) with classes.
 
     Attributes:
         counts: (classes,) float64, the sum of the weights in each class.
@@ -35,7 +35,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray, class_weights: np.ndarray) -> Moments:
-        """Moments of rows.
+        """Compute the moments of rows.
 
         Args:
             x: (n, d) float32 or float64; the products are formed in its precision.
@@ -44,7 +44,7 @@ class Moments:
         """
         equal = np.ptp(class_weights) == 0
         weighted = x if equal else x * np.sqrt(class_weights[y]).astype(x.dtype)[:, None]
-        # NumPy sees a matrix times itself, and computes half of it.
+        # NumPy recognises a matrix times its transpose, and computes half of it.
         products = weighted.T @ weighted
         if equal and class_weights[0] != 1:
             products *= x.dtype.type(class_weights[0])
@@ -52,19 +52,19 @@ class Moments:
         return cls(counts, class_weights[:, None] * class_sums(x, y, len(class_weights)), products)
 
     def add(self, other: Moments) -> Moments:
-        """These with others, in place: products are large."""
+        """Add other moments in place: products are large."""
         for mine, theirs in ((self.counts, other.counts), (self.sums, other.sums), (self.products, other.products)):
             mine += theirs
         return self
 
     @property
     def mean(self) -> np.ndarray:
-        """The weighted mean (d,) of all rows."""
+        """Weighted mean (d,) of all rows."""
         mean: np.ndarray = self.sums.sum(axis=0) / self.counts.sum()
         return mean
 
     def scaled(self, mean: np.ndarray, scale: np.ndarray) -> Moments:
-        """Moments of (x - mean) / scale, with mean and scale (d,); the products are changed in place."""
+        """Return the moments of (x - mean) / scale, with mean and scale (d,); the products are changed in place."""
         sums = self.sums - self.counts[:, None] * mean
         total, count = self.sums.sum(axis=0), self.counts.sum()
         for number, row in enumerate(self.products):
@@ -74,20 +74,20 @@ class Moments:
 
 
 def class_sums(x: np.ndarray, y: np.ndarray, class_count: int) -> np.ndarray:
-    """Sums of the rows x (n, d) of each class y (n,): (class_count, d) float64."""
+    """Return the sums (class_count, d) float64 of the rows x (n, d) of each class y (n,)."""
     indicator = sparse.csr_array((np.ones(len(y), x.dtype), (y, np.arange(len(y)))), shape=(class_count, len(y)))
     sums: np.ndarray = (indicator @ x).astype(np.float64)
     return sums
 
 
 def scaling_of(mean: np.ndarray, variances: np.ndarray, how: str) -> Affine:
-    """The map from features x to (x - mean) / scale.
+    """Return the map from features x to (x - mean) / scale.
 
     Args:
         mean: (d,) float64.
         variances: (d,) float64.
-        how: one of `heads.SCALINGS`: `standard`, each feature to variance 1, or `centred`, all divided by the number
-            that gives them the same sum of variances. Features that never differ, but for rounding, are only centred.
+        how: `standard` gives each feature variance 1; `centred` divides all by the number that gives the same sum of
+            variances. Features that are constant, up to rounding, are only centred.
     """
     differing = variances > CONSTANT_FRACTION * variances.max(initial=0.0)
     if how == "standard":
@@ -99,14 +99,14 @@ def scaling_of(mean: np.ndarray, variances: np.ndarray, how: str) -> Affine:
 
 
 def ridge_path(moments: Moments) -> Callable[[float], Affine]:
-    """Least squares of targets -1 and 1 for each class, penalised: from a strength alpha to logits.
+    """Return a function from the strength alpha of ridge regression of targets -1 and 1 per class to logits.
 
-    scikit-learn's `RidgeClassifier`, whose one score of two classes is the second of the two logits here.
+    Equals scikit-learn's `RidgeClassifier`, whose single score of two classes is the second of the two logits here.
     """
     count, mean = moments.counts.sum(), moments.mean
     values, vectors = linalg.eigh(moments.products - np.outer(count * mean, mean), check_finite=False, overwrite_a=True)
     values = np.maximum(values, 0)
-    # The targets' products with the centred rows; those of all classes add up to nothing.
+    # The targets' products with the centred rows; those of all classes add up to 0.
     projected = vectors.T @ (2 * (moments.sums - moments.counts[:, None] * mean)).T
     targets = 2 * moments.counts / count - 1
 
@@ -118,13 +118,14 @@ def ridge_path(moments: Moments) -> Callable[[float], Affine]:
 
 
 def lda_path(moments: Moments, features: int) -> Callable[[float], Affine]:
-    """Classes as Gaussians of one covariance, shrunk towards a multiple of the identity: from a shrinkage to logits.
+    """Return a function from the shrinkage of linear discriminant analysis to logits.
 
-    scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)`.
+    Classes are Gaussians with one covariance, shrunk towards a multiple of the identity. Equals scikit-learn's
+    `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)`.
 
     Args:
-        moments: of rows; where they are projected into the space that they span, all the same.
-        features: the number of features of which the rows are coordinates, d or more.
+        moments: moments of the rows, or of their coordinates in the space that they span.
+        features: the number of features of the rows, at least d.
     """
     priors = moments.counts / moments.counts.sum()
     means = moments.sums / moments.counts[:, None]

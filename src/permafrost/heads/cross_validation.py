@@ -1,4 +1,4 @@
-"""Compare the values of a head's setting by stratified k-fold cross-validation on the training rows."""
+"""Compare values of a head's setting by stratified k-fold cross-validation on the training rows."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from threadpoolctl import ThreadpoolController
 
 from permafrost.errors import HeadError
 from permafrost.heads.calibration import MIN_PROBABILITY, inverse_temperature, row_losses
-from permafrost.heads.families import Family, Setup, logits_of
+from permafrost.heads.fitters import Fitter, Setup, logits_of
 from permafrost.machine import cpu_count
 
 FOLDS: Final = 5
 
 PATIENCE: Final = 4
-"""Values in a row that do not do better, after which a comparison ends."""
+"""Consecutive values without improvement after which a comparison stops."""
 
 MIN_IMPROVEMENT: Final = 1e-3
-"""Nats by which a better value is better at least."""
+"""Minimum improvement of the log loss, in nats."""
 
 MIN_THREADED_SIZE: Final = 50_000
-"""Numbers in the features, below which folds are fitted one after the other."""
+"""Numbers in the features below which folds are fitted one after the other: threads would cost more than they save."""
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
-"""For each fold the rows to fit to and those held out."""
+"""For each fold, the rows to fit to and the rows that are held out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CrossValidated:
-    """One value of a setting, on rows that it was not fitted to.
+    """One value of a setting, evaluated on held-out rows.
 
     Attributes:
         value: the value.
-        log_loss: the mean over the folds; weighted where classes are.
-        standard_error: of that mean.
-        factor: for the logits, the inverse temperature; 1 where none was wanted.
-        logits: (n, classes) float64, of each row by the model that was not fitted to it, the factor in them.
+        log_loss: mean over the folds, weighted by class if classes are.
+        standard_error: standard error of that mean.
+        factor: the inverse temperature that multiplies the logits; 1 if none is applied.
+        logits: (n, classes) float64, of each row by the model that was not fitted to it, times the factor.
     """
 
     value: float
@@ -54,18 +54,18 @@ class CrossValidated:
 
 
 def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose: str, do: str, views: int = 1) -> Folds:
-    """Five folds, or as many as the smallest class has rows, each with its fraction of each class.
+    """Return five stratified folds, or as many as the smallest class has images.
 
     Args:
         y: (n,) int64.
         class_names: the classes.
-        seed: of the folds.
-        purpose: what they are for, in an error.
-        do: what to do without them, in an error.
-        views: of each image, as in `HeadData`; all in one fold, which else would hold out what it has seen.
+        seed: random seed of the folds.
+        purpose: what the folds are for, for the error message.
+        do: what to do without them, for the error message.
+        views: views per image, as in `HeadData`; all views of an image share a fold, so none leaks into another.
 
     Raises:
-        HeadError: a class with a single image.
+        HeadError: a class has a single image.
     """
     count = len(y) // views
     y = y[:count]
@@ -87,7 +87,7 @@ def _of_all_views(rows: np.ndarray, count: int, views: int) -> np.ndarray:
 
 
 def cross_validate(
-    family: Family,
+    fitter: Fitter,
     values: Sequence[float],
     x: np.ndarray,
     y: np.ndarray,
@@ -96,24 +96,23 @@ def cross_validate(
     *,
     calibrated: bool,
 ) -> list[CrossValidated]:
-    """Cross-validate values of a setting, from the most regularised on, until nothing better is to come.
+    """Cross-validate values of a setting, the most regularised first, until no better one is expected.
 
     Args:
-        family: the kind of head.
-        values: of its setting.
+        fitter: fits the head.
+        values: the values of its setting.
         x: (n, d), float32 or float64.
         y: (n,) int64.
         setup: what else fitting depends on.
-        folds: of `make_folds`.
-        calibrated: whether each value is given the temperature that suits it best.
+        folds: the folds, from `make_folds`.
+        calibrated: whether to apply the best temperature for each value.
     """
     compared: list[CrossValidated] = []
     uninformed = _prior_loss(y, setup)
     # One thread per fold: several threads within a matrix product cost more than they give.
     with quiet_convergence(), blas_threads(1), ThreadPoolExecutor(cpu_count(), "folds") as threads:
-        # Handing over what takes no time takes longer than doing it.
         each: Any = threads.map if x.size >= MIN_THREADED_SIZE else map
-        fits = list(each(lambda fold: family.fitter(x[fold[0]], y[fold[0]], setup), folds))
+        fits = list(each(lambda fold: fitter(x[fold[0]], y[fold[0]], setup), folds))
         for value in values:
             outputs = each(lambda fit, fold, value=value: logits_of(fit(value), x[fold[1]]), fits, folds)
             logits = np.empty((len(y), setup.class_count))
@@ -126,28 +125,28 @@ def cross_validate(
 
 
 def blas_threads(count: int | None) -> Any:
-    """A block in which matrix products use so many threads at most; as many as there are if None."""
+    """Return a context that limits the threads of matrix products; None sets no limit."""
     return _libraries().limit(limits=count, user_api="blas")
 
 
 @functools.cache
 def _libraries() -> ThreadpoolController:
-    """Found once: to look for them takes longer than a small fit."""
+    """Return the loaded libraries, looked up once: a look-up takes longer than a small fit."""
     return ThreadpoolController()
 
 
 def _prior_loss(y: np.ndarray, setup: Setup) -> float:
-    """The log loss of saying the classes' fractions alone."""
+    """Return the log loss of predicting the class frequencies."""
     fractions = np.bincount(y, minlength=setup.class_count) * setup.class_weights(y)
     fractions = fractions / fractions.sum()
     return float(-(fractions * np.log(np.maximum(fractions, MIN_PROBABILITY))).sum())
 
 
 def _settled(compared: Sequence[CrossValidated], uninformed: float) -> bool:
-    """Whether weaker regularisation, which is slow, will not do better: the curve has one valley.
+    """Return whether weaker regularisation, which is slow, is not expected to improve the loss.
 
-    It clearly rises, or it has been flat for a while, as it is where the classes can be told apart; but not as it is
-    where regularisation is still so strong that nothing is told apart.
+    The loss has a single minimum over the path. It has passed it if the loss clearly rises, or has been flat for a
+    while; a flat start, where regularisation is too strong to separate the classes, does not count.
     """
     best = best_of(compared)
     if best.log_loss > 0.9 * uninformed:
@@ -159,15 +158,15 @@ def _settled(compared: Sequence[CrossValidated], uninformed: float) -> bool:
 
 
 def best_of(compared: Sequence[CrossValidated]) -> CrossValidated:
-    """The value with the least loss.
+    """Return the value with the least loss.
 
-    Measured against the one-standard-error rule, which takes a stronger regularisation, in `benchmarks/choosing.py`.
+    `benchmarks/choosing.py` compares this with the one-standard-error rule, which regularises more.
     """
     return min(compared, key=_loss)
 
 
 def quiet_convergence() -> Any:
-    """Without scikit-learn's warnings of slow convergence: weak regularisation is compared as it stands."""
+    """Return a context without scikit-learn's convergence warnings: weak regularisation is compared as it is."""
     return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
 
 

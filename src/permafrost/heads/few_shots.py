@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from permafrost.errors import HeadError
-from permafrost.heads.head import Fit, HeadData
+from permafrost.heads.head import Head, HeadData
 from permafrost.heads.options import HeadOptions
 from permafrost.training.metrics import accuracies
 
@@ -36,7 +36,7 @@ def require_shots(data: HeadData, shots: Sequence[int]) -> None:
 
 
 def few_shots(
-    fit: Fit, data: HeadData, options: HeadOptions, *, shots: Sequence[int], draws: int
+    head: Head, data: HeadData, options: HeadOptions, *, shots: Sequence[int], draws: int
 ) -> list[dict[str, float]]:
     """Fit a head to a few random training images of each class, and evaluate it on other images.
 
@@ -44,7 +44,7 @@ def few_shots(
     are left for the final metrics.
 
     Args:
-        fit: fits the head.
+        head: the head.
         data: the images to draw from.
         options: the head's options, with the seed of the draws.
         shots: numbers of images per class, checked by `require_shots`.
@@ -55,16 +55,16 @@ def few_shots(
         `balanced_accuracy`.
     """
     random = np.random.default_rng(options.training.seed)
-    return [_curve_point(fit, data, options, count, draws, random) for count in shots]
+    return [_curve_point(head, data, options, count, draws, random) for count in shots]
 
 
 def _curve_point(
-    fit: Fit, data: HeadData, options: HeadOptions, count: int, draws: int, random: np.random.Generator
+    head: Head, data: HeadData, options: HeadOptions, count: int, draws: int, random: np.random.Generator
 ) -> dict[str, float]:
     if count == 1:
         settings = {name: value for name, value in SINGLE.items() if getattr(options, name) is None}
         options = dataclasses.replace(options, **settings)  # type: ignore[arg-type]
-    drawn = [_one_draw(fit, data, options, count, random) for _ in range(draws)]
+    drawn = [_one_draw(head, data, options, count, random) for _ in range(draws)]
     found: dict[str, float] = {"shots": count, "draws": draws}
     for name in ("accuracy", "balanced_accuracy"):
         values = np.array([each[name] for each in drawn])
@@ -73,7 +73,7 @@ def _curve_point(
 
 
 def _one_draw(
-    fit: Fit, data: HeadData, options: HeadOptions, count: int, random: np.random.Generator
+    head: Head, data: HeadData, options: HeadOptions, count: int, random: np.random.Generator
 ) -> dict[str, float]:
     """Return the accuracies of one draw."""
     drawn = np.concatenate(
@@ -83,7 +83,8 @@ def _one_draw(
     if x is None or y is None:
         rest = np.setdiff1d(np.arange(len(data.y)), drawn)
         x, y = data.x[rest], data.y[rest]
-    fitted = fit(dataclasses.replace(data, x=data.x[drawn], y=data.y[drawn], stream=None), options)
+    few = dataclasses.replace(data, x=data.x[drawn], y=data.y[drawn], stream=None)
+    fitted = head.fit(few, options, labels_only=True)
     # Called, not `predict`, which compiles each draw's head and would take most of the time.
     parts = (x[start : start + 1024] for start in range(0, len(x), 1024))
     guesses = [keras.ops.convert_to_numpy(fitted.model(part, training=False)).argmax(axis=1) for part in parts]

@@ -17,7 +17,7 @@ from permafrost.errors import HeadError, OptionError
 from permafrost.extraction.extracted import trunk_of
 from permafrost.heads.data import COPIES, Features, FitData, load_fit_data, open_sets
 from permafrost.heads.evaluation import EvaluatedHead, evaluate_head
-from permafrost.heads.head import Fit, FittedHead
+from permafrost.heads.head import FittedHead, Head
 from permafrost.heads.options import (
     CLASSICAL_HEADS,
     HEADS,
@@ -26,7 +26,7 @@ from permafrost.heads.options import (
     HeadOptions,
     fit_options_from,
 )
-from permafrost.heads.table import find_head, needs_validation
+from permafrost.heads.table import find_head
 from permafrost.machine import available_memory
 from permafrost.model.assembly import assemble, lent
 from permafrost.model.parity import Parity, export_checked
@@ -71,7 +71,7 @@ def fit_head(
     """
     clock = _Clock()
     fit_options, options = fit_options_from(settings, progress=progress)
-    request = _Request(head, _name_of(head), fit_options, options)
+    request = _Request(_head_of(head), fit_options, options)
     sets = open_sets(features)
     folder = free_folder(out, f"{sets[0].path.stem}-{request.name}")
     loaded = request.load(sets)
@@ -90,9 +90,9 @@ def fit_head(
 
 @dataclasses.dataclass(frozen=True)
 class _Result:
-    """A fitted head with its name, the data that it was fitted to, and the leaderboard that it was chosen from."""
+    """A fitted head, its kind, the data that it was fitted to, and the leaderboard that it was chosen from."""
 
-    name: str
+    head: Head
     data: FitData
     fitted: FittedHead
     tables: Tables
@@ -103,16 +103,19 @@ class _Request:
     """What `fit_head` was asked for.
 
     Attributes:
-        head: a head's name, `auto`, or an estimator.
-        name: the name of the head in the run.
+        head: the head; None for `auto`.
         fit_options: options of the fit.
         options: options of the head.
     """
 
-    head: str | BaseEstimator
-    name: str
+    head: Head | None
     fit_options: FitOptions
     options: HeadOptions
+
+    @property
+    def name(self) -> str:
+        """The name of the head in the run's folder."""
+        return "auto" if self.head is None else self.head.name
 
     @functools.cached_property
     def memory_limit(self) -> int:
@@ -123,12 +126,12 @@ class _Request:
     def load(self, sets: Sequence[Any]) -> list[FitData]:
         """Load what the head is fitted to."""
         shots = self.fit_options.shots
-        monitored = isinstance(self.head, str) and needs_validation(self.head)
+        monitors = self.head is not None and self.head.monitors_validation
         loaded = load_fit_data(
             sets,
             views=self.fit_options.views,
-            several_views=self.name != "auto" and not shots,
-            hold_out=monitored and self.options.training.monitor.startswith("val_"),
+            several_views=self.head is not None and not shots,
+            hold_out=monitors and self.options.training.monitor.startswith("val_"),
             memory_limit=self.memory_limit,
             seed=self.options.training.seed,
         )
@@ -141,17 +144,14 @@ class _Request:
     def fit(self, sets: list[FitData]) -> _Result:
         """Fit one head to one set, in memory or from disk, or select among heads or sets."""
         data, *others = sets
-        selecting = self.name == "auto" or bool(others)
+        head = None if others else self.head
         if data.training.stream is not None:
-            self._require_streamed(data, alone=not selecting and isinstance(self.head, str))
-            from permafrost.heads.out_of_core import fit_out_of_core
-
-            return _Result(self.name, data, fit_out_of_core(self.name, data.training, self.options), {})
-        if selecting:
-            selection = self._select(sets)
-            board = [dataclasses.asdict(row) for row in selection.leaderboard]
-            return _Result(board[0]["head"], selection.data, selection.fitted, {"leaderboard": board})
-        return _Result(self.name, data, _fit_of(self.head)(data.training, self.options), {})
+            return self._fit_from_disk(data, head)
+        if head is not None:
+            return _Result(head, data, head.fit(data.training, self.options), {})
+        selection = self._select(sets)
+        board = [dataclasses.asdict(row) for row in selection.leaderboard]
+        return _Result(selection.head, selection.data, selection.fitted, {"leaderboard": board})
 
     def shots_table(self, result: _Result) -> Tables:
         """Evaluate the head with few images per class, if requested."""
@@ -159,36 +159,11 @@ class _Request:
             return {}
         from permafrost.heads.few_shots import few_shots
 
-        head = result.name if self.head == "auto" else self.head
-        fit = _fit_of(head)
-        if head in CLASSICAL_HEADS:
-            # Only labels are counted: probabilities, which need cross-validation, would be wasted.
-            fit = functools.partial(fit, probabilities=False)  # type: ignore[call-arg]
         shots, draws = self.fit_options.shots, self.fit_options.draws
-        return {"shots": few_shots(fit, result.data.training, self.options, shots=shots, draws=draws)}
+        return {"shots": few_shots(result.head, result.data.training, self.options, shots=shots, draws=draws)}
 
-    def _select(self, sets: list[FitData]) -> Selection:
-        from tqdm import tqdm
-
-        from permafrost.heads.selection import comparisons, select_head
-
-        if self.head != "auto" and self.head not in CLASSICAL_HEADS:
-            name = self.head if isinstance(self.head, str) else type(self.head).__name__
-            raise OptionError(
-                f"several feature sets cannot be compared with {name}", expected=f"auto, {', '.join(CLASSICAL_HEADS)}"
-            )
-        heads = [str(self.head)] if self.head != "auto" else self.fit_options.candidates or CLASSICAL_HEADS
-        shown = None if self.options.progress else True
-        with tqdm(total=comparisons(sets, heads), unit=" heads", disable=shown, leave=False) as bar:
-
-            def report(what: str) -> None:
-                bar.set_postfix_str(what, refresh=False)
-                bar.update()
-
-            return select_head(sets, heads, self.options, report=report)
-
-    def _require_streamed(self, data: FitData, *, alone: bool) -> None:
-        """Check that the head can be fitted to features that stay on disk.
+    def _fit_from_disk(self, data: FitData, head: Head | None) -> _Result:
+        """Fit a head to features that stay on disk.
 
         Raises:
             HeadError: several views, or anything but a single head of this package.
@@ -200,13 +175,42 @@ class _Request:
                 found=data.training.views,
                 do="give a larger --memory-limit",
             )
-        if not alone:
+        if head is None or head.name not in HEADS:
             raise HeadError(
                 "comparing heads or sets, and fitting a scikit-learn estimator, needs all features in memory",
                 expected=f"{COPIES} times the features",
                 found=f"a memory limit of {self.memory_limit / 1e9:.3g} GB",
                 do="give a larger --memory-limit, or one head by its name",
             )
+        from permafrost.heads.out_of_core import fit_out_of_core
+
+        return _Result(head, data, fit_out_of_core(head, data.training, self.options), {})
+
+    def _select(self, sets: list[FitData]) -> Selection:
+        """Compare the candidates of `auto`, or one head on several sets."""
+        from tqdm import tqdm
+
+        from permafrost.heads.classical_head import ClassicalHead
+        from permafrost.heads.selection import comparisons, select_head
+
+        if self.head is None:
+            heads = [find_head(name) for name in self.fit_options.candidates or CLASSICAL_HEADS]
+        else:
+            heads = [self.head]
+        comparable = [head for head in heads if isinstance(head, ClassicalHead)]
+        if len(comparable) < len(heads):
+            raise OptionError(
+                f"several feature sets cannot be compared with {self.name}",
+                expected=f"auto, {', '.join(CLASSICAL_HEADS)}",
+            )
+        shown = None if self.options.progress else True
+        with tqdm(total=comparisons(sets, comparable), unit=" heads", disable=shown, leave=False) as bar:
+
+            def report(what: str) -> None:
+                bar.set_postfix_str(what, refresh=False)
+                bar.update()
+
+            return select_head(sets, comparable, self.options, report=report)
 
 
 class _Clock:
@@ -226,24 +230,18 @@ class _Clock:
         return rounded(**self._laps, total=self._last - self._started)
 
 
-def _name_of(head: str | BaseEstimator) -> str:
-    """Return a head's name, after checking that it is known and can be exported."""
-    if not isinstance(head, str):
-        from permafrost.heads.to_keras import require_convertible
+def _head_of(head: str | BaseEstimator) -> Head | None:
+    """Return the head of that name, or an estimator as a head; None for `auto`.
 
-        require_convertible(head)
-        return type(head).__name__.lower()
-    if head not in (*HEADS, "auto"):
-        find_head(head)
-    return head
-
-
-def _fit_of(head: str | BaseEstimator) -> Fit:
+    Raises:
+        HeadError: the estimator cannot be converted to Keras layers.
+        OptionError: there is no such head.
+    """
     if isinstance(head, str):
-        return find_head(head)
-    from permafrost.heads.sklearn_heads import fit_estimator
+        return None if head == "auto" else find_head(head)
+    from permafrost.heads.estimator_head import EstimatorHead
 
-    return functools.partial(fit_estimator, head)
+    return EstimatorHead(head)
 
 
 def _export(fitted: FittedHead, data: FitData, stage: Path) -> Parity:
@@ -277,7 +275,7 @@ def _run_content(
         class_names=result.data.class_names,
         about={
             "kind": "fit-head",
-            "head": result.name,
+            "head": result.head.name,
             "chosen_from": sorted(data.name for data in sets) if len(sets) > 1 else None,
             "options": dataclasses.asdict(request.options) | {"views": result.data.training.views},
             "details": {"fitted": "in memory"} | result.fitted.details,
@@ -290,6 +288,6 @@ def _run_content(
         },
         metrics=evaluated.metrics,
         history=result.fitted.history,
-        title=f"{result.name} head on {features.spec.base} {features.spec.cut}",
+        title=f"{result.head.name} head on {features.spec.base} {features.spec.cut}",
         tables=tables,
     )

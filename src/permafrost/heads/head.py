@@ -1,9 +1,9 @@
-"""What a head is fitted to, and a fitted head."""
+"""What every head is: the data that it is fitted to, how it is fitted, and the result."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,4 +63,36 @@ class FittedHead:
         return predict_examples(self.model, Examples(np.empty(len(x)), x.__getitem__), batch_size=256)
 
 
-Fit = Callable[[HeadData, HeadOptions], FittedHead]
+class Head(abc.ABC):
+    """A kind of head.
+
+    Attributes:
+        name: its name in commands and runs.
+        monitors_validation: whether it needs validation images to monitor while it is trained.
+    """
+
+    name: str
+    monitors_validation: bool = False
+
+    @property
+    def streams(self) -> bool:
+        """Whether the head can be fitted to features that stay on disk."""
+        return False
+
+    @abc.abstractmethod
+    def fit(self, data: HeadData, options: HeadOptions, *, labels_only: bool = False) -> FittedHead:
+        """Fit the head to features in memory.
+
+        Args:
+            data: the features.
+            options: the options; each head reads those that concern it.
+            labels_only: whether only the order of the probabilities matters, so that calibrating them can be skipped.
+
+        Raises:
+            HeadError: the head cannot be fitted to these features.
+            OptionError: an option does not suit them.
+        """
+
+    def fit_from_disk(self, data: HeadData, options: HeadOptions) -> FittedHead:
+        """Fit the head to `data.stream`, of which `data.x` is a sample. Call it only if the head `streams`."""
+        raise NotImplementedError

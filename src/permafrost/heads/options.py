@@ -18,10 +18,10 @@ KERAS_HEADS: Final = ("dense", "linear", "conv")
 """Heads that Keras trains, monitoring validation images."""
 
 CLASSICAL_HEADS: Final = ("logistic", "ridge", "svm", "lda", "knn", "nb", "mlp")
-"""Heads that scikit-learn or a closed form fits: those of `families.FAMILIES`."""
+"""Heads that scikit-learn or a closed form fits."""
 
 HEADS: Final = (*KERAS_HEADS, *CLASSICAL_HEADS)
-"""All heads. The module of a head is loaded when it is used."""
+"""All heads, each the `HEAD` of its module in `permafrost.heads.kinds`, which is loaded when it is used."""
 
 WITHOUT_GRADIENT: Final = frozenset({"knn"})
 """Heads that pass no useful gradient, so that nothing below them can be trained."""

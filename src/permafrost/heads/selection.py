@@ -5,22 +5,19 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from permafrost.heads.classical_head import ClassicalHead
 from permafrost.heads.cross_validation import CrossValidated, Folds, best_of, cross_validate, make_folds
-from permafrost.heads.families import FAMILIES
 from permafrost.heads.head import FittedHead, HeadData
 from permafrost.heads.options import SCALINGS, HeadOptions
-from permafrost.heads.sklearn_heads import Prepared, finish, prepare, setup_of
+from permafrost.heads.preparation import Prepared, prepare, setup_of
 from permafrost.training.metrics import accuracies
 
 if TYPE_CHECKING:
     from permafrost.heads.data import FitData
-
-UNSCALED: Final = frozenset({"nb", "mlp"})
-"""Heads that are tried with one scaling only: for `nb` it changes nothing, and `mlp` is slow."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,11 +54,13 @@ class Selection:
 
     Attributes:
         leaderboard: all heads, the least log loss first.
-        data: the feature set of the best head.
-        fitted: the best head, fitted to all training rows.
+        head: the best head.
+        data: its feature set.
+        fitted: that head, fitted to all training rows.
     """
 
     leaderboard: list[LeaderboardRow]
+    head: ClassicalHead
     data: FitData
     fitted: FittedHead
 
@@ -73,7 +72,7 @@ class _Group:
     data: FitData
     scaling: str
     rotation_invariant: bool
-    heads: list[str]
+    heads: list[ClassicalHead]
 
     def prepare(self, options: HeadOptions) -> Prepared:
         return prepare(
@@ -85,7 +84,7 @@ class _Group:
 
 def select_head(
     sets: Sequence[FitData],
-    heads: Sequence[str],
+    heads: Sequence[ClassicalHead],
     options: HeadOptions,
     *,
     report: Callable[[str], None] = lambda _: None,
@@ -97,7 +96,7 @@ def select_head(
 
     Args:
         sets: feature sets of the same images.
-        heads: some of `CLASSICAL_HEADS`.
+        heads: the heads.
         options: the options; `regularization`, `neighbours` and `scaling` are chosen and not read.
         report: called with a description of each comparison before it starts.
 
@@ -113,7 +112,12 @@ def select_head(
     ]
     found.sort(key=lambda result: result.row.log_loss)
     best = found[0]
-    return Selection([result.row for result in found], best.group.data, _fit_best(best, options, folds))
+    return Selection(
+        leaderboard=[result.row for result in found],
+        head=best.head,
+        data=best.group.data,
+        fitted=_fit_best(best, options, folds),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +125,7 @@ class _Result:
     """A row of the leaderboard with what is needed to fit its head."""
 
     row: LeaderboardRow
+    head: ClassicalHead
     group: _Group
     compared: list[CrossValidated]
 
@@ -133,49 +138,46 @@ def _compare_group(
     setup = setup_of(group.data.training, options, prepared.features)
     rows = prepared.x.astype(np.float32)
     for head in group.heads:
-        report(f"{head} on {group.data.name}")
-        started, family = time.perf_counter(), FAMILIES[head]
-        compared = cross_validate(family, family.values(len(rows)), rows, labels, setup, folds, calibrated=True)
+        report(f"{head.name} on {group.data.name}")
+        started = time.perf_counter()
+        compared = cross_validate(head.fitter, head.values(len(rows)), rows, labels, setup, folds, calibrated=True)
         best = best_of(compared)
         row = LeaderboardRow(
             features=group.data.name,
-            head=head,
+            head=head.name,
             scaling=group.scaling,
-            setting=family.setting,
+            setting=head.setting,
             value=best.value,
             log_loss=best.log_loss,
             standard_error=best.standard_error,
             **accuracies(labels, best.logits.argmax(axis=1)),
             seconds=round(time.perf_counter() - started, 3),
         )
-        yield _Result(row, group, compared)
+        yield _Result(row, head, group, compared)
 
 
 def _fit_best(best: _Result, options: HeadOptions, folds: Folds) -> FittedHead:
     """Fit the best head to all training rows."""
     data: HeadData = best.group.data.training
-    family, prepared = FAMILIES[best.row.head], best.group.prepare(options)
+    prepared = best.group.prepare(options)
     setup = setup_of(data, options, prepared.features)
     # The temperature of the exported head comes from fits in full precision.
-    (chosen,) = cross_validate(family, [best.row.value], prepared.x, data.y, setup, folds, calibrated=True)
-    return finish(family, chosen, prepared, data, setup, best.compared, chosen_by="cross-validation")
+    (chosen,) = cross_validate(best.head.fitter, [best.row.value], prepared.x, data.y, setup, folds, calibrated=True)
+    return best.head.fit_value(chosen, prepared, data, setup, best.compared, chosen_by="cross-validation")
 
 
-def comparisons(sets: Sequence[FitData], heads: Sequence[str]) -> int:
+def comparisons(sets: Sequence[FitData], heads: Sequence[ClassicalHead]) -> int:
     """Return the number of comparisons that `select_head` reports."""
     return sum(len(group.heads) for group in _groups(sets, heads))
 
 
-def _groups(sets: Sequence[FitData], heads: Sequence[str]) -> Iterator[_Group]:
+def _groups(sets: Sequence[FitData], heads: Sequence[ClassicalHead]) -> Iterator[_Group]:
     """Yield the heads by set, scaling and rotation invariance, so that rows are prepared once per group."""
     for data in sets:
         for scaling in SCALINGS:
             for rotation_invariant in (True, False):
                 tried = [
-                    head
-                    for head in heads
-                    if FAMILIES[head].rotation_invariant == rotation_invariant
-                    and (scaling == SCALINGS[0] or head not in UNSCALED)
+                    head for head in heads if head.rotation_invariant == rotation_invariant and scaling in head.scalings
                 ]
                 if tried:
                     yield _Group(data, scaling, rotation_invariant, tried)

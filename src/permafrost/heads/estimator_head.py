@@ -1,0 +1,55 @@
+"""A scikit-learn estimator that the user gives, as a head."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.calibration import CalibratedClassifierCV
+
+from permafrost.errors import HeadError
+from permafrost.heads.cross_validation import make_folds, quiet_convergence
+from permafrost.heads.estimators import convert, has_probabilities, require_convertible
+from permafrost.heads.head import FittedHead, Head, HeadData
+from permafrost.heads.options import HeadOptions
+from permafrost.heads.to_keras import to_keras
+
+
+class EstimatorHead(Head):
+    """A scikit-learn classifier, or a `Pipeline` that ends in one, which is fitted as it is given.
+
+    Args:
+        estimator: the estimator; it is cloned, not changed.
+
+    Raises:
+        HeadError: it cannot be converted to Keras layers.
+    """
+
+    def __init__(self, estimator: BaseEstimator) -> None:
+        require_convertible(estimator)
+        self.name = type(estimator).__name__.lower()
+        self._estimator = estimator
+
+    def fit(self, data: HeadData, options: HeadOptions, *, labels_only: bool = False) -> FittedHead:  # noqa: ARG002
+        """Fit a clone; without probabilities it is calibrated by a cross-validated temperature. See `Head.fit`."""
+        model = clone(self._estimator)
+        if not has_probabilities(model):
+            folds = make_folds(
+                data.y,
+                data.class_names,
+                options.training.seed,
+                purpose="calibrate",
+                do="add images of it",
+                views=data.views,
+            )
+            model = CalibratedClassifierCV(model, method="temperature", ensemble=False, cv=folds)
+        with quiet_convergence():
+            try:
+                model.fit(data.x.reshape(len(data.x), -1).astype(np.float64), data.y)
+            except ValueError as error:
+                name = type(self._estimator).__name__
+                raise HeadError(f"{name} cannot be fitted to these features: {error}") from error
+        return FittedHead(
+            model=to_keras(convert(model), data.x.shape[1:]),
+            history=[],
+            details={"estimator": repr(self._estimator)},
+        )

@@ -1,0 +1,1 @@
+"""One module per head, each with its `HEAD`. A new head is a module here and its name in `heads.options`."""

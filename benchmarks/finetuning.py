@@ -24,8 +24,8 @@ import numpy as np
 
 import permafrost as pf
 from permafrost.extraction.cache import FeatureCache
+from permafrost.extraction.options import PipelineOptions
 from permafrost.extraction.originals import Originals
-from permafrost.extraction.pipeline import PipelineOptions
 from permafrost.finetuning.cached import CachedFeatures, FeatureComputation
 from permafrost.finetuning.frontier import cut_below
 from permafrost.finetuning.layers import find_unfrozen, set_trainable

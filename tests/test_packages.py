@@ -20,6 +20,7 @@ ORDER = [
     "atomic",
     "units",
     "options",
+    "progress",
     "images",
     "trunk",
     "engines",

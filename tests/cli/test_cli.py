@@ -621,14 +621,14 @@ def test_a_missing_run_is_refused(refused, photos):
             ["extract", "photos", "--batch-size", "many"],
             "'--batch-size': 'many' is not a valid integer.",
         ),
-        (["extract", "photos", "--batch-size", "0"], "the batch size is too small; expected 1 or more, found 0"),
-        (["extract", "photos", "--workers", "0"], "the number of workers is too small; expected 1 or more, found 0"),
+        (["extract", "photos", "--batch-size", "0"], "batch_size is out of range; expected at least 1, found 0"),
+        (["extract", "photos", "--workers", "0"], "workers is out of range; expected at least 1, found 0"),
         (
             ["extract", "photos", "--test-fraction", "1.5"],
             "fractions for validation and test leave nothing to train on",
         ),
-        (["extract", "photos", "--on-bad", "cry"], "unknown way with bad images; expected skip or fail, found cry"),
-        (["extract", "photos", "--pool", "sum"], "unknown pool; expected none or avg or max, found sum"),
+        (["extract", "photos", "--on-bad", "cry"], "unknown on_bad; expected skip or fail, found cry"),
+        (["extract", "photos", "--pool", "sum"], "unknown pool; expected none, avg or max, found sum"),
         (["extract", "photos", "--dtype", "int8"], "unknown dtype; expected float32 or float16, found int8"),
         (
             ["extract", "photos", "--precision", "float64"],
@@ -636,7 +636,7 @@ def test_a_missing_run_is_refused(refused, photos):
         ),
         (
             ["extract", "photos", "--engine", "abacus"],
-            "unknown engine; expected auto or keras or openvino, found abacus",
+            "unknown engine; expected auto, keras or openvino, found abacus",
         ),
         (
             ["extract", "photos", "--out", "set.txt"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ from permafrost.errors import (
 from permafrost.extraction import reader as reading
 from permafrost.extraction import writer as committing
 from permafrost.extraction.extract import Extraction, compute_features
-from permafrost.extraction.pipeline import PipelineOptions
+from permafrost.extraction.options import ExtractOptions, PipelineOptions
 from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import decode_resized
 from permafrost.images.splits import assign_splits
@@ -545,9 +544,7 @@ def test_every_broken_or_odd_file_has_one_verdict(take, own_photos, shared):
 
 
 def plan(data, **options):
-    parameters = inspect.signature(extract).parameters.values()
-    defaults = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
-    return Extraction(data, **{**defaults, "progress": False, **options}).plan()
+    return Extraction(data, ExtractOptions(progress=False, **options)).plan()
 
 
 def test_a_plan_counts_right_and_writes_nothing(take, own_photos, tiny_base, tmp_path):
@@ -610,6 +607,11 @@ WRONG = {
     "unknown option": ({"base": "vgg16:alpha=1"}, BaseError, "vgg16 has no option"),
     "size too small": ({"base": "mobilenet", "image_size": 16}, BaseError, "expected at least 32 px, found 16x16"),
     "size of nothing": ({"image_size": 0}, OptionError, "image size too small"),
+    "size in words": (
+        {"image_size": "small"},
+        OptionError,
+        "expected a number of pixels, or HEIGHTxWIDTH, found small",
+    ),
     "unknown cut": ({"cut": "mixed7"}, CutError, "tiny has no layer mixed7"),
     "a cut twice": ({"cut": ["top", -1]}, CutError, "cut at twice"),
     "no cut": ({"cut": []}, OptionError, "no layer to cut at"),
@@ -623,8 +625,8 @@ WRONG = {
     "unknown engine": ({"engine": "abacus"}, OptionError, "unknown engine"),
     "unknown rule": ({"preprocessing": "imagenet"}, OptionError, "unknown preprocessing"),
     "unknown way": ({"on_bad": "cry"}, OptionError, "expected skip or fail, found cry"),
-    "empty batches": ({"batch_size": 0}, OptionError, "the batch size is too small; expected 1 or more, found 0"),
-    "no workers": ({"workers": 0}, OptionError, "the number of workers is too small"),
+    "empty batches": ({"batch_size": 0}, OptionError, "batch_size is out of range; expected at least 1, found 0"),
+    "no workers": ({"workers": 0}, OptionError, "workers is out of range"),
     "nothing to train on": ({"validation_fraction": 1.0}, OptionError, "leave nothing to train on"),
     "another ending": ({"out": "set.txt"}, OptionError, "a feature set is an HDF5 file; expected --out NAME.h5"),
 }

@@ -1,127 +1,156 @@
-"""How threads read ahead: in which portions, and in turns."""
+"""How threads read ahead: how many images at a time, and whether at the same time."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from permafrost.errors import ImageError
 from permafrost.extraction import reader as reading
+from permafrost.extraction.cache import RowKey
+from permafrost.extraction.options import PipelineOptions
 from permafrost.extraction.pipeline import only_images
-from permafrost.extraction.reader import Reader, ReadImage, ReadLock, RowKey
+from permafrost.extraction.reader import Reader, ReadImage, ReadLock
 from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import content_digest
+from samples import spec_with
 
 
-def read(folder, are_cached) -> list[ReadImage]:
-    """What comes of the images of a folder, at 8 px."""
-    reader = Reader(
-        dataset=read_dataset(folder),
-        size=(8, 8),
-        are_cached=are_cached,
-        views_of=only_images,
-        augmentation=None,
-        decode=True,
-        max_pixels=10**6,
-        threads=1,
-    )
-    return list(reader.read())
+class Cache:
+    """Has the rows of some digests, and records how many rows are looked up together."""
+
+    spec = spec_with(image_size=(8, 8))
+
+    def __init__(self, is_cached: Callable[[bytes], bool]) -> None:
+        self._is_cached = is_cached
+        self.lookups: list[int] = []
+
+    def has(self, keys: Sequence[RowKey]) -> list[bool]:
+        self.lookups.append(len(keys))
+        return [self._is_cached(digest) for digest, _ in keys]
 
 
-class Kept:
-    """Answers which images are kept, and notes how many are asked for together."""
-
-    def __init__(self, is_kept: Callable[[bytes], bool]) -> None:
-        self._is_kept = is_kept
-        self.asked: list[int] = []
-
-    def __call__(self, keys: Sequence[RowKey]) -> list[bool]:
-        self.asked.append(len(keys))
-        return [self._is_kept(digest) for digest, _ in keys]
+def reader_of(folder: Path, *caches: Cache, **options) -> Reader:
+    options = PipelineOptions(**{"workers": 1, **options})
+    return Reader(dataset=read_dataset(folder), caches=caches, options=options, views_of=only_images)
 
 
-@pytest.mark.parametrize(("most", "together"), [(2**20, 8), (0, 1)])
-def test_as_many_images_are_looked_up_together_as_may_be_in_memory(own_photos, monkeypatch, most, together):
-    monkeypatch.setattr(reading, "LOADED_BYTES", most)
-    (own_photos / "dots" / "dots-000.png").write_bytes(b"rubbish")  # Its digest is odd: it is not taken for kept.
-    kept = Kept(lambda digest: digest[0] % 2 == 0)
-
-    found = read(own_photos, kept)
-
-    assert max(kept.asked) == together
-    assert [each.digest for each in found].count(None) == 1
-    for each in found:
-        assert each.digest is None or bool(each.missing) == bool(each.digest[0] % 2)
-        assert all(np.shape(pixels) == (8, 8, 3) for pixels in each.missing.values())
+def read(folder: Path, *caches: Cache) -> list[ReadImage]:
+    """The results for the images of a folder, at 8 px."""
+    return list(reader_of(folder, *caches).read())
 
 
-def test_where_all_images_are_kept_more_are_read_and_looked_up_together(tmp_path):
+@pytest.mark.parametrize(("limit", "together"), [(2**20, 8), (0, 1)])
+def test_as_many_images_are_looked_up_together_as_may_be_in_memory(own_photos, monkeypatch, limit, together):
+    monkeypatch.setattr(reading, "LOADED_BYTES", limit)
+    (own_photos / "dots" / "dots-000.png").write_bytes(b"rubbish")  # Its digest is odd, so it does not count as cached.
+    cache = Cache(lambda digest: digest[0] % 2 == 0)
+
+    images = read(own_photos, cache)
+
+    assert max(cache.lookups) == together
+    assert [image.digest for image in images].count(None) == 1
+    for image in images:
+        assert image.digest is None or bool(image.missing) == bool(image.digest[0] % 2)
+        assert all(np.shape(row.pixels) == (8, 8, 3) for row in image.missing)
+
+
+def test_a_missing_row_names_the_caches_that_lack_it(own_photos):
+    even, odd = Cache(lambda digest: digest[0] % 2 == 0), Cache(lambda digest: digest[0] % 2 == 1)
+
+    images = read(own_photos, even, odd)
+
+    assert len({image.digest[0] % 2 for image in images}) == 2
+    for image in images:
+        (row,) = image.missing
+        assert row.key == (image.digest, 0)
+        assert row.lacking == (image.digest[0] % 2 == 1, image.digest[0] % 2 == 0)
+
+
+def test_each_row_is_looked_up_once(own_photos):
+    cache = Cache(lambda _: False)
+
+    images = read(own_photos, cache)
+
+    assert sum(cache.lookups) == len(images)
+
+
+def test_the_first_bad_image_is_an_error_if_asked_for(own_photos):
+    (own_photos / "dots" / "dots-000.png").write_bytes(b"rubbish")
+
+    with pytest.raises(ImageError, match=r"bad image dots/dots-000\.png: not an image"):
+        list(reader_of(own_photos, Cache(lambda _: False), on_bad="fail").read())
+
+
+def test_if_all_images_are_cached_more_of_them_are_looked_up_together(tmp_path):
     contents = [f"no image {i}".encode() for i in range(500)]
     for i, content in enumerate(contents):
         path = tmp_path / ("former" if i < 300 else "latter") / f"{i:03d}.jpg"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-    kept = Kept(lambda _: True)
+    cache = Cache(lambda _: True)
 
-    found = read(tmp_path, kept)
+    images = read(tmp_path, cache)
 
-    assert kept.asked[0] == reading.TASK
-    assert kept.asked[-2] == reading.CACHED_TASK  # The last has what is left.
-    assert [each.digest for each in found] == [content_digest(content) for content in contents]
-
-
-def test_where_a_image_is_missing_few_are_decoded_by_one_thread(own_photos):
-    kept = Kept(lambda _: False)
-
-    read(own_photos, kept)
-
-    assert max(kept.asked) == reading.TASK
+    assert cache.lookups[0] == reading.TASK
+    assert cache.lookups[-2] == reading.CACHED_TASK  # The last has what is left.
+    assert [image.digest for image in images] == [content_digest(content) for content in contents]
 
 
-def enter(turns: ReadLock, inside: threading.Event) -> threading.Thread:
-    """A thread that reads one image in a turn, and says when it is at it."""
+def test_if_images_are_missing_a_task_is_small(own_photos):
+    cache = Cache(lambda _: False)
 
-    def turn() -> None:
-        with turns.turn([0]):
+    read(own_photos, cache)
+
+    assert max(cache.lookups) == reading.TASK
+
+
+def enter(lock: ReadLock, inside: threading.Event) -> threading.Thread:
+    """Start a thread that reads one image, and sets the event when it is at it."""
+
+    def read_one() -> None:
+        with lock.reading([0]):
             inside.set()
 
-    thread = threading.Thread(target=turn)
+    thread = threading.Thread(target=read_one)
     thread.start()
     return thread
 
 
-def test_one_thread_at_a_time_reads_where_reading_is_quick():
-    turns, inside = ReadLock(), threading.Event()
+def test_quick_reads_are_serialized():
+    lock, inside = ReadLock(), threading.Event()
 
-    with turns.turn(range(10**6)):  # Each of so many was quick.
-        other = enter(turns, inside)
+    with lock.reading(range(10**6)):  # Quick, for so many.
+        other = enter(lock, inside)
         assert not inside.wait(0.2)
 
     assert inside.wait(10)
     other.join()
 
 
-def test_all_threads_read_at_once_where_reading_is_slow():
-    turns, inside = ReadLock(), threading.Event()
-    with turns.turn([0]):
+def test_slow_reads_overlap():
+    lock, inside = ReadLock(), threading.Event()
+    with lock.reading([0]):
         time.sleep(2 * reading.SERIALIZE_BELOW)
 
-    with turns.turn([0]):
-        other = enter(turns, inside)
+    with lock.reading([0]):
+        other = enter(lock, inside)
         assert inside.wait(10)
 
     other.join()
 
 
-def test_a_turn_that_fails_ends():
-    turns, inside = ReadLock(), threading.Event()
+def test_a_read_that_fails_releases_the_lock():
+    lock, inside = ReadLock(), threading.Event()
 
-    with pytest.raises(RuntimeError), turns.turn([0]):
+    with pytest.raises(RuntimeError), lock.reading([0]):
         raise RuntimeError
 
-    other = enter(turns, inside)
+    other = enter(lock, inside)
     assert inside.wait(10)
     other.join()

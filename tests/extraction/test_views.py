@@ -12,6 +12,7 @@ from helpers import edit_json, one_error_line
 from permafrost import extract, fit_head, open_features
 from permafrost.errors import OptionError, SetError
 from permafrost.extraction.extract import Extraction
+from permafrost.extraction.options import ExtractOptions
 from permafrost.extraction.originals import Originals
 from permafrost.heads import classical_head, keras_head
 from permafrost.images.augmentation import read_augmentation
@@ -199,22 +200,19 @@ def test_a_head_may_be_fitted_to_fewer_views_than_are_kept(viewed, tmp_path):
 
 
 def test_a_plan_counts_views_too_and_writes_nothing(split_photos, tiny_base, tmp_path, take):
-    def plan(**options):
-        parameters = dict.fromkeys(
-            ["base", "cut", "image_size", "preprocessing", "views", "augment", "workers", "out"]
-        ) | dict.fromkeys(["validation_fraction", "test_fraction"])
-        fixed = {"weights": "imagenet", "pool": "avg", "dtype": "float32", "precision": "float32", "engine": "auto"}
-        rest = {"batch_size": 32, "on_bad": "skip", "max_pixels": 10**6, "progress": False, "base": str(tiny_base)}
-        return Extraction(split_photos, **(parameters | fixed | rest | options)).plan()[0]
-
     out = tmp_path / "features" / "set.h5"
-    told = plan(views=3, augment=AUGMENT, out=out)
+
+    def plan(**options):
+        fixed = {"base": str(tiny_base), "pool": "avg", "batch_size": 32, "progress": False, "out": out}
+        return Extraction(split_photos, ExtractOptions(**fixed, **options)).plan()[0]
+
+    told = plan(views=3, augment=AUGMENT)
 
     assert (told.images, told.views, told.compute, told.cached) == (36, 3, 72, 0)
     assert told.bytes == 72 * (16 * 4 + 44)
     assert not out.parent.exists()
     take(split_photos)
-    assert (plan(views=3, augment=AUGMENT, out=out).compute, plan(out=out).compute) == (36, 0)
+    assert (plan(views=3, augment=AUGMENT).compute, plan().compute) == (36, 0)
 
 
 def test_views_whose_store_is_another_trunks_now_are_refused(take, split_photos):

@@ -17,8 +17,8 @@ from permafrost.engines import openvino_engine
 from permafrost.engines.conversion import convert
 from permafrost.errors import HeadError, OptionError, RunError
 from permafrost.extraction.cache import FeatureCache
+from permafrost.extraction.options import PipelineOptions
 from permafrost.extraction.originals import Originals
-from permafrost.extraction.pipeline import PipelineOptions
 from permafrost.finetuning import plan as plan_module
 from permafrost.finetuning import selection as selection_module
 from permafrost.finetuning.cached import CachedFeatures, FeatureComputation

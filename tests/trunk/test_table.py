@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from permafrost.errors import BaseError
-from permafrost.trunk.bases import DEFAULT_BASE
+from permafrost.trunk.options import DEFAULT_BASE
 from permafrost.trunk.preprocessing import preprocess
 from permafrost.trunk.table import BASES, parse_base
 from samples import PX

@@ -9,70 +9,28 @@ import click
 
 from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
-from permafrost.cli.options import ImageSize, progress_option, split_fractions
+from permafrost.cli.options import record_options
 from permafrost.cli.text import duplicate_lines, duration
+from permafrost.extraction.options import ExtractOptions
 from permafrost.extraction.stopwatch import STAGES
-from permafrost.images.limits import MAX_PIXELS
 from permafrost.units import size
 
 
 @command("extract", COMMANDS["extract"])
 @click.argument("data", type=click.Path())
-@click.option(
-    "--base",
-    help="A name from keras.applications, with options behind a colon, FILE.keras, or RUN/.  [default: mobilenet_v2]",
-)
-@click.option("--weights", help="imagenet, none (random), or a file.  [default: the base's own]")
-@click.option(
-    "--cut", metavar="LAYER|INDEX[,...]", help="Layer whose output is kept; several in one pass.  [default: the last]"
-)
-@click.option("--pool", default="none", show_default=True, help="none, avg or max, over height and width.")
-@click.option(
-    "--image-size",
-    metavar="PX|HxW",
-    type=ImageSize(),
-    help="Height and width at which the base sees images.  [default: the base's own]",
-)
-@click.option("--preprocessing", help="What a FILE.keras wants as input: none, tf, caffe or torch.")
-@click.option(
-    "--views", type=int, metavar="K", help="Views kept of each training image, itself among them.  [default: 1]"
-)
-@click.option(
-    "--augment",
-    metavar="NAME[=RANGE],...",
-    help="How views differ: flip, shift, rotate, zoom, brightness, contrast.  [default: flip,shift,rotate,zoom]",
-)
-@click.option("--dtype", default="float32", show_default=True, help="What features are stored in: float32 or float16.")
-@click.option(
-    "--precision", default="float32", show_default=True, help="What the base computes in: float32 or bfloat16."
-)
-@click.option("--engine", default="auto", show_default=True, help="What runs the base: auto, keras or openvino.")
-@click.option("--batch-size", type=int, help="Images in a batch.  [default: 8 with openvino, 32 with keras]")
-@click.option("--workers", type=int, help="Threads that read and decode.  [default: one a processor]")
-@split_fractions
-@click.option("--out", type=click.Path(), metavar="SET.h5", help="The set's file.  [default: features/<DATA>.h5]")
-@click.option("--on-bad", default="skip", show_default=True, help="With images that cannot be decoded: skip or fail.")
-@click.option(
-    "--max-pixels",
-    type=int,
-    default=MAX_PIXELS,
-    show_default=True,
-    help="Images with more are skipped before they are decoded.",
-)
-@click.option("--dry-run", is_flag=True, help="Say what would be computed, and do nothing.")
-@progress_option
-def extract(*, cut: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Run the frozen base once over the images and keep its features.
+@record_options(ExtractOptions)
+@click.option("--dry-run", is_flag=True, help="Print what would be computed, and write nothing.")
+def extract(*, data: str, cut: str | None, progress: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Run the frozen base once over the images and cache its features.
 
-    DATA is a folder with one folder a class, or with train/, validation/ and test/ folders of those; a CSV with the
+    DATA is a folder with one folder per class, or with train/, validation/ and test/ folders of those; a CSV with the
     columns path,label[,split]; or an .npz with X_train, y_train[, X_validation, ...].
 
-    Images whose features are cached are not computed again, whatever they are called and wherever they lie.
+    Images whose features are cached are not computed again, whatever their names, folders and labels are.
     """
     from permafrost.extraction.extract import Extraction
 
-    cuts = cut.split(",") if cut else None
-    extraction = Extraction(cut=cuts, **options)
+    extraction = Extraction(data, ExtractOptions(cut=cut, progress=progress and not as_json, **options))
     if dry_run:
         plans = [dataclasses.asdict(plan) for plan in extraction.plan()]
         lines = [line for plan in plans for line in _plan_lines(plan)]
@@ -100,13 +58,13 @@ def _wanted(plan: dict[str, Any]) -> str:
     return f"{plan['compute'] + plan['cached']:,} images and views"
 
 
-def _skipped_lines(summary: dict[str, Any], most: int = 10) -> list[str]:
+def _skipped_lines(summary: dict[str, Any], maximum: int = 10) -> list[str]:
     skipped = summary["skipped_paths"]
     if not skipped:
         return []
-    lines = [f"skipped: {len(skipped):,}"] + [f"  {entry['path']}: {entry['reason']}" for entry in skipped[:most]]
-    if len(skipped) > most:
-        lines.append(f"  and {len(skipped) - most:,} more; `permafrost features show` lists them")
+    lines = [f"skipped: {len(skipped):,}"] + [f"  {entry['path']}: {entry['reason']}" for entry in skipped[:maximum]]
+    if len(skipped) > maximum:
+        lines.append(f"  and {len(skipped) - maximum:,} more; `permafrost features show` lists them")
     return lines
 
 
@@ -124,7 +82,7 @@ def _set_lines(features: Any) -> list[str]:
         *views,
         f"computed: {summary['computed']:,}{_by_engine(summary)}; cached: {summary['cached']:,}",
         *(f"not used: {line.split('. ')[0]}" for line in summary["damaged"]),
-        f"time: {duration(seconds['total'])}; start {duration(seconds['start'])}, then {rate:,.0f} images a second, "
+        f"time: {duration(seconds['total'])}; start {duration(seconds['start'])}, then {rate:,.0f} images per second, "
         f"limited by {summary['limit']} (waiting for: {waits})",
         f"features: {features.spec.base} {features.spec.cut}, shape {tuple(summary['shape'])}, {features.spec.dtype}",
         f"store: {summary['store']}",

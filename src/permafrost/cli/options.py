@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from permafrost.images.splits import TEST_FRACTION, VALIDATION_FRACTION
 from permafrost.options import Description, descriptions, type_of
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -52,8 +52,8 @@ def _option(owner: type, name: str, description: Description, default: Any) -> D
 
 def split_fractions(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for splitting images whose split the dataset does not give."""
-    for name in ("test", "validation"):
-        text = f"Fraction for {name} of the images whose split the dataset does not give.  [default: 0.15]"
+    for name, default in (("test", TEST_FRACTION), ("validation", VALIDATION_FRACTION)):
+        text = f"Fraction for {name} of the images whose split the dataset does not give.  [default: {default:g}]"
         function = click.option(f"--{name}-fraction", type=float, help=text)(function)
     return function
 
@@ -61,18 +61,3 @@ def split_fractions(function: Callable[..., Any]) -> Callable[..., Any]:
 def progress_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option that turns progress bars off."""
     return click.option("--progress/--no-progress", default=True, help="Draw progress bars on a terminal.")(function)
-
-
-class ImageSize(click.ParamType[tuple[int, int]]):
-    """A click type for an image size in pixels: `150`, or height and width as `120x160`."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[int, int]:
-        """Return height and width."""
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value).strip().lower())
-        if not match or not int(match[1]) or (match[2] and not int(match[2])):
-            self.fail(f"expected a number of pixels, or HEIGHTxWIDTH, found {value}", param, context)
-        return int(match[1]), int(match[2] or match[1])

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from permafrost.engines.conversion import ConvertedModel, convert, load_openvino, openvino_core, output_names
+from permafrost.engines.options import OPENVINO_BATCH
 from permafrost.errors import EngineError
 
 if TYPE_CHECKING:
     import keras
-
-BATCH: Final = 8
-"""Images in a batch: what lies between two layers of the usual bases then stays in a core's cache, or nearly."""
 
 _HINTS: Final = {"float32": "f32", "bfloat16": "bf16"}
 _CAPABILITIES: Final = {"float32": "FP32", "bfloat16": "BF16"}
@@ -37,7 +35,7 @@ class OpenVINOEngine:
 
     Args:
         model: from (n, h, w, 3) float32, 0 to 255, to one or several outputs.
-        batch_size: images in a batch; `BATCH` if None.
+        batch_size: images in a batch; `OPENVINO_BATCH` if None.
         precision: `float32` or `bfloat16`.
         converted: the model in OpenVINO's form, where it has been kept; it is converted if None.
 
@@ -58,7 +56,7 @@ class OpenVINOEngine:
         require_precision(core, precision)
         self.name, self.why, self.difference = "openvino", "", None
         self.record = f"openvino {openvino.__version__.split('-')[0]}"
-        self.batch_size = batch_size or BATCH
+        self.batch_size = batch_size or OPENVINO_BATCH
         self.converted = converted or convert(model)
         shape = (self.batch_size, *model.inputs[0].shape[1:])
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from permafrost.engines.engine import Engine
+from permafrost.engines.options import ENGINES, KERAS_BATCH
 from permafrost.errors import EngineError, OptionError
 
 if TYPE_CHECKING:
@@ -12,10 +13,7 @@ if TYPE_CHECKING:
 
     from permafrost.engines.conversion import ConvertedModel
 
-ENGINES: Final = ("auto", "keras", "openvino")
-KERAS_BATCH: Final = 32
-
-__all__ = ["ENGINES", "KERAS_BATCH", "Engine", "make_engine"]
+__all__ = ["Engine", "make_engine"]
 
 
 def make_engine(

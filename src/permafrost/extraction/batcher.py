@@ -1,34 +1,48 @@
-"""Images gathered into batches, several batches in an engine at once, features out in the order of the images."""
+"""Gather rows into batches, compute several batches at once, and hand the features over in the order of the rows."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from permafrost.extraction.reader import RowKey
+from permafrost.extraction.cache import RowKey
 from permafrost.extraction.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from permafrost.engines.selection import Engine
 
-Member = tuple[int, RowKey]
-"""An image in a batch: its index in the dataset, and the row that it will be."""
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Member:
+    """A row in a batch.
+
+    Attributes:
+        index: index of the image in the dataset.
+        key: what the row holds.
+        lacking: for each cache whether it lacks the row.
+    """
+
+    index: int
+    key: RowKey
+    lacking: tuple[bool, ...]
+
 
 OnFeatures = Callable[[list[Member], list["np.ndarray"]], None]
-"""Takes the images of a batch, and for each of the model's outputs their features (n, *shape) float32."""
+"""Takes the rows of a batch, and for each output of the model their features (n, *shape) float32."""
 
 
 class Batcher:
-    """Has an engine compute images that are added one by one, in threads of its own.
+    """Computes rows that are added one by one, in threads of its own.
 
     Args:
-        engine: what computes.
-        on_features: called with each finished batch, by the thread that adds images, in the order of these.
-        stopwatch: on which waiting for the engine is counted.
+        engine: the engine.
+        on_features: called with each finished batch, in order, by the thread that adds rows.
+        stopwatch: counts the time spent waiting for the engine.
     """
 
     def __init__(self, engine: Engine, on_features: OnFeatures, stopwatch: Stopwatch) -> None:
@@ -39,12 +53,12 @@ class Batcher:
         self._threads = ThreadPoolExecutor(engine.streams, "engine")
         self._running: collections.deque[tuple[list[Member], Future[list[np.ndarray]]]] = collections.deque()
 
-    def add(self, index: int, key: RowKey, pixels: np.ndarray) -> None:
-        """Add a view of an image, (h, w, 3) uint8, unless a copy of it was added before."""
-        if key in self._seen:
+    def add(self, member: Member, pixels: np.ndarray) -> None:
+        """Add a row, pixels (h, w, 3) uint8, unless a copy of it was added before."""
+        if member.key in self._seen:
             return
-        self._seen.add(key)
-        self._members.append((index, key))
+        self._seen.add(member.key)
+        self._members.append(member)
         self._pixels.append(pixels)
         if len(self._members) >= self._engine.batch_size:
             self._start()
@@ -58,7 +72,7 @@ class Batcher:
         self._hand_over(0)
 
     def close(self) -> None:
-        """End the threads; what has not been started is dropped."""
+        """End the threads and drop batches that have not been started."""
         self._threads.shutdown(cancel_futures=True)
 
     def _start(self) -> None:
@@ -66,9 +80,9 @@ class Batcher:
         self._running.append((self._members, self._threads.submit(self._engine, batch)))
         self._members, self._pixels = [], []
 
-    def _hand_over(self, most: int) -> None:
-        """Hand over finished batches, and wait until at most `most` are under way."""
-        while len(self._running) > most or (self._running and self._running[0][1].done()):
+    def _hand_over(self, maximum: int) -> None:
+        """Hand over finished batches, and wait until at most `maximum` are being computed."""
+        while len(self._running) > maximum or (self._running and self._running[0][1].done()):
             members, future = self._running.popleft()
             with self._stopwatch.waiting("compute"):
                 features = future.result()

@@ -1,4 +1,4 @@
-"""Where the features of a trunk are kept: which rows are there, and new ones to their stores."""
+"""The cached features of a trunk: which rows there are, and where new ones go."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from permafrost.errors import ShardError, WriteError
-from permafrost.extraction.reader import RowKey
 from permafrost.store.compaction import compact
 from permafrost.store.row_index import RowAddress, RowIndex, place_rows
 from permafrost.store.row_reader import LocatedRows, read_rows
@@ -23,9 +22,12 @@ from permafrost.trunk.spec import TrunkSpec
 if TYPE_CHECKING:
     from permafrost.trunk.cutting import Trunk
 
+RowKey = tuple[bytes, int]
+"""What a row holds: the content digest of an image, and the number of a view."""
+
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide how features are computed, for people to read."""
+    """Return the versions of the libraries that compute features, as a record for people."""
     names = ("permafrost", "keras", "tensorflow", "numpy", "h5py", "pillow", "opencv-python-headless")
     versions = {}
     for name in names:
@@ -35,22 +37,24 @@ def library_versions() -> dict[str, str]:
 
 
 class CachedStore:
-    """One store, and which rows are there: kept before, or committed through this.
+    """The rows of one store: those cached before, and those committed through this object.
 
     Attributes:
-        spec: what decides the features.
-        folder: the store's folder; it need not be there yet.
+        spec: everything that a feature value depends on.
+        folder: folder of the store; it exists once there are rows.
 
     Args:
-        spec: what decides the features.
-        parent: the folder that holds stores, e.g. `features/store`.
+        spec: everything that a feature value depends on.
+        parent: folder of the stores, e.g. `features/store`.
+        base_layers: names of all layers of the base, in order, to be recorded in a new store.
 
     Raises:
-        StoreError: a store of that name is damaged, or holds another trunk's features.
+        StoreError: the store of that name is damaged, or holds another trunk's features.
     """
 
-    def __init__(self, spec: TrunkSpec, parent: Path) -> None:
+    def __init__(self, spec: TrunkSpec, parent: Path, base_layers: Sequence[str]) -> None:
         self.spec, self.folder = spec, store_folder(parent, spec)
+        self._base_layers = list(base_layers)
         self._store = Store.find(parent, spec, hold=True)
         self._index = RowIndex(self._store) if self._store else None
         self._new: dict[RowKey, RowAddress] = {}
@@ -58,28 +62,37 @@ class CachedStore:
 
     @property
     def damaged(self) -> list[str]:
-        """What is wrong with each shard whose rows cannot be used for that."""
+        """One message per shard whose rows are not used because it is damaged."""
         return sorted({str(error) for error in (*self._damaged, *(self._index.damaged if self._index else ()))})
 
     def has(self, keys: Sequence[RowKey]) -> list[bool]:
-        """Of each row whether it was kept before."""
+        """Return for each row whether it was cached before."""
         return [address is not None for address in self._before(keys)]
 
     def addresses(self, keys: Sequence[RowKey]) -> list[RowAddress]:
-        """Where the rows lie, which were kept before or committed through this."""
+        """Return where each row is; all of them were cached before or committed through this object."""
         addresses = [self._new.get(key) or before for key, before in zip(keys, self._before(keys), strict=True)]
-        assert None not in addresses, "every row that is asked for has been kept or computed"
+        assert None not in addresses, "all requested rows are cached or computed"
         return cast("list[RowAddress]", addresses)
 
     def _before(self, keys: Sequence[RowKey]) -> Sequence[RowAddress | None]:
         return self._index.find_all(keys) if self._index else [None] * len(keys)
 
-    def commit(
-        self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str, base_layers: Sequence[str]
-    ) -> None:
-        """Keep rows; the store's folder is made with the first of them, so a run that fails early leaves none."""
+    def commit(self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str) -> None:
+        """Commit rows as one shard.
+
+        The first commit creates the folder of the store, so a run that fails early leaves none.
+
+        Args:
+            keys: what the n rows hold.
+            tensors: for each tensor of the trunk (n, *shape), in the dtype of the store.
+            engine: the engine that computed them, for the record.
+
+        Raises:
+            WriteError: the disk is full, or the like; nothing was committed.
+        """
         if self._store is None:
-            about = {"libraries": library_versions(), "base_layers": list(base_layers)}
+            about = {"libraries": library_versions(), "base_layers": self._base_layers}
             self._store = Store.create(self.folder.parent, self.spec, about=about, hold=True)
         rows = Rows(
             digest_rows(digest for digest, _ in keys),
@@ -90,20 +103,20 @@ class CachedStore:
         self._new |= {key: RowAddress(shard, row) for row, key in enumerate(keys)}
 
     def compact(self) -> None:
-        """Join the store's small shards where there are many, if rows have been committed through this."""
+        """Join the small shards of the store if there are many and this object has committed rows."""
         if self._store is None or not self._new:
             return
-        with contextlib.suppress(WriteError):  # All rows are kept; a later run may find more room.
+        with contextlib.suppress(WriteError):  # All rows are committed; a later run may find more room.
             if compact(self._store):
                 self._look_again()
 
     def gather(self, keys: Sequence[RowKey]) -> tuple[np.ndarray, ...]:
-        """For each tensor of the trunk the features of these rows: (n, *shape) float32.
+        """Return the features of these rows: for each tensor of the trunk (n, *shape) float32.
 
         Raises:
             ShardError: a shard is missing or damaged.
         """
-        assert self._store is not None, "every row that is asked for has been kept or computed"
+        assert self._store is not None, "all requested rows are cached or computed"
         shards, places = place_rows(self.addresses(keys))
         digests, views = digest_rows(digest for digest, _ in keys), np.array([view for _, view in keys], np.int64)
         rows = LocatedRows(shards=shards, places=places, digests=digests, views=views)
@@ -120,21 +133,21 @@ class CachedStore:
 
 
 class FeatureCache:
-    """A trunk, and the stores that keep its features: one for images, and one for their augmented views.
+    """A trunk and the stores of its features: one for images, one for augmented views.
 
-    Images and views have a store each, since only the key of views covers the augmentation: so images that are kept
-    already are found again with any augmentation.
+    They are two stores because only the key of views covers the augmentation: so the cached features of images are
+    found with any augmentation.
 
     Attributes:
         trunk: the trunk.
-        spec: what decides the features of images.
-        folder: of the store of images; it need not be there yet.
-        computed: how many rows have been committed through this.
+        spec: everything that the features of images depend on.
+        folder: folder of the store of images; it exists once there are rows.
+        computed: number of rows committed through this object.
 
     Args:
         trunk: the trunk.
-        parent: the folder that holds stores, e.g. `features/store`.
-        augmentation: how views are made: `augmentation.Views.rule`; empty where there are none.
+        parent: folder of the stores, e.g. `features/store`.
+        augmentation: how views are made: `augmentation.Views.rule`; empty if there are no views.
 
     Raises:
         StoreError: a store of that name is damaged, or holds another trunk's features.
@@ -142,55 +155,55 @@ class FeatureCache:
 
     def __init__(self, trunk: Trunk, parent: Path, augmentation: str = "") -> None:
         self.trunk, self.spec = trunk, trunk.spec
-        self.images = CachedStore(trunk.spec, parent)
+        self.images = CachedStore(trunk.spec, parent, trunk.base_layers)
         self.folder = self.images.folder
-        self.views = (
-            CachedStore(dataclasses.replace(trunk.spec, augmentation=augmentation), parent) if augmentation else None
-        )
+        self.views: CachedStore | None = None
+        if augmentation:
+            spec = dataclasses.replace(trunk.spec, augmentation=augmentation)
+            self.views = CachedStore(spec, parent, trunk.base_layers)
         self.computed = 0
 
     @property
     def stores(self) -> list[CachedStore]:
-        """The stores: that of images, and that of views where there are any."""
+        """The store of images and, if there are views, that of views."""
         return [self.images] + ([self.views] if self.views else [])
 
     @property
     def damaged(self) -> list[str]:
-        """What is wrong with each shard whose rows cannot be used for that."""
-        return [told for cached_store in self.stores for told in cached_store.damaged]
+        """One message per shard whose rows are not used because it is damaged."""
+        return [message for store in self.stores for message in store.damaged]
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that one row takes, uncompressed, with its index."""
+        """Bytes of a row, uncompressed, with its entry in the index."""
         values = sum(int(np.prod(shape)) for shape in self.spec.shapes)
         return values * np.dtype(self.spec.dtype).itemsize + 44
 
     def has(self, keys: Sequence[RowKey]) -> list[bool]:
-        """Of each image or view whether its features were kept before."""
+        """Return for each image or view whether its features were cached before."""
         images = [key for key in keys if key[1] == 0]
         if len(images) == len(keys):
             return self.images.has(keys)
         views = [key for key in keys if key[1]]
-        kept = dict(zip(images, self.images.has(images), strict=True))
-        kept |= zip(views, self._store_of(1).has(views), strict=True)
-        return [kept[key] for key in keys]
+        cached = dict(zip(images, self.images.has(images), strict=True))
+        cached |= zip(views, self._store_of(1).has(views), strict=True)
+        return [cached[key] for key in keys]
 
     def addresses(self, keys: Sequence[RowKey]) -> list[RowAddress]:
-        """Where the features lie: of images, or of views, which have another store."""
+        """Return where the features are: either all of images, or all of views."""
         return self._store_of(max((view for _, view in keys), default=0)).addresses(keys)
 
     def commit(self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str) -> None:
-        """Keep the features of images and views: for each tensor of the trunk (n, *shape)."""
-        for cached_store, augmented in ((self.images, False), (self.views, True)):
+        """Commit the features of images and views; the arguments are those of `CachedStore.commit`."""
+        for store, augmented in ((self.images, False), (self.views, True)):
             rows = [row for row, (_, view) in enumerate(keys) if (view > 0) == augmented]
             if rows:
-                assert cached_store is not None, "views are computed only where there is an augmentation"
-                chosen = [keys[row] for row in rows]
-                cached_store.commit(chosen, tuple(tensor[rows] for tensor in tensors), engine, self.trunk.base_layers)
+                assert store is not None, "views need an augmentation"
+                store.commit([keys[row] for row in rows], tuple(tensor[rows] for tensor in tensors), engine)
         self.computed += len(keys)
 
     def gather(self, digests: Sequence[bytes], view: int = 0) -> tuple[np.ndarray, ...]:
-        """For each tensor of the trunk the features of one view of these images: (n, *shape) float32.
+        """Return the features of one view of these images: for each tensor of the trunk (n, *shape) float32.
 
         Raises:
             ShardError: a shard is missing or damaged.
@@ -200,5 +213,5 @@ class FeatureCache:
     def _store_of(self, view: int) -> CachedStore:
         if view == 0:
             return self.images
-        assert self.views is not None, "views are asked for only where there is an augmentation"
+        assert self.views is not None, "views need an augmentation"
         return self.views

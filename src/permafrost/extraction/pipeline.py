@@ -1,9 +1,9 @@
-"""Images through an engine into stores: read, decode, compute, commit, all at once.
+"""Images through an engine into stores: read, decode, compute and commit at the same time.
 
-Threads read, hash and decode (`reading`); others compute (`computing`); one more commits (`committing`); the caller's
-thread ties them together and keeps the order. An image is known by its content: where its features are kept already it
-is neither decoded nor computed. What is finished is committed at least twice a second, so a kill costs no more than
-that, and the same request goes on from there.
+Threads read, hash and decode (`reader`); others compute (`batcher`); one commits (`writer`); the calling thread
+connects them and keeps the order. An image is identified by its content: if its features are cached, it is neither
+decoded nor computed. Finished features are committed at least twice a second, so a kill loses no more than that, and
+the same request continues from there.
 """
 
 from __future__ import annotations
@@ -11,67 +11,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from permafrost.atomic import clear_leftovers
-from permafrost.errors import ImageError, OptionError, WriteError
+from permafrost.errors import WriteError
 from permafrost.extraction import interrupts
 from permafrost.extraction.batcher import Batcher, Member
 from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.interrupts import Interrupts
+from permafrost.extraction.options import PipelineOptions
 from permafrost.extraction.reader import Reader, ReadImage, ViewsOf
 from permafrost.extraction.stopwatch import Stopwatch
-from permafrost.extraction.writer import Committer, as_stored
+from permafrost.extraction.writer import Writer
 from permafrost.images.dataset import Dataset
-from permafrost.images.limits import MAX_PIXELS
-from permafrost.machine import cpu_count
+from permafrost.progress import progress_bar
 
 if TYPE_CHECKING:
     from permafrost.engines.conversion import ConversionFile, ConvertedModel
     from permafrost.engines.selection import Engine
     from permafrost.images.augmentation import Augmentation
 
-
 CONVERTED_BYTES: Final = 64 * 2**20
-"""An engine's form of a trunk may take so much more than twice its weights; what is larger is none."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PipelineOptions:
-    """How images are run.
-
-    Attributes:
-        engine: a name in `engines.ENGINES`.
-        batch_size: images computed at once; what suits the engine if None.
-        workers: threads that read and decode; as many as there are processors if None.
-        fail_on_bad: whether the first image that cannot be decoded is an error, rather than skipped.
-        max_pixels: an image with more, by its header, is refused before it is decoded.
-        progress: whether to draw a progress bar where standard error is a terminal.
-    """
-
-    engine: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    fail_on_bad: bool = False
-    max_pixels: int = MAX_PIXELS
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        for what, value in (
-            ("batch size", self.batch_size),
-            ("number of workers", self.workers),
-            ("limit on pixels", self.max_pixels),
-        ):
-            if value is not None and value < 1:
-                raise OptionError(f"the {what} is too small", expected="1 or more", found=value)
-
-    @property
-    def threads(self) -> int:
-        """Threads that read and decode."""
-        return self.workers or cpu_count()
+"""A converted trunk may take this many bytes more than twice its weights; a larger file is ignored."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,8 +42,8 @@ class EngineUsed:
 
     Attributes:
         name: e.g. `openvino` or `keras/tensorflow`.
-        difference: from Keras, as a share of the largest feature; None where it is Keras.
-        why: why it is this one, where that was left to `auto` and it is not the fastest on a processor.
+        difference: difference from Keras, relative to the largest feature; None for Keras itself.
+        why: why `auto` chose it, unless it is the fastest engine on a CPU.
     """
 
     name: str
@@ -89,21 +51,35 @@ class EngineUsed:
     why: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PipelineResult:
-    """What came of a dataset's images.
+@dataclasses.dataclass(frozen=True, slots=True)
+class UsedImage:
+    """An image whose features are cached now.
 
     Attributes:
-        images: index in the dataset and content digest of each image whose features are cached now.
-        skipped: index and reason of each that could not be decoded.
-        engine: the engine that computed, or None where nothing was to be computed.
-        seconds: in `all`, of which making the `engine` and keeping its form of the trunk; and for which the thread that
-            ties everything together waited for images (`read`), for the engine's features (`compute`) and for commits
-            (`write`).
-        limit: which of the three it waited for most: `reading`, `computing` or `writing`.
+        index: its index in the dataset.
+        digest: digest of its content.
+        views: its views.
     """
 
-    images: list[tuple[int, bytes]]
+    index: int
+    digest: bytes
+    views: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PipelineResult:
+    """What became of the images of a dataset.
+
+    Attributes:
+        images: the images whose features are cached now.
+        skipped: index and reason of each image that could not be decoded.
+        engine: the engine that computed; None if everything was cached.
+        seconds: `all`; of it, `engine` for making the engine and storing its form of the trunk; and how long the
+            calling thread waited for images (`read`), features (`compute`) and commits (`write`).
+        limit: what it waited for most: `reading`, `computing` or `writing`.
+    """
+
+    images: list[UsedImage]
     skipped: list[tuple[int, str]]
     engine: EngineUsed | None
     seconds: dict[str, float]
@@ -111,7 +87,7 @@ class PipelineResult:
 
 
 def only_images(index: int, digest: bytes) -> Sequence[int]:  # noqa: ARG001 - a `ViewsOf`
-    """No views but the images themselves."""
+    """Return view 0, the image itself, as the only wanted view."""
     return (0,)
 
 
@@ -124,66 +100,64 @@ def run_images(
     views_of: ViewsOf = only_images,
     converted: ConvertedModel | None = None,
 ) -> PipelineResult:
-    """Compute and commit the features of the images of a dataset that a cache does not have.
+    """Compute and commit the features that are not cached.
 
     Args:
         dataset: the images.
-        caches: trunks of one base, made together; one pass serves all.
-        options: how.
-        augmentation: how views are made, where any are wanted.
-        views_of: which views of each image are wanted.
-        converted: the trunks in OpenVINO's form, where they have just been converted and are not kept yet.
+        caches: caches of trunks of one base, built together; one pass serves all.
+        options: how images are read and computed.
+        augmentation: how views are made; None if only images themselves are wanted.
+        views_of: the wanted views of each image.
+        converted: the trunks in OpenVINO's form if they have just been converted and are not stored yet.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed; what was finished before is committed.
-        ImageError: one cannot be decoded, and that is to be an error.
+        KeyboardInterrupt: Ctrl-C was pressed; finished features are committed.
+        ImageError: an image cannot be decoded, and `options.on_bad` is `fail`.
         FeatureError: features are not finite; the image is named.
-        EngineError: the engine that was asked for cannot be had, or does not agree with Keras.
-        WriteError: the disk is full, or the like; what was committed before is whole.
+        EngineError: the requested engine is not available, or does not agree with Keras.
+        WriteError: the disk is full, or the like; committed features are intact.
     """
     started = time.perf_counter()
-    stopwatch = Stopwatch()
-    stores = [cached_store for cache in caches for cached_store in cache.stores]
-    for cached_store in stores:
-        clear_leftovers(cached_store.folder)
-    used: list[tuple[int, bytes]] = []
+    stores = [store for cache in caches for store in cache.stores]
+    for store in stores:
+        clear_leftovers(store.folder)
+    reader = Reader(dataset=dataset, caches=caches, options=options, views_of=views_of, augmentation=augmentation)
+    images: list[UsedImage] = []
     skipped: list[tuple[int, str]] = []
-    images = find_images(dataset, caches, options, augmentation=augmentation, views_of=views_of)
+    stopwatch = Stopwatch()
     with (
         interrupts.deferred() as interrupted,
-        contextlib.closing(images),
-        Committer(caches, stopwatch) as committer,
-        _Computation(dataset, caches, options, committer, stopwatch, converted, interrupted) as computation,
+        contextlib.closing(reader.read()) as results,
+        _Computation(reader, stopwatch, converted, interrupted) as computation,
         _progress(len(dataset), stopwatch, shown=options.progress) as image_done,
     ):
-        for index, found in enumerate(stopwatch.each("read", images)):
-            if found.digest is None:
-                skipped.append((index, found.reason))
+        for index, image in enumerate(stopwatch.each("read", results)):
+            if image.digest is None:
+                skipped.append((index, image.reason))
             else:
-                used.append((index, found.digest))
-                computation.add(index, found)
-            image_done(bool(found.digest and not found.missing))
+                images.append(UsedImage(index, image.digest, image.views))
+                computation.add(index, image)
+            image_done(image.digest is not None and not image.missing)
             interrupted.check()
         computation.finish()
-    for cached_store in stores:
-        cached_store.compact()
+    for store in stores:
+        store.compact()
     seconds = stopwatch.seconds | {"engine": computation.engine_seconds, "all": time.perf_counter() - started}
     return PipelineResult(
-        images=used, skipped=skipped, engine=computation.engine_used, seconds=seconds, limit=stopwatch.limit
+        images=images, skipped=skipped, engine=computation.engine_used, seconds=seconds, limit=stopwatch.limit
     )
 
 
-def engine_for(caches: list[FeatureCache], options: PipelineOptions, converted: ConvertedModel | None) -> Engine:
-    """The engine that runs the trunks of all caches in one pass.
+def engine_for(caches: Sequence[FeatureCache], options: PipelineOptions, converted: ConvertedModel | None) -> Engine:
+    """Make the engine that runs the trunks of all caches in one pass.
 
     Args:
-        caches: the trunks.
-        options: which engine, and how large its batches.
-        converted: the trunks in OpenVINO's form; converted anew if None.
+        caches: caches of trunks of one base, built together.
+        options: which engine, and its batch size.
+        converted: the trunks in OpenVINO's form; None converts them.
 
     Raises:
-        OptionError: there is no such engine.
-        EngineError: it was asked for by name and cannot be had here.
+        EngineError: the requested engine is not available.
     """
     from permafrost.engines.selection import make_engine
     from permafrost.trunk.cutting import merge_trunks
@@ -197,144 +171,91 @@ def engine_for(caches: list[FeatureCache], options: PipelineOptions, converted: 
     )
 
 
-def cached_conversion(caches: list[FeatureCache]) -> ConvertedModel | None:
-    """The trunks of all caches in OpenVINO's form, where they are kept."""
+def cached_conversion(caches: Sequence[FeatureCache]) -> ConvertedModel | None:
+    """Return the stored trunks of all caches in OpenVINO's form; None if there are none."""
     weights = sum(cache.trunk.model.count_params() for cache in caches)
-    return conversion_file(caches).load(max_bytes=CONVERTED_BYTES + 8 * weights)  # Twice what float32 takes.
+    return conversion_file(caches).load(max_bytes=CONVERTED_BYTES + 8 * weights)  # Twice the size of float32.
 
 
-def conversion_file(caches: list[FeatureCache]) -> ConversionFile:
-    """Where the conversion of the trunks of all caches is kept: beside the features of the first."""
+def conversion_file(caches: Sequence[FeatureCache]) -> ConversionFile:
+    """Return the file of the trunks of all caches in OpenVINO's form, in the store of the first."""
     from permafrost.engines.conversion import ConversionFile
 
     return ConversionFile(caches[0].folder, tuple(cache.spec.digest for cache in caches))
 
 
-def find_images(
-    dataset: Dataset,
-    caches: list[FeatureCache],
-    options: PipelineOptions,
-    *,
-    decode: bool = True,
-    augmentation: Augmentation | None = None,
-    views_of: ViewsOf = only_images,
-) -> Generator[ReadImage]:
-    """What comes of each image of a dataset, in its order, read ahead by threads.
-
-    Args:
-        dataset: the images.
-        caches: whose features; images that all of them have are not decoded.
-        options: how.
-        decode: whether to decode at all, or only to look what is kept.
-        augmentation: how views are made, where any are wanted.
-        views_of: which views of each image are wanted.
-
-    Raises:
-        ImageError: one cannot be decoded, and that is to be an error.
-    """
-    reader = Reader(
-        dataset=dataset,
-        size=caches[0].spec.image_size,
-        are_cached=lambda keys: [all(each) for each in zip(*(cache.has(keys) for cache in caches), strict=True)],
-        views_of=views_of,
-        augmentation=augmentation,
-        decode=decode,
-        max_pixels=options.max_pixels,
-        threads=options.threads,
-    )
-    with contextlib.closing(reader.read()) as images:
-        for index, found in enumerate(images):
-            if found.digest is None and options.fail_on_bad:
-                raise ImageError(
-                    f"bad image {dataset.names[index]}: {found.reason}",
-                    do="remove it, or use --on-bad skip",
-                )
-            yield found
-
-
 class _Computation:
-    """Computes what is missing, with an engine that is made when the first image is: a run may have none."""
+    """Computes and commits missing rows. The engine is made for the first of them: there may be none."""
 
     def __init__(
-        self,
-        dataset: Dataset,
-        caches: list[FeatureCache],
-        options: PipelineOptions,
-        committer: Committer,
-        stopwatch: Stopwatch,
-        converted: ConvertedModel | None,
-        interrupted: Interrupts,
+        self, reader: Reader, stopwatch: Stopwatch, converted: ConvertedModel | None, interrupted: Interrupts
     ) -> None:
-        self._converted, self._interrupted = converted, interrupted
-        self._kept: ConvertedModel | None = None
-        self._dataset, self._caches, self._options = dataset, caches, options
-        self._committer, self._stopwatch = committer, stopwatch
+        self._reader, self._stopwatch, self._interrupted = reader, stopwatch, interrupted
+        self._converted = converted
+        self._stored: ConvertedModel | None = None
         self._engine: Engine | None = None
-        self._batches: Batcher | None = None
+        self._batcher: Batcher | None = None
+        self._running = contextlib.ExitStack()
         self.engine_seconds = 0.0
 
     def __enter__(self) -> _Computation:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._batches:
-            self._batches.close()
+    def __exit__(self, *error: object) -> None:
+        self._running.__exit__(*error)  # type: ignore[arg-type]
 
-    def add(self, index: int, found: ReadImage) -> None:
-        """Have the missing views of an image computed."""
-        if found.missing and self._batches is None:
-            started = time.perf_counter()
-            with self._interrupted.at_once():
-                self._kept = cached_conversion(self._caches)
-                self._engine = engine_for(self._caches, self._options, self._kept or self._converted)
-            self._batches = Batcher(self._engine, self._commit, self._stopwatch)
-            self.engine_seconds = time.perf_counter() - started
-        for view, pixels in found.missing.items():
-            assert self._batches is not None and pixels is not None and found.digest is not None
-            self._batches.add(index, (found.digest, view), pixels)
+    def add(self, index: int, image: ReadImage) -> None:
+        """Add the missing rows of an image."""
+        if not image.missing:
+            return
+        batcher = self._batcher or self._start()
+        for row in image.missing:
+            assert row.pixels is not None, "the reader decodes images"
+            batcher.add(Member(index, row.key, row.lacking), row.pixels)
 
     def finish(self) -> None:
-        """Compute what is left, and keep the engine's form of the trunk beside its features."""
-        if self._batches and self._engine:
-            self._batches.finish()
-            self._committer.finish()
-            started = time.perf_counter()
-            if self._engine.converted and self._engine.converted is not self._kept:
-                with contextlib.suppress(WriteError):  # All rows are kept; the next run converts again.
-                    conversion_file(self._caches).save(self._engine.converted)
-            self.engine_seconds += time.perf_counter() - started
+        """Compute and commit what is left, and store the converted trunk beside its features."""
+        if self._batcher is None or self._engine is None:
+            return
+        self._batcher.finish()
+        self._writer.finish()
+        started = time.perf_counter()
+        if self._engine.converted and self._engine.converted is not self._stored:
+            with contextlib.suppress(WriteError):  # All rows are committed; the next run converts again.
+                conversion_file(self._reader.caches).save(self._engine.converted)
+        self.engine_seconds += time.perf_counter() - started
 
     @property
     def engine_used(self) -> EngineUsed | None:
-        """The engine; None where none was needed."""
+        """The engine; None if nothing had to be computed."""
         if self._engine is None:
             return None
         return EngineUsed(name=self._engine.name, difference=self._engine.difference, why=self._engine.why)
 
-    def _commit(self, members: list[Member], outputs: list[np.ndarray]) -> None:
-        assert self._engine is not None
-        remaining = iter(outputs)
-        for cache in self._caches:
-            kept = cache.has([key for _, key in members])
-            wanted = [row for row, was_kept in enumerate(kept) if not was_kept]
-            names = [self._dataset.names[members[row][0]] for row in wanted]
-            chosen = slice(None) if len(wanted) == len(members) else wanted  # A slice copies nothing.
-            tensors = tuple(as_stored(next(remaining)[chosen], cache.spec, names) for _ in cache.spec.shapes)
-            self._committer.add(cache, [members[row][1] for row in wanted], tensors, self._engine.record)
+    def _start(self) -> Batcher:
+        """Make the engine, and start the threads that compute and commit."""
+        caches, started = self._reader.caches, time.perf_counter()
+        with self._interrupted.at_once():
+            self._stored = cached_conversion(caches)
+            self._engine = engine_for(caches, self._reader.options, self._stored or self._converted)
+        names = self._reader.dataset.names
+        self._writer = self._running.enter_context(Writer(caches, self._engine, names, self._stopwatch))
+        self._batcher = Batcher(self._engine, self._writer.add, self._stopwatch)
+        self._running.callback(self._batcher.close)
+        self.engine_seconds = time.perf_counter() - started
+        return self._batcher
 
 
 @contextlib.contextmanager
 def _progress(count: int, stopwatch: Stopwatch, *, shown: bool) -> Iterator[Callable[[bool], None]]:
-    """A progress bar, where standard error is a terminal; gives what to call with whether an image was kept."""
-    from tqdm import tqdm
+    """Show a progress bar; yield the function to call after each image with whether it was cached."""
+    cached = 0
+    with progress_bar(total=count, unit=" images", shown=shown) as bar:
 
-    kept = 0
-    with tqdm(total=count, unit=" images", disable=None if shown else True, leave=False, dynamic_ncols=True) as bar:
-
-        def done(was_kept: bool) -> None:
-            nonlocal kept
-            kept += was_kept
-            if bar.update():  # It has just been drawn: what it says next is found out now, and not for each image.
-                bar.set_postfix_str(f"{kept:,} cached, limited by {stopwatch.limit_lately}", refresh=False)
+        def done(was_cached: bool) -> None:
+            nonlocal cached
+            cached += was_cached
+            if bar.update():  # It has just been drawn: the text of the next drawing is made now, not for each image.
+                bar.set_postfix_str(f"{cached:,} cached, limited by {stopwatch.limit_lately}", refresh=False)
 
         yield done

@@ -1,9 +1,8 @@
-"""Images read, hashed, decoded and resized ahead by threads, in the order of their dataset.
+"""Read, hash, decode and resize images in threads, ahead of the engine and in the order of the dataset.
 
-Threads win over processes here: reading, SHA-256, decoding and resizing all release the interpreter's lock, and pixels
-need not be copied from one process to another. A task is a handful of images, since handing over a task costs as much
-as hashing a small image, and more of them where none has to be decoded. What is decoded ahead is bounded by count,
-what is being decoded by bytes.
+Threads are faster than processes here: reading, SHA-256, decoding and resizing all release the GIL, and pixels need not
+be copied between processes. A task is a few images, since handing over a task costs as much as hashing a small image.
+The number of images decoded ahead is limited, and so are the bytes of those being decoded.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from permafrost.errors import ImageError
+from permafrost.extraction.cache import FeatureCache, RowKey
+from permafrost.extraction.options import PipelineOptions
 from permafrost.images.dataset import Dataset
 from permafrost.images.decoding import DecodingMemory
 from permafrost.images.sources import LoadedImage
@@ -28,50 +29,64 @@ if TYPE_CHECKING:
     from permafrost.images.augmentation import Augmentation
 
 TASK: Final = 8
-"""Images a task, where any of the last one had to be decoded."""
+"""Images per task if any image of the last finished task had to be decoded."""
 
 CACHED_TASK: Final = 32
-"""Images a task, where none of the last one had to be."""
+"""Images per task if none had to be."""
 
 AHEAD: Final = 64
-"""Images decoded ahead at least, so that batches need not wait: a few megabytes at the usual sizes."""
+"""Images decoded ahead at least, so that the engine need not wait: a few megabytes at common sizes."""
 
 LOADED_BYTES: Final = 4 * 2**20
-"""Of files' contents, about, that a thread holds while it looks up what is kept of them."""
+"""Approximate bytes of undecoded images that a thread holds while it looks their rows up."""
 
 SERIALIZE_BELOW: Final = 0.00025
-"""Seconds in which a thread reads and hashes an image of up to about 200 kB that is in the file cache."""
+"""Below this many seconds per image, reads are serialized: an image of up to about 200 kB in the file cache."""
 
 DECODING_BYTES: Final = 512 * 2**20
-"""Of full-size images, decoded at the same time; a larger one is decoded alone."""
-
-RowKey = tuple[bytes, int]
-"""What a row is of: an image's content digest, and a view."""
+"""Bytes of full-size images that are decoded at the same time; a larger one is decoded alone."""
 
 ViewsOf = Callable[[int, bytes], Sequence[int]]
-"""Given an image's index in the dataset and its digest, which of its views are wanted."""
+"""Returns the wanted views of an image, given its index in the dataset and its digest."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ReadImage:
-    """What came of one image of a dataset.
+@dataclasses.dataclass(frozen=True, slots=True)
+class MissingRow:
+    """A row that has to be computed.
 
     Attributes:
-        digest: of its content; None where it cannot be decoded.
-        missing: for each view that is not kept its pixels (h, w, 3) uint8; None where nothing was to be decoded.
-        reason: why it cannot be decoded.
+        key: what the row holds.
+        lacking: for each cache whether it lacks the row.
+        pixels: (h, w, 3) uint8; None if images are not decoded.
+    """
+
+    key: RowKey
+    lacking: tuple[bool, ...]
+    pixels: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReadImage:
+    """Result for one image of a dataset.
+
+    Attributes:
+        digest: digest of its content; None if the image is bad.
+        views: its wanted views.
+        missing: those of its rows that are not cached.
+        reason: why the image is bad.
     """
 
     digest: bytes | None = None
-    missing: dict[int, np.ndarray | None] = dataclasses.field(default_factory=dict)
+    views: Sequence[int] = ()
+    missing: Sequence[MissingRow] = ()
     reason: str = ""
 
 
 class ReadLock:
-    """Lets one thread at a time read while that is quick, and all of them where it is not.
+    """Serializes reads while they are quick.
 
-    Threads that read small files from the file cache do little but hand the interpreter's lock to each other, and get
-    through fewer than one alone. Where a disk or a network lets them wait, or megabytes are hashed, they overlap.
+    Threads that read small files from the file cache mostly hand the GIL to each other, and get through fewer files
+    than one thread alone. Reads that wait for a disk or a network, or hash megabytes, overlap.
     """
 
     def __init__(self) -> None:
@@ -79,8 +94,8 @@ class ReadLock:
         self._quick = True
 
     @contextlib.contextmanager
-    def turn(self, images: Sized) -> Iterator[None]:
-        """Wait for a turn, where there are turns, and take it for the length of the block, which fills `images`."""
+    def reading(self, images: Sized) -> Iterator[None]:
+        """Hold the lock in the block if the last reads were quick; the block fills `images`."""
         with self._lock if self._quick else contextlib.nullcontext():
             started = time.perf_counter()
             yield
@@ -89,99 +104,120 @@ class ReadLock:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reader:
-    """What is to be found out about the images of a dataset.
+    """Reads the images of a dataset and finds out which of their rows are missing.
 
     Attributes:
         dataset: the images.
-        size: height and width in pixels to which they are resized.
-        are_cached: of some images' views whether the features are kept already: they are not decoded then.
-        views_of: which views of each image are wanted.
-        augmentation: how views are made, where any are wanted.
-        decode: whether to decode at all, or only to look what is kept.
-        max_pixels: an image with more, by its header, is refused before it is decoded.
-        threads: that do it.
+        caches: caches of trunks with the same input; an image whose rows they all have is not decoded.
+        options: threads, limit on pixels, and what to do with bad images.
+        views_of: the wanted views of each image.
+        augmentation: how views are made; None if only images themselves are wanted.
+        decode: False only looks the rows up.
     """
 
     dataset: Dataset
-    size: tuple[int, int]
-    are_cached: Callable[[Sequence[RowKey]], Sequence[bool]]
+    caches: Sequence[FeatureCache]
+    options: PipelineOptions
     views_of: ViewsOf
-    augmentation: Augmentation | None
-    decode: bool
-    max_pixels: int
-    threads: int
+    augmentation: Augmentation | None = None
+    decode: bool = True
 
     def read(self) -> Generator[ReadImage]:
-        """What comes of each image, in the order of the dataset, read ahead by threads."""
-        memory, turns = DecodingMemory(DECODING_BYTES), ReadLock()
+        """Yield the result for each image, in the order of the dataset.
+
+        Raises:
+            ImageError: an image is bad, and `options.on_bad` is `fail`.
+        """
+        for index, image in enumerate(self._read_ahead()):
+            if image.digest is None and self.options.on_bad == "fail":
+                name = self.dataset.names[index]
+                raise ImageError(f"bad image {name}: {image.reason}", do="remove it, or use --on-bad skip")
+            yield image
+
+    def _read_ahead(self) -> Generator[ReadImage]:
+        memory, lock, ahead = DecodingMemory(DECODING_BYTES), ReadLock(), self.options.threads
         count, size, start, done = len(self.dataset), TASK, 0, 0
-        with ThreadPoolExecutor(self.threads, "images") as threads:
+        with ThreadPoolExecutor(ahead, "images") as threads:
             running: collections.deque[Future[list[ReadImage]]] = collections.deque()
             try:
                 while start < count or running:
-                    while start < count and start < done + AHEAD + self.threads * size:
+                    while start < count and start < done + AHEAD + ahead * size:
                         indices = range(start, min(start + size, count))
-                        running.append(threads.submit(self._find, indices, memory, turns))
+                        running.append(threads.submit(self._task, indices, memory, lock))
                         start = indices.stop
-                    found = running.popleft().result()
-                    done += len(found)
-                    size = TASK if self.decode and any(each.missing for each in found) else CACHED_TASK
-                    yield from found
+                    images = running.popleft().result()
+                    done += len(images)
+                    size = TASK if self.decode and any(image.missing for image in images) else CACHED_TASK
+                    yield from images
             finally:
                 for future in running:
                     future.cancel()
 
-    def _find(self, indices: range, memory: DecodingMemory, turns: ReadLock) -> list[ReadImage]:
-        """What comes of some images."""
-        found: list[ReadImage] = []
+    def _task(self, indices: range, memory: DecodingMemory, lock: ReadLock) -> list[ReadImage]:
+        """Read some images, as many at a time as may be in memory together."""
+        images: list[ReadImage] = []
         while indices:
-            loaded = self._load(indices, turns)
-            found += [self._found(image, missing, memory) for image, missing in loaded]
+            with lock.reading(loaded := list[LoadedImage | ImageError]()):
+                loaded += self._load(indices)
+                found = self._look_up(indices, loaded)
+            if self.decode:
+                found = [
+                    self._decoded(image, content, memory) if image.missing else image
+                    for image, content in zip(found, loaded, strict=True)
+                ]
+            images += found
             indices = indices[len(loaded) :]
-        return found
+        return images
 
-    def _load(self, indices: range, turns: ReadLock) -> list[tuple[LoadedImage | ImageError, list[int]]]:
-        """The first of some images, as many as may be in memory together, and which views of each are not kept."""
-        loaded: list[LoadedImage | ImageError] = []
+    def _load(self, indices: range) -> Iterator[LoadedImage | ImageError]:
         held = 0
-        with turns.turn(loaded):
-            for index in indices:
-                image = self._image(index)
-                loaded.append(image)
-                held += 0 if isinstance(image, ImageError) else image.size
-                if held > LOADED_BYTES:
-                    break
-            return list(zip(loaded, self._missing(indices, loaded), strict=True))
+        for index in indices:
+            try:
+                image = self.dataset.image(index).load(self.options.max_pixels)
+            except ImageError as error:
+                yield error
+                continue
+            yield image
+            held += image.size
+            if held > LOADED_BYTES:
+                break
 
-    def _image(self, index: int) -> LoadedImage | ImageError:
-        try:
-            return self.dataset.image(index).load(self.max_pixels)
-        except ImageError as error:
-            return error
-
-    def _missing(self, indices: range, loaded: list[LoadedImage | ImageError]) -> list[list[int]]:
-        wanted = [
-            []
-            if isinstance(image, ImageError)
-            else [(image.digest, view) for view in self.views_of(index, image.digest)]
+    def _look_up(self, indices: range, loaded: Sequence[LoadedImage | ImageError]) -> list[ReadImage]:
+        """Return the results for images before they are decoded."""
+        views = [
+            () if isinstance(image, ImageError) else self.views_of(index, image.digest)
             for index, image in zip(indices, loaded, strict=False)
         ]
-        kept = iter(self.are_cached([key for keys in wanted for key in keys]))
-        return [[view for _, view in keys if not next(kept)] for keys in wanted]
+        keys = [
+            (image.digest, view)
+            for image, wanted in zip(loaded, views, strict=True)
+            if not isinstance(image, ImageError)
+            for view in wanted
+        ]
+        cached = zip(keys, *(cache.has(keys) for cache in self.caches), strict=True)
+        images = []
+        for image, wanted in zip(loaded, views, strict=True):
+            if isinstance(image, ImageError):
+                images.append(ReadImage(reason=str(image)))
+                continue
+            rows = [next(cached) for _ in wanted]
+            missing = [MissingRow(key, tuple(not has for has in each)) for key, *each in rows if not all(each)]
+            images.append(ReadImage(image.digest, wanted, missing))
+        return images
 
-    def _found(self, image: LoadedImage | ImageError, missing: list[int], memory: DecodingMemory) -> ReadImage:
-        if isinstance(image, ImageError):
-            return ReadImage(reason=str(image))
-        if not self.decode or not missing:
-            return ReadImage(image.digest, dict.fromkeys(missing))
+    def _decoded(self, image: ReadImage, content: LoadedImage | ImageError, memory: DecodingMemory) -> ReadImage:
+        """Return the result with pixels, or as bad if the image cannot be decoded."""
+        assert isinstance(content, LoadedImage), "a bad image has no missing rows"
         try:
-            pixels = image.pixels(self.size, memory=memory)
-            return ReadImage(image.digest, {view: self._view(pixels, image.digest, view) for view in missing})
+            pixels = content.pixels(self.caches[0].spec.image_size, memory=memory)
         except ImageError as error:
             return ReadImage(reason=str(error))
+        rows = [dataclasses.replace(row, pixels=self._view(pixels, row.key)) for row in image.missing]
+        return dataclasses.replace(image, missing=rows)
 
-    def _view(self, pixels: np.ndarray, digest: bytes, view: int) -> np.ndarray:
+    def _view(self, pixels: np.ndarray, key: RowKey) -> np.ndarray:
+        digest, view = key
         if view == 0:
             return pixels
-        assert self.augmentation is not None, "views are asked for only where there is an augmentation"
+        assert self.augmentation is not None, "views need an augmentation"
         return self.augmentation.view(pixels, digest, view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,29 +13,30 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from permafrost.errors import OptionError
-from permafrost.extraction.extract import DEFAULT_FOLDER, build_trunks_of, compute_features
-from permafrost.extraction.pipeline import PipelineOptions
+from permafrost.extraction.extract import build_trunks_of, compute_features
+from permafrost.extraction.options import DEFAULT_FOLDER, PipelineOptions, TrunkOptions
 from permafrost.images.dataset import Dataset
 from permafrost.store.feature_set import STORE_FOLDER
+from permafrost.trunk.options import DEFAULT_BASE
 
 if TYPE_CHECKING:
     from permafrost.trunk.cutting import Trunk
 
 
 class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Images in, one row of features an image out: the first step of a scikit-learn pipeline.
+    """Turn images into rows of features: the first step of a scikit-learn pipeline.
 
-    Features are kept in the store below `store` and computed once an image, so a grid search over what comes after
-    costs one extraction. There is nothing to learn: `fit` builds the trunk and looks at no image.
+    Features are cached in a store and computed once per image, so a grid search over the later steps costs one
+    extraction. There is nothing to learn: `fit` builds the trunk and reads no image.
 
     Args:
         base, weights, cut, pool, image_size, preprocessing, dtype, precision, engine, batch_size, workers: as for
             `extract`. Features that are not pooled are flattened.
-        store: the folder in which features are kept.
+        store: folder of the cache, as the folder of `out` in `extract`.
 
     Attributes:
-        spec_: what decides the features, a `TrunkSpec`.
-        n_features_out_: how many there are.
+        spec_: everything that a feature value depends on, a `TrunkSpec`.
+        n_features_out_: number of features per image.
 
     Examples:
         make_pipeline(FeatureExtractor(base="vgg16", pool="avg"), StandardScaler(), LogisticRegression()).fit(paths, y)
@@ -43,7 +45,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def __init__(
         self,
         *,
-        base: str = "mobilenet_v2",
+        base: str = DEFAULT_BASE,
         weights: str | None = None,
         cut: str | int | None = None,
         pool: str = "avg",
@@ -73,8 +75,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Build the trunk.
 
         Args:
-            X: images, as for `transform`; only their form is looked at.
-            y: not used.
+            X: images, as for `transform`; only their types are checked.
+            y: ignored.
 
         Raises:
             PermafrostError: an unknown base, cut or option; weights that do not fit; no images.
@@ -86,7 +88,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self
 
     def transform(self, X: Any) -> np.ndarray:  # noqa: N803 - scikit-learn's name
-        """Features of images; those that are kept already are not computed.
+        """Return the features of images; cached ones are not computed again.
 
         Args:
             X: n paths of files; or n arrays (h, w, 3), numbers from 0 to 255, of any sizes, or one array of them.
@@ -95,7 +97,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             (n, n_features_out_) float32, in the order of `X`.
 
         Raises:
-            ImageError: an image that cannot be decoded; it is named.
+            ImageError: an image cannot be decoded; it is named.
         """
         check_is_fitted(self, "spec_")
         dataset = _dataset(X)
@@ -108,7 +110,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return features.reshape(len(dataset), -1)
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn should know: takes images or their paths, needs no labels."""
+        """Return the tags for scikit-learn: takes images or their paths, needs no labels."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
@@ -117,7 +119,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state without the trunk, which is built again when it is needed."""
+        """Return the state without the trunk, which is built again if needed."""
         return {key: value for key, value in super().__getstate__().items() if key != "_trunk"}
 
     @property
@@ -128,28 +130,21 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         settings = {key: value for key, value in self.get_params().items() if key != "store"}
         built: tuple[dict[str, Any], Trunk] | None = getattr(self, "_trunk", None)
         if built is None or built[0] != settings:
-            (trunk,) = build_trunks_of(
-                self.base,
-                self.weights,
-                [self.cut],
-                pool=self.pool,
-                size=self.image_size,
-                preprocessing=self.preprocessing,
-                dtype=self.dtype,
-                precision=self.precision,
-            )
+            names = {field.name for field in dataclasses.fields(TrunkOptions)}
+            options = TrunkOptions(**{key: value for key, value in settings.items() if key in names})
+            (trunk,) = build_trunks_of(options)
             self._trunk = built = settings, trunk
         return built[1]
 
 
 def _dataset(images: Any) -> Dataset:
-    """Images as a dataset without labels.
+    """Return images as a dataset without labels.
 
     Raises:
-        OptionError: neither paths nor images.
+        OptionError: they are neither paths nor arrays.
     """
     if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Sequence | np.ndarray):
-        # A column of paths in a data frame is neither, and has a form that is.
+        # A column of a data frame is neither, but can be converted.
         if not hasattr(images, "__array__"):
             raise OptionError(
                 "not a list of images", expected="paths, or arrays (h, w, 3)", found=type(images).__name__

@@ -12,8 +12,9 @@ import numpy as np
 from permafrost.errors import ImageError
 from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.extract import try_rate
+from permafrost.extraction.options import PipelineOptions
 from permafrost.extraction.originals import Originals, max_pixels_of
-from permafrost.extraction.pipeline import PipelineOptions, cached_conversion, engine_for, run_images
+from permafrost.extraction.pipeline import cached_conversion, engine_for, run_images
 from permafrost.finetuning.selection import ImageSelection, Load, fits_memory, unusable_image
 from permafrost.training.loop import Examples
 from permafrost.trunk.cutting import save_trunk
@@ -76,7 +77,7 @@ class FeatureComputation:
 
     def __init__(self, selection: ImageSelection, cache: FeatureCache, options: PipelineOptions) -> None:
         self._selection, self._cache = selection, cache
-        self._options = dataclasses.replace(options, fail_on_bad=True, max_pixels=max_pixels_of(selection.features))
+        self._options = dataclasses.replace(options, on_bad="fail", max_pixels=max_pixels_of(selection.features))
         self._digests = [row.tobytes() for row in selection.features.digests()]
         self._converted: ConvertedModel | None = None
 
@@ -122,9 +123,9 @@ class FeatureComputation:
                 )
             except ImageError as error:
                 raise unusable_image(features, error.what) from error
-            for index, digest in result.images:
-                if digest != self._digests[rows[index]]:
-                    path = features.paths()[rows[index]]
+            for image in result.images:
+                if image.digest != self._digests[rows[image.index]]:
+                    path = features.paths()[rows[image.index]]
                     raise unusable_image(features, f"{path} has changed since its features were cached")
             self._converted = None
         save_trunk(self._cache.trunk, self._cache.folder)

@@ -32,7 +32,7 @@ class FineTuneOptions:
         metavar="LAYER|INDEX|all[,...]",
     )
     # A set, or its file. Its type cannot be named here without loading NumPy and h5py.
-    features: Any = option(  # noqa: RUF009 - `option` returns a field
+    features: Any = option(
         None, "The feature set that the run was fitted to.", shown="the one that the run records", metavar="SET.h5"
     )
     views: int | str | None = option(
@@ -65,7 +65,7 @@ class FineTuneOptions:
     cache_limit: int | str = option(
         "20GB", "Maximum size of the cached features on disk; 0 caches nothing.", metavar="SIZE"
     )
-    out: str | os.PathLike[str] | None = option(  # noqa: RUF009 - as above
+    out: str | os.PathLike[str] | None = option(
         None, "The new run's folder.", shown="runs/<RUN>-finetuned", metavar="RUN/"
     )
     progress: bool = option(True, "Draw progress bars on a terminal.")

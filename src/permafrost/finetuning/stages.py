@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 
 from permafrost.extraction.cache import FeatureCache
-from permafrost.extraction.pipeline import PipelineOptions
+from permafrost.extraction.options import PipelineOptions
 from permafrost.finetuning.cached import CachedFeatures, FeatureComputation
 from permafrost.finetuning.frontier import Frontier, cut_below
 from permafrost.finetuning.layers import find_stages, set_trainable, step_rates

@@ -17,7 +17,6 @@ from permafrost.trunk.weights import load_weights, quiet_keras, require_weights_
 if TYPE_CHECKING:
     import keras
 
-DEFAULT_BASE: Final = "mobilenet_v2"
 
 _NO_FILES: Final = ("imagenet", "bundled", "none")
 """Sources of weights that are not paths of files."""

@@ -13,20 +13,12 @@ from permafrost.atomic import replacing
 from permafrost.errors import CutError, OptionError, StoreError, nearest
 from permafrost.trunk.bases import Base, load_model_file
 from permafrost.trunk.graph import architecture_digest, as_precision, require_finite, weights_digest
+from permafrost.trunk.options import DTYPES, POOLINGS, PRECISIONS
 from permafrost.trunk.preprocessing import preprocess
 from permafrost.trunk.spec import TrunkSpec
 
 if TYPE_CHECKING:
     import keras
-
-
-POOLINGS: Final = ("none", "avg", "max")
-
-
-PRECISIONS: Final = ("float32", "bfloat16")
-
-
-DTYPES: Final = ("float32", "float16")
 
 
 TRUNK_FILE: Final = "trunk.keras"

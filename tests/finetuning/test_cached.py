@@ -602,3 +602,17 @@ def test_a_run_records_its_options(tune):
     assert (options["views"], options["lowest_rate"], options["dtype"]) == (2, 0.5, "float32")
     assert options["augmentation"].startswith("flip;")
     assert json.dumps(tuned.about)
+
+
+def test_cached_features_are_computed_with_the_limit_on_pixels_that_the_set_records(
+    own_features, sloppy_run, monkeypatch
+):
+    (stage,) = prepared(sloppy_run, features=own_features)._stages
+    assert stage.computation.count_missing()
+    monkeypatch.setitem(own_features.about, "max_pixels", 1000)
+
+    (limited,) = prepared(sloppy_run, features=own_features)._stages
+
+    with pytest.raises(RunError, match=r"cannot be trained on: .*pixels; expected at most 1,?000"):
+        limited.computation.run()
+    stage.computation.run()

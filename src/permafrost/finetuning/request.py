@@ -116,7 +116,7 @@ def require_gpu() -> None:
     """Require a GPU.
 
     Raises:
-        OptionError: there is none.
+        OptionError: TensorFlow or the backend in use finds no GPU.
     """
     if not keras.distribution.list_devices("gpu"):
         raise OptionError("mixed precision is slower without a GPU", expected="a GPU", found="none")

@@ -63,5 +63,5 @@ def unusable_image(features: FeatureSet, reason: str) -> RunError:
 
 
 def fits_memory(count: int) -> bool:
-    """Return whether so many bytes of features or images may be held in memory: half of what is available."""
+    """Return whether `count` bytes may be held in memory: at most half of what is available."""
     return count <= available_memory() // 2

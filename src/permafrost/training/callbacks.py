@@ -21,7 +21,7 @@ Row = dict[str, float]
 
 
 class Starts(Protocol):
-    """Something that changes with the epoch, as batches do."""
+    """Something that depends on the epoch, as batches do."""
 
     def begin(self, epoch: int) -> None:
         """Switch to this epoch, the first being 0."""
@@ -72,7 +72,7 @@ def is_better(value: float, than: float | None, options: TrainingOptions) -> boo
 
     Args:
         value: the new value; NaN and infinite losses improve on nothing.
-        than: the other; None if there is none yet.
+        than: the other; None if this is the first.
         options: `monitor` says which direction is better.
     """
     if not math.isfinite(value):
@@ -87,10 +87,15 @@ class Weights:
 
     Args:
         model: the model, compiled.
+
+    Attributes:
+        start: the values when this was made.
+        best: the values of the best epoch; None while there is none.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self._variables = changing_variables(model)
+        self.start = self.values()
         self.best: list[np.ndarray] | None = None
 
     def values(self) -> list[np.ndarray]:
@@ -106,7 +111,7 @@ class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Validates after each epoch, keeps the best weights, stops early and calls `save`.
 
     Args:
-        batches: told of each epoch as it begins.
+        batches: switched to each epoch as it begins.
         best: decides which epoch is the best.
         weights: where the best weights go.
         validate: returns validation metrics of the model.

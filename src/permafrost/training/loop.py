@@ -151,8 +151,6 @@ def train(
 ) -> TrainingResult:
     """Train a classifier, and leave it with the weights of its best epoch.
 
-    Training stops in the epoch in which the loss is no longer finite.
-
     Args:
         model: the model; its outputs are probabilities (n, classes).
         training: what it is trained on.
@@ -174,14 +172,13 @@ def train(
     # Training metrics of an epoch are means over its steps, so they do not compare with a metric before training.
     best = BestEpoch(options, baseline=start_value if monitored is validation else None)
     weights = Weights(model)
-    start = weights.values()
     saved = Checkpoint(checkpoint, model, best, weights)
     history = saved.resume()
-    epochs = EpochCallback(
-        batches, best, weights, validate=lambda: _validate(model, validation), save=saved.save, history=history
-    )
     if not best.ended:
-        _fit(model, batches, options, [epochs, ProgressBar(options.epochs, len(history), progress)], len(history))
+        epochs = EpochCallback(
+            batches, best, weights, validate=lambda: _validate(model, validation), save=saved.save, history=history
+        )
+        _fit(model, batches, options, [epochs, ProgressBar(options.epochs, len(history), progress)])
     improved, value = best.epoch is not None, best.value
     if weights.best is not None:
         weights.assign(weights.best)
@@ -189,7 +186,7 @@ def train(
         value = _monitored(model, training, options)
         improved = is_better(value, start_value, options)
     if never_worse and not improved:
-        weights.assign(start)
+        weights.assign(weights.start)
     return TrainingResult(
         history=history,
         best_epoch=best.epoch if improved else None,
@@ -226,20 +223,14 @@ def _compile(
     return batches
 
 
-def _fit(
-    model: keras.Model,
-    batches: Batches,
-    options: TrainingOptions,
-    callbacks: list[keras.callbacks.Callback],
-    done: int,
-) -> None:
-    """Run the epochs after the first `done`."""
+def _fit(model: keras.Model, batches: Batches, options: TrainingOptions, callbacks: list[Any]) -> None:
+    """Run the epochs that are not in the history of the first callback yet."""
     balanced = options.class_weight == "balanced"
     with quick_gradients(model):
         model.fit(
             batches,
             epochs=options.epochs,
-            initial_epoch=done,
+            initial_epoch=len(callbacks[0].history),
             class_weight=class_weights(batches.labels, int(model.outputs[0].shape[-1])) if balanced else None,
             callbacks=callbacks,
             shuffle=False,
@@ -277,7 +268,7 @@ def require_validation(given: bool, options: TrainingOptions) -> None:
     """Require validation images if a validation metric is monitored.
 
     Raises:
-        OptionError: there are none.
+        OptionError: a validation metric is monitored without validation images.
     """
     if not given and options.monitor.startswith("val_"):
         raise OptionError(

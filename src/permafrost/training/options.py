@@ -53,7 +53,7 @@ class TrainingOptions:
         minimum=0,
         below=1,
     )
-    monitor: str = option("val_loss", "Metric that decides the best epoch, whose weights are kept.", choices=MONITORS)
+    monitor: str = option("val_loss", "Metric that decides the best epoch, whose weights remain.", choices=MONITORS)
     patience: int = option(5, "Epochs without improvement after which training stops; 0 never stops early.", minimum=0)
     min_delta: float = option(0.0, "Smallest change that counts as an improvement.", minimum=0)
     class_weight: str = option(
@@ -101,10 +101,10 @@ FINE_TUNING: Final = TrainingOptions(epochs=10, optimizer="sgd", learning_rate=1
 
 
 def with_settings(defaults: TrainingOptions, settings: TrainingSettings) -> TrainingOptions:
-    """`defaults` with these fields changed.
+    """Return `defaults` with these fields changed.
 
     Raises:
-        OptionError: a value out of range.
-        TypeError: a keyword that is no field.
+        OptionError: a value is not permitted.
+        TypeError: a keyword is not a field.
     """
     return dataclasses.replace(defaults, **settings)

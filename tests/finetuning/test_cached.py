@@ -259,6 +259,36 @@ def test_features_that_do_not_fit_in_memory_are_read_batch_by_batch(tune, monkey
     assert same_weights(in_memory, recomputed, 2e-4)
 
 
+def test_features_that_do_not_fit_in_memory_are_read_in_large_pieces(tune, own_features, monkeypatch):
+    (stage,) = prepared(tune.run, views=2, out=None)._stages
+    stage.computation.run()
+    stage.cached._bytes = 2**60
+    row_bytes = 2 * 16 * 16 * 8 * 4
+    monkeypatch.setattr("permafrost.store.streaming.CHUNK_BYTES", row_bytes)
+    monkeypatch.setattr("permafrost.finetuning.cached.SHUFFLE_BYTES", 4 * 6 * row_bytes)  # Three pieces of six images.
+    train = [stage.cached._digests[row] for row in own_features.rows("train")]
+    expected = [stage.cache.gather(train, view)[0] for view in range(2)]
+    sizes: list[int] = []
+    gather = FeatureCache.gather
+
+    def counted(self, digests, view=0):
+        sizes.append(len(digests))
+        return gather(self, digests, view)
+
+    monkeypatch.setattr(FeatureCache, "gather", counted)
+    batches = Batches(stage.cached.examples("train"), 4, seed=0, steps=10)
+
+    for epoch in range(3):
+        batches.begin(epoch)
+        sizes.clear()
+        read = [batches[index] for index in range(10)]
+
+        assert sum(sizes) <= 2 * 18
+        assert len([size for size in sizes if size]) == 6
+        rows = np.concatenate([x[0] for x, _ in read])
+        assert {row.tobytes() for row in rows} == {row.tobytes() for row in expected[epoch % 2]}
+
+
 @pytest.mark.slow
 def test_features_in_float16_take_half_the_space_and_train_nearly_the_same_model(tune):
     whole, half = tune(name="whole"), tune(name="half", dtype="float16")

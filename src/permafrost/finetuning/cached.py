@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from permafrost.extraction.options import PipelineOptions
 from permafrost.extraction.originals import Originals, max_pixels_of
 from permafrost.extraction.pipeline import cached_conversion, engine_for, run_images
 from permafrost.finetuning.selection import ImageSelection, Load, fits_memory, unusable_image
+from permafrost.machine import available_memory
+from permafrost.store.row_index import place_rows
+from permafrost.store.streaming import SHUFFLE_BYTES, ShuffledRows
 from permafrost.training.loop import Examples
 from permafrost.trunk.cutting import save_trunk
 
@@ -40,7 +43,15 @@ class CachedFeatures:
 
     def examples(self, split: str) -> Examples:
         """Return the features of a split."""
-        return self._selection.examples(split, self._loader(split, fits_memory(self._bytes)))
+        in_memory = fits_memory(self._bytes)
+        examples = self._selection.examples(split, self._loader(split, in_memory))
+        if in_memory or split != "train":
+            return examples
+        shuffled = _ShuffledViews(self._cache, [self._digests[row] for row in self._selection.rows[split]])
+        views = self._selection.views
+        return dataclasses.replace(
+            examples, of_epoch=lambda epoch: shuffled.of_view(views.of_epoch(epoch)), order=shuffled.order
+        )
 
     def rows(self, rows: np.ndarray) -> Any:
         """Return the features of (k,) rows of the set as the model's input."""
@@ -64,6 +75,53 @@ class CachedFeatures:
             return load
 
         return of_view
+
+
+class _CachedRows:
+    """The features of a view of some images on disk, as `ShuffledRows` reads them.
+
+    Attributes:
+        disk_order: (n,) int64, the numbers of the images in the order of the disk.
+        row_bytes: bytes that one image's features take in memory.
+        memory_limit: bytes that all features held in memory may take.
+    """
+
+    def __init__(self, cache: FeatureCache, digests: Sequence[bytes], view: int) -> None:
+        self._cache, self._digests, self._view = cache, digests, view
+        _, places = place_rows(cache.addresses([(digest, view) for digest in digests]))
+        self.disk_order = np.lexsort((places[:, 1], places[:, 0]))
+        self.row_bytes = 4 * sum(math.prod(shape) for shape in cache.spec.shapes)
+        # Rarely below `SHUFFLE_BYTES`, so that the order seldom depends on the free memory.
+        self.memory_limit = min(SHUFFLE_BYTES, available_memory() // 2)
+
+    def load(self, numbers: np.ndarray) -> Any:
+        """Return the features of the images with these numbers (k,) as the model's input."""
+        return _model_input(self._cache.gather([self._digests[number] for number in numbers], self._view))
+
+
+class _ShuffledViews:
+    """Shuffled reading of training images that do not fit into memory, one view per epoch.
+
+    Args:
+        cache: where the features are.
+        digests: the SHA-256 of each image's content.
+    """
+
+    def __init__(self, cache: FeatureCache, digests: Sequence[bytes]) -> None:
+        self._cache, self._digests = cache, digests
+        self._view = -1
+        self._rows: ShuffledRows | None = None
+
+    def of_view(self, view: int) -> Load:
+        """Switch to a view, and return what loads it in the order drawn next."""
+        if self._rows is None or view != self._view:
+            self._rows, self._view = ShuffledRows(_CachedRows(self._cache, self._digests, view)), view
+        return self._rows.load
+
+    def order(self, random: np.random.Generator) -> np.ndarray:
+        """Draw the order (n,) of a pass over the current view."""
+        assert self._rows is not None, "an epoch's view is chosen before its order"
+        return self._rows.order(random)
 
 
 class FeatureComputation:

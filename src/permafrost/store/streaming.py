@@ -182,11 +182,11 @@ class ShuffledRows:
     def order(self, random: np.random.Generator) -> np.ndarray:
         """Draw an epoch's order: (n,) int64.
 
-        Rows that fit into one group have an order that does not depend on where they lie on disk.
+        Rows that fit into one group have the order `random.permutation(n)`, wherever they lie on disk.
         """
         on_disk = self._rows.disk_order
         chunks = [on_disk[start : start + self._chunk] for start in range(0, len(on_disk), self._chunk)]
-        shuffled = random.permutation(len(chunks))
+        shuffled = random.permutation(len(chunks)) if len(chunks) > self._per_group else np.arange(len(chunks))
         self._buffers.clear()
         self._groups = []
         order = [np.empty(0, np.int64)]

@@ -48,7 +48,7 @@ class Examples:
         labels: (n,) int64.
         load: takes (k,) int64 indices and returns the model's input for them: (k, ...), or a tuple of such arrays.
         of_epoch: takes an epoch's number, from 0, and returns what replaces `load` in it; None if all epochs are equal.
-        order: draws the order (n,) of one pass over the examples; None for a random permutation.
+        order: draws the order (n,) of one pass over the examples, when the pass begins; None for a random permutation.
     """
 
     labels: np.ndarray
@@ -97,7 +97,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
         number, place = divmod(index, self._per_pass)
-        rows = self._orders[number][place * self._batch_size : (place + 1) * self._batch_size]
+        rows = self._order(number)[place * self._batch_size : (place + 1) * self._batch_size]
         labels = self._examples.labels[rows]
         return self._load(rows), labels if self._classes is None else np.eye(self._classes, dtype=np.float32)[labels]
 
@@ -106,14 +106,19 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
         A callback calls this: Keras calls a dataset's own `on_epoch_end` once before the first epoch, too.
         """
-        count = len(self._examples)
-        passes = math.ceil(self._steps / max(self._per_pass, 1))
-        # The epoch's number is part of the seed, so that resumed training sees the same batches.
-        random = None if self._seed is None else np.random.default_rng((self._seed, epoch))
-        draw = self._examples.order or (lambda random: random.permutation(count))
-        self._orders = [np.arange(count) if random is None else draw(random) for _ in range(passes)]
         of_epoch = self._examples.of_epoch
         self._load = self._examples.load if of_epoch is None else of_epoch(epoch)
+        # The epoch's number is part of the seed, so that resumed training sees the same batches.
+        self._random = None if self._seed is None else np.random.default_rng((self._seed, epoch))
+        self._orders: list[np.ndarray] = []
+
+    def _order(self, number: int) -> np.ndarray:
+        """Return the order (n,) of a pass. It is drawn with the pass's first batch: readers follow the latest order."""
+        count = len(self._examples)
+        draw = self._examples.order or (lambda random: random.permutation(count))
+        while len(self._orders) <= number:
+            self._orders.append(np.arange(count) if self._random is None else draw(self._random))
+        return self._orders[number]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

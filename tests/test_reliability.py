@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -286,8 +287,11 @@ def test_unreadable_files_and_folders_are_skipped_with_the_reason(nursery, work,
     work.chmod(0o777)
     (work / "log").touch(0o666)
 
-    # Root can read everything.
-    function = "tiny_extract.run_as_nobody" if os.getuid() == 0 else "tiny_extract.run"
+    function = "tiny_extract.run"
+    if os.getuid() == 0:  # Root can read everything.
+        function = "tiny_extract.run_as_nobody"
+        if any(not parent.stat().st_mode & stat.S_IXOTH for parent in Path(os.__file__).parents):
+            pytest.skip("other users cannot read this interpreter's libraries")
     process = nursery.start(function, arguments_for(data, work / "features" / "set.h5"), output=work / "log")
 
     assert nursery.wait(process) == 0, (work / "log").read_text()

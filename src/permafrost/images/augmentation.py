@@ -121,11 +121,6 @@ class Views:
     count: int | None = 1
     augmentation: Augmentation = Augmentation()
 
-    @property
-    def by_turns(self) -> bool:
-        """Whether different epochs train on different views."""
-        return self.count != 1
-
     def of_epoch(self, epoch: int) -> int:
         """Return the number of the view on which an epoch, counted from 0, trains."""
         return epoch if self.count is None else epoch % self.count

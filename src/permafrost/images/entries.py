@@ -1,4 +1,4 @@
-"""What the readers of datasets return, and the errors they share."""
+"""The common form in which folders, tables and arrays are read, and the error of all that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model and a cut give a trunk, and the record of what decides its features."""
+"""Trunks: cut from a base, digested, saved and loaded."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def test_a_layer_is_found_by_name_by_index_and_from_the_end(base, index):
     assert find_layer(base.model, str(index)) == name
 
 
-def test_without_a_cut_the_last_layer_is_meant(base):
+def test_the_default_cut_is_the_last_layer(base):
     assert find_layer(base.model, None) == "top"
 
 
 @given(index=st.integers().filter(lambda index: not -len(LAYERS) <= index < len(LAYERS)))
-def test_an_index_that_is_not_there_is_refused_with_those_that_are(base, index):
+def test_an_index_out_of_range_is_refused_with_the_range(base, index):
     with pytest.raises(CutError, match=rf"tiny has no layer {index}; expected -8 to 7, found {index}"):
         find_layer(base.model, index)
 
 
 @pytest.mark.parametrize(("name", "near"), [("join", "joined"), ("stem_nrm", "stem_norm"), ("--5", ""), ("²", "")])
-def test_a_name_that_is_not_there_is_refused_with_the_nearest(base, name, near):
+def test_an_unknown_layer_is_refused_with_the_nearest_names(base, name, near):
     with pytest.raises(CutError, match=rf"tiny has no layer {name}\. Try {near}"):
         find_layer(base.model, name)
 
@@ -71,7 +71,7 @@ def test_a_name_that_is_not_there_is_refused_with_the_nearest(base, name, near):
 
 
 @pytest.mark.parametrize("cut", ["stem", "right", "joined", "top"])
-def test_a_trunk_gives_what_the_base_gives_at_that_layer(base, cut):
+def test_a_trunks_features_are_the_output_of_the_base_at_the_cut(base, cut):
     expected = keras.Model(base.model.inputs[0], base.model.get_layer(cut).output)(PIXELS)
 
     trunk = trunk_of(base, cut)
@@ -108,7 +108,7 @@ def test_a_trunk_has_its_preprocessing_inside(base, rule):
     assert trunk.spec.preprocessing == rule
 
 
-def test_several_cuts_share_their_layers_and_one_pass_gives_the_features_of_each(base):
+def test_several_cuts_share_their_layers_and_are_computed_in_one_pass(base):
     cuts = ["stem", "joined", "top"]
 
     trunks = build_trunks(base, cuts, pool="avg")
@@ -123,13 +123,13 @@ def test_several_cuts_share_their_layers_and_one_pass_gives_the_features_of_each
     assert len(stems) == len(tensors) == 1
 
 
-def test_one_trunk_alone_needs_no_merging(base):
+def test_a_single_trunk_needs_no_merging(base):
     trunks = build_trunks(base, ["stem"])
 
     assert merge_trunks(trunks) is trunks[0].model
 
 
-def test_bfloat16_differs_slightly_and_still_gives_float32(base):
+def test_features_computed_in_bfloat16_differ_slightly_and_are_float32(base):
     exact, rough = (trunk_of(base, "top", pool="avg", precision=kind) for kind in ("float32", "bfloat16"))
     expected, features = (trunk.model(PIXELS).numpy() for trunk in (exact, rough))
 
@@ -151,7 +151,7 @@ def test_bfloat16_differs_slightly_and_still_gives_float32(base):
         ({"dtype": "int8"}, "unknown dtype; expected float32 or float16, found int8"),
     ],
 )
-def test_an_option_that_is_not_known_is_refused_with_those_that_are(base, options, line):
+def test_an_unknown_option_is_refused_with_the_known_ones(base, options, line):
     with pytest.raises(OptionError, match=line):
         trunk_of(base, "top", **options)
 
@@ -162,7 +162,7 @@ def test_cutting_twice_at_one_layer_is_refused(base, cuts):
         build_trunks(base, cuts)
 
 
-def test_what_has_no_height_and_width_cannot_be_pooled():
+def test_features_without_height_and_width_cannot_be_pooled():
     pixels = keras.Input((8, 8, 3))
     model = keras.Model(pixels, keras.layers.Flatten(name="flat")(pixels))
 
@@ -170,7 +170,7 @@ def test_what_has_no_height_and_width_cannot_be_pooled():
         trunk_of(base_of(model), "flat", pool="avg")
 
 
-def test_a_model_inside_the_base_cannot_be_cut_at_but_after_it():
+def test_a_nested_model_cannot_be_the_cut_but_the_layer_after_it_can():
     pixels = keras.Input((PX, PX, 3))
     inner = tiny_model()
     base = base_of(keras.Model(pixels, keras.layers.GlobalAveragePooling2D(name="after")(inner(pixels))))
@@ -182,12 +182,12 @@ def test_a_model_inside_the_base_cannot_be_cut_at_but_after_it():
     assert np.allclose(trunk_of(base, "after").model(PIXELS), inner(PIXELS).numpy().mean(axis=(1, 2)), atol=1e-6)
 
 
-def test_a_layer_that_gives_several_tensors_cannot_be_cut_at():
+def test_a_layer_with_several_output_tensors_cannot_be_the_cut():
     pixels = keras.Input((8, 8, 3))
     outputs = keras.layers.LSTM(4, return_state=True, name="several")(keras.layers.Reshape((8, 24))(pixels))
     model = keras.Model(pixels, keras.layers.Concatenate(name="one")(outputs))
 
-    with pytest.raises(CutError, match="layer several gives 3 tensors; expected one"):
+    with pytest.raises(CutError, match="layer several has 3 output tensors; expected one"):
         trunk_of(base_of(model), "several")
 
 
@@ -196,7 +196,7 @@ def test_features_of_no_fixed_size_are_refused():
     model = keras.Model(pixels, keras.layers.Conv2D(2, 3, strides=64, name="last")(pixels))
     base = Base(model=model, name="t", weights_source="none", preprocessing="none", image_size=(2, 2))
 
-    with pytest.raises(CutError, match=r"layer last gives features of no fixed size|takes no images of"):
+    with pytest.raises(CutError, match=r"the features of layer last have no fixed size|cannot take images of"):
         trunk_of(base, "last")
 
 
@@ -210,7 +210,7 @@ def poisoned(layer: str, value: float) -> Base:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_below_the_cut_that_are_not_finite_are_refused_naming_the_layer(value):
+def test_weights_below_the_cut_must_be_finite(value):
     line = (
         r"weights of layer right from tiny\.keras are not finite; expected numbers, found 1 NaN or infinite of 576 in"
     )
@@ -219,11 +219,11 @@ def test_weights_below_the_cut_that_are_not_finite_are_refused_naming_the_layer(
         trunk_of(poisoned("right", value), "joined")
 
 
-def test_weights_above_the_cut_that_are_not_finite_do_not_matter(base):
+def test_weights_above_the_cut_need_not_be_finite(base):
     assert trunk_of(poisoned("right", np.nan), "stem_norm").spec == trunk_of(base, "stem_norm").spec
 
 
-def test_of_several_layers_the_first_is_named_that_is_not_finite():
+def test_the_first_layer_that_is_not_finite_is_named():
     model = poisoned("stem", np.nan).model
     model.get_layer("top").kernel.assign(np.full(model.get_layer("top").kernel.shape, np.nan))
 
@@ -235,14 +235,14 @@ def test_of_several_layers_the_first_is_named_that_is_not_finite():
 
 
 def test_digests_of_a_model_are_pinned():
-    # A change here makes every user compute every feature again. Where that is meant, raise `trunk_spec.MEANING`.
+    # A change here makes every user compute every feature again. If that is intended, raise `trunk.spec.MEANING`.
     model = tiny_model()
 
     assert architecture_digest(model) == "b8b9c190f526c17665e9cda75bffafcebdcfdd4615b8cc9d0ea9f210973b136b"
     assert weights_digest(model) == "b78396fd439481230a7185d3434b63715995d21ffdd5831b91ed90f488036687"
 
 
-def test_the_architectures_digest_does_not_depend_on_names_or_on_what_was_built_before():
+def test_the_architecture_digest_does_not_depend_on_names_or_on_earlier_models():
     def unnamed() -> keras.Model:
         pixels = keras.Input((8, 8, 3))
         left, right = keras.layers.Conv2D(2, 3)(pixels), keras.layers.Conv2D(2, 3)(pixels)
@@ -256,11 +256,11 @@ def test_the_architectures_digest_does_not_depend_on_names_or_on_what_was_built_
 
 
 @pytest.mark.parametrize("change", [{"strides": 1}, {"activation": "gelu"}, {"activation": None}])
-def test_a_setting_that_changes_features_changes_the_architectures_digest(change):
+def test_a_setting_that_changes_features_changes_the_architecture_digest(change):
     assert architecture_digest(tiny_model(**change)) != architecture_digest(tiny_model())
 
 
-def test_settings_that_change_no_feature_of_a_frozen_trunk_do_not_change_the_digest():
+def test_settings_without_effect_on_features_do_not_change_the_digest():
     def model(**settings) -> keras.Model:
         pixels = keras.Input((8, 8, 3))
         return keras.Model(pixels, keras.layers.BatchNormalization(**settings)(pixels))
@@ -283,17 +283,17 @@ def joined(order: tuple[int, int], *, twice: bool = False) -> keras.Model:
     return keras.Model(pixels, keras.layers.Concatenate()([branches[i] for i in order]))
 
 
-def test_a_connection_changes_the_architectures_digest():
+def test_a_connection_changes_the_architecture_digest():
     digests = {architecture_digest(model) for model in (joined((0, 1)), joined((1, 0)), joined((0, 0)))}
 
     assert len(digests) == 3
 
 
-def test_one_layer_used_twice_is_not_two_layers():
+def test_a_layer_used_twice_differs_from_two_layers():
     assert architecture_digest(joined((0, 1), twice=True)) != architecture_digest(joined((0, 1)))
 
 
-def test_a_number_in_the_graph_changes_the_architectures_digest():
+def test_a_number_in_the_graph_changes_the_architecture_digest():
     def model(number: float) -> keras.Model:
         pixels = keras.Input((8, 8, 3))
         return keras.Model(pixels, keras.ops.multiply(pixels, np.full(3, number, np.float32)) + number)
@@ -302,7 +302,7 @@ def test_a_number_in_the_graph_changes_the_architectures_digest():
     assert architecture_digest(model(2.0)) != architecture_digest(model(2.5))
 
 
-def test_a_layer_that_computes_in_another_precision_changes_the_architectures_digest():
+def test_the_precision_of_a_layer_changes_the_architecture_digest():
     def model(dtype: str) -> keras.Model:
         pixels = keras.Input((8, 8, 3))
         return keras.Model(pixels, keras.layers.Conv2D(2, 3, dtype=dtype)(pixels))
@@ -312,13 +312,13 @@ def test_a_layer_that_computes_in_another_precision_changes_the_architectures_di
 
 @pytest.fixture(scope="module")
 def changing() -> keras.Model:
-    """The tiny base under other names, whose weights a test may change."""
+    """The tiny base under other names. A test may change its weights."""
     return tiny_model(top="renamed")
 
 
 @settings(max_examples=10)
 @given(data=st.data())
-def test_one_weight_changes_the_weights_digest_and_nothing_else_does(base, changing, data):
+def test_the_weights_digest_depends_on_every_weight_and_on_nothing_else(base, changing, data):
     weights = base.model.get_weights()
     changing.set_weights(weights)
     assert weights_digest(changing) == weights_digest(base.model)
@@ -332,7 +332,7 @@ def test_one_weight_changes_the_weights_digest_and_nothing_else_does(base, chang
     assert architecture_digest(changing) == architecture_digest(base.model)
 
 
-def test_digests_see_into_models_within_models():
+def test_digests_cover_nested_models():
     def wrapped(seed: int = 0, **changes) -> keras.Model:
         pixels = keras.Input((PX, PX, 3))
         return keras.Model(pixels, keras.layers.Flatten()(tiny_model(seed=seed, **changes)(pixels)))
@@ -342,14 +342,14 @@ def test_digests_see_into_models_within_models():
     assert architecture_digest(wrapped(activation="gelu")) != architecture_digest(wrapped())
 
 
-def test_what_lies_above_the_cut_changes_nothing(base):
+def test_layers_above_the_cut_do_not_change_the_spec(base):
     other = tiny_model(top="other_top")
     other.get_layer("other_top").kernel.assign(np.zeros(other.get_layer("other_top").kernel.shape))
 
     assert trunk_of(base_of(other), "joined").spec.digest == trunk_of(base, "joined").spec.digest
 
 
-def test_all_that_changes_a_feature_changes_the_trunks_digest(base):
+def test_everything_that_changes_a_feature_changes_the_trunks_digest(base):
     digests = [
         trunk_of(one, cut, **options).spec.digest
         for one, cut, options in (
@@ -368,7 +368,7 @@ def test_all_that_changes_a_feature_changes_the_trunks_digest(base):
     assert len(set(digests)) == len(digests)
 
 
-def test_the_name_of_the_base_and_of_its_weights_file_decide_nothing(base):
+def test_the_names_of_the_base_and_its_weights_file_do_not_change_the_digest(base):
     other = Base(model=base.model, name="other", weights_source="copy.keras", preprocessing="none", image_size=(PX, PX))
 
     assert trunk_of(other, "top").spec.digest == trunk_of(base, "top").spec.digest
@@ -386,7 +386,7 @@ def kept(trunk: Trunk, folder) -> Store:
 @pytest.mark.parametrize(
     ("rule", "precision"), [("none", "float32"), ("tf", "float32"), ("caffe", "bfloat16"), ("torch", "float32")]
 )
-def test_a_trunk_comes_back_from_its_store_and_gives_the_same_features(base, tmp_path, rule, precision):
+def test_a_loaded_trunk_has_the_same_features(base, tmp_path, rule, precision):
     trunk = trunk_of(base_of(base.model, preprocessing=rule), "joined", pool="max", precision=precision)
     store = kept(trunk, tmp_path)
 
@@ -397,7 +397,7 @@ def test_a_trunk_comes_back_from_its_store_and_gives_the_same_features(base, tmp
     assert back.base_layers == trunk.base_layers
 
 
-def test_a_trunk_that_is_there_is_not_written_again(base, tmp_path):
+def test_an_existing_trunk_is_not_written_again(base, tmp_path):
     store = kept(trunk_of(base, "stem"), tmp_path)
     before = (store.folder / TRUNK_FILE).stat()
 
@@ -407,7 +407,7 @@ def test_a_trunk_that_is_there_is_not_written_again(base, tmp_path):
 
 
 @pytest.mark.parametrize(("other", "field"), [({"seed": 1}, "weights"), ({"activation": "gelu"}, "architecture")])
-def test_a_trunk_that_was_changed_is_refused_naming_what_differs(base, tmp_path, other, field):
+def test_a_changed_trunk_is_refused_and_the_difference_named(base, tmp_path, other, field):
     store = kept(trunk_of(base, "stem"), tmp_path)
     (store.folder / TRUNK_FILE).unlink()
     changed = trunk_of(base_of(tiny_model(**other)), "stem")
@@ -417,7 +417,7 @@ def test_a_trunk_that_was_changed_is_refused_naming_what_differs(base, tmp_path,
         load_trunk(store.folder / TRUNK_FILE, store.spec, store.about["base_layers"])
 
 
-def test_a_trunk_that_is_not_there_is_named_with_what_to_do(base, tmp_path):
+def test_a_missing_trunk_is_named_with_what_to_do(base, tmp_path):
     store = Store.create(tmp_path, trunk_of(base, "stem").spec, about={"base_layers": LAYERS})
 
     with pytest.raises(
@@ -429,7 +429,7 @@ def test_a_trunk_that_is_not_there_is_named_with_what_to_do(base, tmp_path):
 # Real weights
 
 
-def test_real_weights_are_cut_where_they_end_and_refused_above(shared, inception):
+def test_truncated_weights_can_be_cut_where_they_end_but_not_above(shared, inception):
     trunk = trunk_of(inception, "mixed8")
     features = trunk.model(np.random.default_rng(0).integers(0, 256, (1, 75, 75, 3)).astype(np.float32)).numpy()
 

@@ -1,4 +1,4 @@
-"""One implementation of each rule, in layers, equal to Keras's own."""
+"""Preprocessing rules, built of layers, equal those of Keras."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def model_of(rule: str) -> keras.Model:
 
 
 @pytest.mark.parametrize("rule", ["tf", "caffe", "torch"])
-def test_a_rule_is_that_of_keras_of_the_same_name(rule):
+def test_a_rule_equals_that_of_keras_of_the_same_name(rule):
     expected = keras.applications.imagenet_utils.preprocess_input(PIXELS.copy(), mode=rule)
 
     assert np.allclose(model_of(rule)(PIXELS), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_none_leaves_pixels_as_they_are_and_adds_no_layer():
+def test_the_rule_none_adds_no_layer():
     pixels = keras.Input((5, 4, 3))
 
     assert preprocess(pixels, "none") is pixels

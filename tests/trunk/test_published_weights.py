@@ -1,4 +1,4 @@
-"""The `.h5` layout in which `keras.applications` publishes weights, read without trust."""
+"""Legacy `.h5` weights are read bit for bit, and hostile or damaged files are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def same_weights(left: keras.Model, right: keras.Model) -> bool:
 
 
 @pytest.mark.parametrize("group", ["", "model_weights"], ids=["weights alone", "a whole model"])
-def test_weights_come_back_bit_for_bit(model, donor, tmp_path, group):
+def test_weights_are_loaded_bit_for_bit(model, donor, tmp_path, group):
     write_legacy(donor, tmp_path / "w.h5", group=group)
 
     assert is_legacy_weights(tmp_path / "w.h5")
@@ -54,7 +54,7 @@ def test_layers_are_matched_by_order_not_by_name(model, donor, tmp_path):
     assert same_weights(model, donor)
 
 
-def test_what_comes_after_the_models_own_layers_is_left_over(model, donor, tmp_path):
+def test_layers_after_the_models_own_are_ignored(model, donor, tmp_path):
     write_legacy(donor, tmp_path / "w.h5")
     with h5py.File(tmp_path / "w.h5", "r+") as file:
         legacy_group(file, "predictions", {"kernel:0": np.zeros((16, 5), np.float32)})
@@ -64,7 +64,7 @@ def test_what_comes_after_the_models_own_layers_is_left_over(model, donor, tmp_p
     assert same_weights(model, donor)
 
 
-def test_a_list_of_layers_that_was_split_over_several_attributes_is_joined(model, donor, tmp_path):
+def test_a_list_of_layers_split_over_several_attributes_is_joined(model, donor, tmp_path):
     write_legacy(donor, tmp_path / "w.h5")
     with h5py.File(tmp_path / "w.h5", "r+") as file:
         names = file.attrs["layer_names"]
@@ -90,7 +90,7 @@ def test_a_layer_that_does_not_fit_is_named_with_both_shapes(donor, tmp_path):
     )
 
 
-def test_too_few_layers_are_refused_with_both_numbers(model, tmp_path):
+def test_too_few_layers_are_refused_with_both_counts(model, tmp_path):
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file.attrs["layer_names"] = np.array([], "S1")
         legacy_group(file, "stem", {"kernel:0": np.zeros((3, 3, 3, 8), np.float32)})
@@ -100,7 +100,7 @@ def test_too_few_layers_are_refused_with_both_numbers(model, tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["external link", "soft link", "external data", "virtual data", "text", "missing"])
-def test_arrays_that_are_not_plain_numbers_in_the_file_itself_are_refused(model, donor, tmp_path, bad):
+def test_anything_but_plain_arrays_of_numbers_is_refused(model, donor, tmp_path, bad):
     write_legacy(donor, tmp_path / "w.h5")
     write_legacy(donor, tmp_path / "other.h5")
     (tmp_path / "secret").write_bytes(bytes(3 * 3 * 3 * 8 * 4))
@@ -120,7 +120,7 @@ def test_arrays_that_are_not_plain_numbers_in_the_file_itself_are_refused(model,
         elif bad == "text":
             file["stem/kernel:0"] = "zeros"
 
-    with pytest.raises(WeightsError, match=r"damaged weights file .*w\.h5: kernel:0 is no plain array of numbers"):
+    with pytest.raises(WeightsError, match=r"damaged weights file .*w\.h5: kernel:0 is not a plain array of numbers"):
         load_legacy_weights(model, tmp_path / "w.h5")
 
 
@@ -135,7 +135,7 @@ def test_a_layer_that_is_a_link_to_another_file_is_refused(model, donor, tmp_pat
         load_legacy_weights(model, tmp_path / "w.h5")
 
 
-def test_another_hdf5_file_is_not_in_this_layout(tmp_path):
+def test_another_hdf5_file_does_not_have_the_layout(tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["numbers"] = np.zeros(3)
 
@@ -143,7 +143,7 @@ def test_another_hdf5_file_is_not_in_this_layout(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"no HDF5 at all"])
-def test_what_is_no_hdf5_file_is_refused(tmp_path, data):
+def test_a_file_that_is_not_hdf5_is_refused(tmp_path, data):
     (tmp_path / "w.h5").write_bytes(data)
 
     with pytest.raises(WeightsError, match=r"cannot read weights from .*w\.h5: .*; expected a whole HDF5 file"):
@@ -152,13 +152,13 @@ def test_what_is_no_hdf5_file_is_refused(tmp_path, data):
 
 @pytest.fixture(scope="module")
 def receiver() -> keras.Model:
-    """Its weights may be any."""
+    """A model that weights are loaded into."""
     return tiny_model()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_file_is_read_or_refused_and_nothing_else(donor, receiver, tmp_path, data):
+def test_a_damaged_file_is_either_read_or_refused(donor, receiver, tmp_path, data):
     path = write_legacy(donor, tmp_path / "w.h5")
     whole = bytearray(path.read_bytes())
     # Arrays take most of the file; the layout lies before and between them.

@@ -1,4 +1,4 @@
-"""The base that comes with the package: what it is, and how good it is."""
+"""The bundled base: its size, its accuracy, and the tool that trains it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bundled() -> keras.Model:
     return load_base(NAME).model
 
 
-def test_it_is_loaded_without_a_word_about_weights_and_says_whose_they_are(bundled):
+def test_its_own_weights_are_the_default(bundled):
     base = load_base(NAME, image_size=(48, 64))
 
     assert (base.name, base.weights_source, base.preprocessing) == ("resnet20_cifar10", "bundled", "tf")
@@ -57,7 +57,7 @@ def test_it_has_a_quarter_of_a_million_weights_in_a_small_file(bundled):
     assert WEIGHTS.stat().st_size <= 1.5e6
 
 
-def test_random_weights_are_others_and_imagenets_do_not_exist(bundled):
+def test_it_has_random_weights_but_none_of_imagenet(bundled):
     random = load_base(NAME, weights="none")
 
     assert random.weights_source == "none"
@@ -75,7 +75,7 @@ def classifier() -> keras.Model:
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_it_tells_cifar_10s_test_images_apart(classifier, shared, count):
+def test_it_classifies_cifar_10s_test_images(classifier, shared, count):
     module = pretraining()
     pixels, labels = module.read_images(shared / "data" / "cifar10.h5", "test", count)
 
@@ -83,7 +83,7 @@ def test_it_tells_cifar_10s_test_images_apart(classifier, shared, count):
     assert module.evaluate(classifier, pixels, labels) == pytest.approx(ACCURACY, abs=0.03 if count < 10_000 else 5e-4)
 
 
-def test_an_epochs_images_are_the_same_after_a_restart_and_others_in_the_next(monkeypatch):
+def test_an_epochs_images_are_the_same_after_a_restart_and_differ_between_epochs(monkeypatch):
     module = pretraining()
     monkeypatch.setattr(module, "CLASSES", 64)  # One label per image identifies it.
     generator = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def test_an_epochs_images_are_the_same_after_a_restart_and_others_in_the_next(mo
     assert first[0][0].max() <= 1
 
 
-def test_of_each_image_a_square_is_painted_over_where_cutout_is_asked_for():
+def test_cutout_paints_a_square_over_each_image():
     module = pretraining()
     pixels, labels = np.full((64, 32, 32, 3), 255, np.uint8), np.zeros(64, np.int64)
     cycle = module.Cycle(epochs=1, batch_size=64, shift=0, cutout=0.375)
@@ -120,7 +120,7 @@ def test_of_each_image_a_square_is_painted_over_where_cutout_is_asked_for():
 @pytest.mark.slow
 @pytest.mark.parametrize("begun", [1, 4])
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
-def test_training_that_was_stopped_ends_as_training_that_was_not(tmp_path, monkeypatch, begun):
+def test_resumed_training_ends_as_uninterrupted_training_does(tmp_path, monkeypatch, begun):
     module = pretraining()
     generator = np.random.default_rng(0)
     pixels, labels = generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), generator.integers(0, 10, 64)
@@ -144,7 +144,7 @@ def test_training_that_was_stopped_ends_as_training_that_was_not(tmp_path, monke
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="only on PyTorch the network has layers of its own")
-def test_the_networks_own_layers_on_pytorch_train_as_those_of_keras():
+def test_the_networks_own_layers_on_pytorch_train_like_those_of_keras():
     own, plain = pretraining().network(), resnet20(include_top=True)
     plain.set_weights(own.get_weights())
     generator = np.random.default_rng(0)

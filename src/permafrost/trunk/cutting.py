@@ -1,4 +1,4 @@
-"""A model and a cut give a trunk: the frozen part, from pixels to features, and what decides its features."""
+"""Cut a base: build, save and load trunks, from pixels to features."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TRUNK_FILE: Final = "trunk.keras"
 
 @dataclasses.dataclass(frozen=True)
 class Trunk:
-    """A frozen trunk and the record of what decides its features.
+    """A frozen trunk.
 
     Attributes:
-        model: from (n, h, w, 3) float32, 0 to 255, to the features (n, *shape) float32.
-        spec: what decides them.
-        base_layers: names of all layers of the base, in their order; indices given by users count in it.
+        model: from (n, h, w, 3) float32, 0 to 255, to features (n, *shape) float32.
+        spec: everything that a feature value depends on.
+        base_layers: the names of all layers of the base, in order; users' layer indices refer to this list.
     """
 
     model: keras.Model
@@ -47,44 +47,29 @@ def build_trunks(
     precision: str = "float32",
     dtype: str = "float32",
 ) -> list[Trunk]:
-    """Cut a base at one layer or several; the trunks share their layers.
+    """Build a trunk per cut of a base; the trunks share their layers.
 
     Args:
         base: from `bases.load_base`.
-        cuts: for each trunk a layer's name or index; None for the last layer.
+        cuts: a layer's name or index per trunk; None for the last layer.
         pool: `avg` or `max` over height and width, or `none`.
-        precision: what the base computes in: `float32` or `bfloat16`.
-        dtype: what features will be stored in: `float32` or `float16`.
+        precision: the precision in which the base computes: `float32` or `bfloat16`.
+        dtype: the dtype in which features will be stored: `float32` or `float16`.
 
     Raises:
-        CutError: a layer that is not in the base, or gives no features.
-        WeightsError: weights below a cut that are not finite.
+        CutError: a layer is not in the base, or has no features.
+        WeightsError: weights below a cut are not finite.
         OptionError: an unknown pooling, precision or dtype.
     """
     import keras
 
-    for option, value, known in (
-        ("pool", pool, POOLINGS),
-        ("precision", precision, PRECISIONS),
-        ("dtype", dtype, DTYPES),
-    ):
-        if value not in known:
-            raise OptionError(f"unknown {option}", expected=" or ".join(known), found=value)
+    _require_known(pool=(pool, POOLINGS), precision=(precision, PRECISIONS), dtype=(dtype, DTYPES))
     layers = [find_layer(base.model, cut) for cut in cuts]
     if len(set(layers)) < len(layers):
         raise CutError("the same layer is cut at twice", found=", ".join(layers))
-    model = as_precision(base.model, precision)
-    parts = [_part(base, model, layer) for layer in layers]
     pixels = keras.Input((*base.image_size, 3), name="pixels", dtype="float32")
-    prepared = preprocess(pixels, base.preprocessing)
-    inputs, tensors = parts[0].inputs[0], [part.outputs[0] for part in parts]
-    try:
-        # Called once for all cuts, so that the trunks share each tensor and not only the layers.
-        features = keras.Model(inputs, tensors).call(prepared)
-    except Exception as error:
-        raise CutError(f"{base.name} takes no images of {base.image_size}: {error}") from error
     trunks = []
-    for layer, tensor in zip(layers, features if isinstance(features, list) else [features], strict=True):
+    for layer, tensor in zip(layers, _features(base, layers, pixels, precision), strict=True):
         trunk = keras.Model(pixels, _pooled(tensor, layer, pool, precision), name="trunk")
         trunk.trainable = False
         spec = _spec(base, trunk, layer, pool=pool, precision=precision, dtype=dtype)
@@ -92,11 +77,35 @@ def build_trunks(
     return trunks
 
 
+def _require_known(**options: tuple[str, tuple[str, ...]]) -> None:
+    for name, (value, known) in options.items():
+        if value not in known:
+            raise OptionError(f"unknown {name}", expected=" or ".join(known), found=value)
+
+
+def _features(base: Base, layers: Sequence[str], pixels: Any, precision: str) -> list[Any]:
+    """Return the output of each of some layers of a base for a tensor of pixels."""
+    import keras
+
+    model = as_precision(base.model, precision)
+    parts = [_part(base, model, layer) for layer in layers]
+    prepared = preprocess(pixels, base.preprocessing)
+    inputs, tensors = parts[0].inputs[0], [part.outputs[0] for part in parts]
+    try:
+        # One call for all cuts, so that the trunks share every tensor and not only the layers.
+        features = keras.Model(inputs, tensors).call(prepared)
+    except Exception as error:
+        raise CutError(f"{base.name} cannot take images of {base.image_size}: {error}") from error
+    return features if isinstance(features, list) else [features]
+
+
 def find_layer(model: keras.Model, cut: str | int | None) -> str:
-    """The name of the layer that `cut` means: its name, its index (from the end if negative), or None for the last.
+    """Return the name of the layer that a user means by `cut`: a name, an index (from the end if negative), or None.
+
+    None means the last layer.
 
     Raises:
-        CutError: there is none.
+        CutError: there is no such layer.
     """
     names = [layer.name for layer in model.layers]
     if cut is None:
@@ -114,12 +123,12 @@ def find_layer(model: keras.Model, cut: str | int | None) -> str:
 
 
 def as_index(layer: str | int) -> int | None:
-    """The index that a user means by `layer`, negative from the end; None where it is a name."""
+    """Return the index that a user means by `layer`, negative from the end; None if it is a name."""
     return int(layer) if isinstance(layer, int) or re.fullmatch(r"-?[0-9]+", layer) else None
 
 
 def merge_trunks(trunks: Sequence[Trunk]) -> keras.Model:
-    """One model with the features of all `trunks`, which `build_trunks` made together: one pass computes all."""
+    """Return one model that computes the features of all trunks from one call of `build_trunks` in one pass."""
     import keras
 
     if len(trunks) == 1:
@@ -128,10 +137,12 @@ def merge_trunks(trunks: Sequence[Trunk]) -> keras.Model:
 
 
 def save_trunk(trunk: Trunk, folder: str | os.PathLike[str]) -> None:
-    """Keep the trunk beside its features, so that heads on them can be exported without the base's weights at hand.
+    """Save a trunk beside its features, so that heads can be exported without the base's weights.
+
+    A trunk that is saved already stays.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: the file cannot be written.
     """
     path = Path(folder) / TRUNK_FILE
     if not path.exists():
@@ -165,7 +176,7 @@ def load_trunk(path: Path, spec: TrunkSpec, base_layers: Sequence[str]) -> Trunk
 
 
 def _part(base: Base, model: keras.Model, layer: str) -> keras.Model:
-    """The part of a base up to `layer`, its weights checked."""
+    """Return the part of a base up to `layer`; check its weights."""
     import keras
 
     member = model.get_layer(layer)
@@ -177,7 +188,7 @@ def _part(base: Base, model: keras.Model, layer: str) -> keras.Model:
         )
     output = member.output
     if not isinstance(output, keras.KerasTensor):
-        raise CutError(f"layer {layer} gives {len(output)} tensors", expected="one")
+        raise CutError(f"layer {layer} has {len(output)} output tensors", expected="one")
     part = keras.Model(model.inputs[0], output)
     require_finite(part, base.weights_source)
     return part
@@ -220,5 +231,5 @@ def _pooled(features: Any, layer: str, pool: str, precision: str) -> Any:
 def _shape(trunk: keras.Model, layer: str) -> tuple[int, ...]:
     shape = tuple(trunk.outputs[0].shape[1:])
     if None in shape or 0 in shape:
-        raise CutError(f"layer {layer} gives features of no fixed size", expected="a fixed shape", found=shape)
+        raise CutError(f"the features of layer {layer} have no fixed size", expected="a fixed shape", found=shape)
     return shape

@@ -1,4 +1,4 @@
-"""A model's graph: its digests, the order of its layers, copies in another precision."""
+"""The graph of a Keras model: its digests, the order of its layers, copies in another precision."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 _SETTINGS_WITHOUT_EFFECT: Final = frozenset(
     ["name", "trainable", "dtype", "batch_shape", "seed", "momentum", "synchronized", "build_config"]
 )
-"""Settings of layers that change no feature of a frozen trunk, or that are held elsewhere: a dtype by its policy."""
+"""Settings that do not change the features of a frozen trunk, or that are covered elsewhere: a dtype by its policy."""
 
 
 def architecture_digest(model: keras.Model) -> str:
-    """SHA-256, 64 hex digits, of a model's graph from its outputs down: layers, settings, connections, no names."""
+    """Return the SHA-256 of a model's graph, 64 hex digits: layers, settings and connections, without names."""
     return hashlib.sha256(canonical_json(_signature(model))).hexdigest()
 
 
 def weights_digest(model: keras.Model) -> str:
-    """SHA-256, 64 hex digits, of a model's weights, in an order that follows from its graph alone."""
+    """Return the SHA-256 of a model's weights, 64 hex digits, in an order that depends on its graph alone."""
     hasher = hashlib.sha256()
     for layer in _graph_order(model):
         for variable in layer.weights:
@@ -38,7 +38,7 @@ def weights_digest(model: keras.Model) -> str:
 
 
 def as_array(variable: Any) -> np.ndarray:
-    """A Keras variable's value, (*shape) in its own dtype."""
+    """Return the value of a Keras variable, (*shape) in its own dtype."""
     import keras
 
     value: np.ndarray = keras.ops.convert_to_numpy(variable)
@@ -46,10 +46,14 @@ def as_array(variable: Any) -> np.ndarray:
 
 
 def require_finite(model: keras.Model, source: str) -> None:
-    """Refuse a model with NaN or infinity among its weights.
+    """Check that all weights of a model are finite.
+
+    Args:
+        model: the model.
+        source: the origin of its weights, for the error.
 
     Raises:
-        WeightsError: it has; the first layer that does is named.
+        WeightsError: a layer has NaN or infinity among its weights; the first such layer is named.
     """
     for layer in _graph_order(model):
         for variable in layer.weights:
@@ -64,17 +68,23 @@ def require_finite(model: keras.Model, source: str) -> None:
 
 
 def as_precision(model: keras.Model, precision: str, *, but: Sequence[str] = ()) -> keras.Model:
-    """A copy of a model that computes in `precision`, all but the layers named; its weights stay float32."""
+    """Return a copy of a model that computes in `precision`; its weights stay float32.
+
+    Args:
+        model: the model; it is returned itself if `precision` is `float32`.
+        precision: `float32`, `bfloat16` or `float16`.
+        but: names of layers that keep their precision.
+    """
     import keras
 
     if precision == "float32":
         return model
 
     def convert(layer: Any) -> Any:
-        if not isinstance(layer, keras.layers.Layer) or layer.name in but:
-            return layer if not isinstance(layer, keras.layers.Layer) else type(layer).from_config(layer.get_config())
-        config = layer.get_config()
-        return type(layer).from_config({**config, "dtype": f"mixed_{precision}"})
+        if not isinstance(layer, keras.layers.Layer):
+            return layer
+        changes = {} if layer.name in but else {"dtype": f"mixed_{precision}"}
+        return type(layer).from_config({**layer.get_config(), **changes})
 
     converted = keras.models.clone_model(model, clone_function=convert, recursive=True)
     converted.set_weights(model.get_weights())
@@ -82,7 +92,7 @@ def as_precision(model: keras.Model, precision: str, *, but: Sequence[str] = ())
 
 
 def _signature(model: keras.Model) -> list[Any]:
-    """A model's graph as JSON: operations in the order in which a walk down from the outputs first meets them."""
+    """Return a model's graph as JSON, its operations in the order of `walk`."""
     import keras
 
     if isinstance(model, keras.Sequential):
@@ -95,7 +105,7 @@ def _signature(model: keras.Model) -> list[Any]:
     for name, node in walk(config):
         inbound = nodes[name][node] if nodes[name] else {}
         if type(operations[name]).__name__ == "ConvertToTensor":
-            # Keras adds these where a model is called on a tensor of another; they change nothing.
+            # Keras adds these when a model is called on another model's tensor. They change nothing.
             ((below, number, tensor),) = histories(inbound)
             if tensor == 0:
                 numbers[name, node] = numbers[below, number]
@@ -108,7 +118,7 @@ def _signature(model: keras.Model) -> list[Any]:
 
 
 def _graph_order(model: keras.Model) -> list[Any]:
-    """The layers below a model's outputs, in an order that follows from the graph, nested models taken apart."""
+    """Return the layers below a model's outputs in the order of `walk`, with nested models flattened."""
     import keras
 
     if isinstance(model, keras.Sequential):
@@ -126,7 +136,10 @@ def _graph_order(model: keras.Model) -> list[Any]:
 
 
 def walk(config: dict[str, Any]) -> list[tuple[str, int]]:
-    """The nodes of a functional model's config below its outputs, each after those that it depends on."""
+    """Return the nodes (layer's name, index) below the outputs of a functional model's config, inputs first.
+
+    The order is that of a depth-first walk from the outputs: it depends on the graph alone.
+    """
     nodes = {entry["name"]: entry["inbound_nodes"] for entry in config["layers"]}
     done: dict[tuple[str, int], None] = {}
     stack = [(name, node) for name, node, _ in reversed(tensors_of(config["output_layers"]))]
@@ -147,14 +160,14 @@ def walk(config: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def tensors_of(entries: Any) -> list[tuple[str, int, int]]:
-    """Output tensors of a config, which Keras writes as one `[layer, node, tensor]` or as a list of them."""
+    """Return the tensors in a config as a list: Keras writes one `[layer, node, tensor]` or several."""
     if entries and isinstance(entries[0], str):
         entries = [entries]
     return [(str(name), int(node), int(tensor)) for name, node, tensor in entries]
 
 
 def histories(value: Any) -> list[tuple[str, int, int]]:
-    """All `[layer, node, tensor]` to which the arguments of a node refer, in order."""
+    """Return all `[layer, node, tensor]` that the arguments of a node refer to, in order."""
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":
             return tensors_of(value["config"]["keras_history"])
@@ -165,7 +178,7 @@ def histories(value: Any) -> list[tuple[str, int, int]]:
 
 
 def _arguments(value: Any, numbers: dict[tuple[str, int], int]) -> Any:
-    """The arguments of a node as JSON, with references to tensors by the numbers of the nodes that made them."""
+    """Return the arguments of a node as JSON; tensors are the numbers of their nodes."""
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":
             ((name, node, tensor),) = tensors_of(value["config"]["keras_history"])
@@ -187,9 +200,9 @@ def _operation_signature(operation: Any) -> Any:
 
 
 def _settings(operation: Any) -> dict[str, Any]:
-    """The settings of a layer that change its output, without those at their default.
+    """Return the settings of a layer that change its output and are not at their default.
 
-    A setting that a later Keras adds, at its default, changes no digest.
+    So a setting that a later Keras adds does not change digests, as long as it is at its default.
     """
     parameters = inspect.signature(type(operation).__init__).parameters
     settings = {}
@@ -214,10 +227,10 @@ def _plain_or_none(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON.
+    """Convert a value to JSON.
 
     Raises:
-        TypeError: it has no JSON form; what cannot be hashed is not guessed at.
+        TypeError: the value has no JSON form.
     """
     if value is None or isinstance(value, str | bool | int | float):
         return value

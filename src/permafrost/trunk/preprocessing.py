@@ -1,7 +1,7 @@
-"""How pixels from 0 to 255 become what a base was trained on.
+"""Preprocessing rules: the scaling of pixels that a base was trained with.
 
-The three rules are those of `keras.applications.imagenet_utils.preprocess_input`; here each is layers, so that one
-implementation serves extraction and the exported model, on every backend.
+The three rules are those of `keras.applications.imagenet_utils.preprocess_input`, built of layers: extraction and the
+exported model share them on every backend.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """`y = x * scale + offset` a channel, after red and blue have changed places where `bgr`."""
+    """`y = x * scale + offset` per channel; if `bgr`, red and blue are swapped first."""
 
     scale: tuple[float, float, float]
     offset: tuple[float, float, float]
@@ -26,13 +26,13 @@ class Rule:
 
 
 RULES: Final[dict[str, Rule | None]] = {
-    # The base scales its own input, or takes pixels as they are.
+    # The base scales its own input, or takes pixels from 0 to 255.
     "none": None,
-    # -1 to 1
+    # scales to -1 to 1
     "tf": Rule(scale=(1 / 127.5,) * 3, offset=(-1.0,) * 3),
-    # ImageNet's mean subtracted, no scaling, blue first
+    # subtracts ImageNet's mean, without scaling, blue first
     "caffe": Rule(scale=(1.0,) * 3, offset=(-103.939, -116.779, -123.68), bgr=True),
-    # ImageNet's mean and standard deviation, of pixels from 0 to 1
+    # scales to 0 to 1, then normalises by ImageNet's mean and standard deviation
     "torch": Rule(
         scale=tuple(1 / (255 * s) for s in _IMAGENET_STDDEV),  # type: ignore[arg-type]
         offset=tuple(-m / s for m, s in zip(_IMAGENET_MEAN, _IMAGENET_STDDEV, strict=True)),  # type: ignore[arg-type]
@@ -41,14 +41,14 @@ RULES: Final[dict[str, Rule | None]] = {
 
 
 def preprocess(pixels: keras.KerasTensor, rule: str) -> Any:
-    """Put the layers of `rule` on a symbolic tensor of pixels.
+    """Apply the layers of a rule to a symbolic tensor of pixels.
 
     Args:
         pixels: (n, h, w, 3) float32, 0 to 255.
         rule: a name in `RULES`.
 
     Returns:
-        (n, h, w, 3) float32, as the base wants it; computed in float32 whatever the base's precision.
+        (n, h, w, 3) float32, computed in float32 whatever the base's precision.
     """
     import keras
 

@@ -1,8 +1,8 @@
-"""The `.h5` layout in which `keras.applications` publishes weights, read without Keras and without trust.
+"""Read the legacy `.h5` weights that `keras.applications` publishes. The file is not trusted, and Keras not needed.
 
-A group a layer, in the order of the model's layers; the attribute `layer_names` of the file (or of its group
-`model_weights`, where a whole model was saved) gives that order, and `weight_names` of each group its arrays. Layers
-are matched by order, as Keras does. A file with the classifier has its layers last, so they are left over.
+There is one group per layer. The attribute `layer_names` of the file (of its group `model_weights` if a whole model was
+saved) gives the order of the groups, and `weight_names` of each group the order of its arrays. Layers are matched by
+order, as in Keras. The classifier's layers, if any, come last and are ignored.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 
 
 def is_legacy_weights(path: str | os.PathLike[str]) -> bool:
-    """Whether the file at `path` is HDF5 in the legacy layout.
+    """Return whether an HDF5 file has the legacy layout.
 
     Raises:
-        WeightsError: it is no HDF5 file, or a damaged one.
+        WeightsError: the file is not HDF5, or is damaged.
     """
     with _open(path) as file:
         return _root(file) is not None
 
 
 def load_legacy_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Give `model` the weights in the file at `path`, which may have the classifier's after them.
+    """Load the weights in a file into `model`.
 
     Raises:
-        WeightsError: they do not fit: the first layer that does not is named, with both shapes; or they are damaged.
+        WeightsError: the file is damaged, or does not fit the model. The first layer that differs is named, with both
+            shapes.
     """
     with _open(path) as file:
         root = _root(file)
@@ -52,7 +53,7 @@ def load_legacy_weights(model: keras.Model, path: str | os.PathLike[str]) -> Non
 
 @contextlib.contextmanager
 def _open(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open a file of weights; what HDF5 says of a damaged one becomes one clear line."""
+    """Open a weights file, and turn errors of HDF5 into one clear line."""
     import h5py
 
     try:
@@ -63,7 +64,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 
 
 def _assign(layer: keras.Layer, name: str, arrays: list[h5py.Dataset], path: str | os.PathLike[str]) -> None:
-    # Nothing is read before it is known to fit: a file can claim terabytes.
+    # Shapes are checked before anything is read: a file can claim terabytes.
     variables = layer.trainable_weights + layer.non_trainable_weights
     expected = [tuple(variable.shape) for variable in variables]
     found = [array.shape for array in arrays]
@@ -76,7 +77,7 @@ def _assign(layer: keras.Layer, name: str, arrays: list[h5py.Dataset], path: str
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array[...])
     if hasattr(layer, "finalize_state"):
-        layer.finalize_state()  # Normalization works on a copy of its weights.
+        layer.finalize_state()  # Normalization computes with a copy of its weights.
 
 
 def _root(file: h5py.File) -> h5py.Group | None:
@@ -111,12 +112,12 @@ def _array(group: h5py.Group, name: str, path: str | os.PathLike[str]) -> h5py.D
 
     data: Any = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external or data.dtype.kind not in "fiu":
-        raise WeightsError(f"damaged weights file {path}: {name} is no plain array of numbers")
+        raise WeightsError(f"damaged weights file {path}: {name} is not a plain array of numbers")
     return data
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """The attribute's strings; Keras splits a list over `NAME0`, `NAME1`, ... beyond HDF5's limit of 64 KB."""
+    """Return the strings of an attribute. Beyond HDF5's limit of 64 KB, Keras splits it into `NAME0`, `NAME1`, ..."""
     keys = [attribute] if attribute in group.attrs else []
     while f"{attribute}{len(keys)}" in group.attrs:
         keys.append(f"{attribute}{len(keys)}")

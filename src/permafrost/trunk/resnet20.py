@@ -1,6 +1,6 @@
 """ResNet-20, the smallest residual network of He et al. 2015 (arXiv:1512.03385, section 4.2), for 32 x 32 images.
 
-`tools/pretrain_resnet20.py` trains it; its weights come with this package, see `docs/bundled-base.md`.
+`tools/pretrain_resnet20.py` trains it. Its weights are bundled with this package; see `docs/bundled-base.md`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ CLASSES: Final = 10
 def resnet20(
     *, include_top: bool = False, input_shape: tuple[int | None, int | None, int] = (None, None, 3)
 ) -> keras.Model:
-    """The network with fresh weights.
+    """Build the network with initial weights.
 
-    Three stages of three blocks of two 3 x 3 convolutions, each with batch normalization. Where a stage halves height
-    and width its shortcut is a 1 x 1 convolution: the paper's option B, which needs no operation but Keras layers; the
+    It has three stages of three blocks of two 3 x 3 convolutions, each with batch normalization. The shortcut of a
+    block that halves height and width is a 1 x 1 convolution: the paper's option B, which needs Keras layers only. The
     paper's own ResNet-20 pads with zeros (option A) and has 1 % fewer weights.
 
     Args:
-        include_top: whether with its classifier, averaging and a dense layer of ten classes.
-        input_shape: height, width, 3; any height and width where they are None.
+        include_top: whether to add the classifier: averaging and a dense layer of ten classes.
+        input_shape: height, width, 3; None for any height or width.
 
     Returns:
-        A model from (n, h, w, 3), preprocessed by the rule `tf` (-1 to 1), to (n, h / 4, w / 4, 64), or with its
-        classifier to (n, 10) probabilities.
+        A model from (n, h, w, 3), preprocessed by the rule `tf` (-1 to 1), to (n, h / 4, w / 4, 64), or with the
+        classifier to probabilities (n, 10).
     """
     import keras
 

@@ -1,4 +1,4 @@
-"""A run as a base: what fine-tuning made of a base, without its head, to be cut and extracted from as any other."""
+"""A run as a base: the base inside a run's model, fine-tuned or not, can be cut like any other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN_FILE: Final = "run.json"
 
 
 def run_folder(base: str) -> Path | None:
-    """The run that `base` names, by its folder or by the model in it; None where it names something else."""
+    """Return the folder of the run that `base` names, by its folder or its model file; None if it names no run."""
     path = Path(base)
     folder = path.parent if path.name == MODEL_FILE else path
     return folder if (folder / MODEL_FILE).is_file() and (folder / RUN_FILE).is_file() else None
@@ -32,20 +32,20 @@ def load_run_base(
     image_size: tuple[int, int] | None = None,
     preprocessing: str | None = None,
 ) -> Base:
-    """The base inside a run's model, from its input to the layer at which the run's features were cut.
+    """Return the base inside a run's model, from its input to the layer at which the run's features were cut.
 
-    It has the layers of the base that the run came from, by the same names and in the same order, so that what lies
-    below the lowest layer that was trained gives the very features that are kept already.
+    Its layers have the names and the order of the base that the run came from. So below the lowest layer that was
+    trained, its features equal those already cached.
 
     Args:
-        folder: the run's.
-        weights: None or `imagenet`, which stands for the run's own; it has no others.
+        folder: the run's folder.
+        weights: None or `imagenet`: both mean the run's own weights.
         image_size: height and width in pixels; the run's if None.
         preprocessing: the run's own, or None.
 
     Raises:
         BaseError: the run is damaged.
-        OptionError: other weights or another preprocessing are asked for.
+        OptionError: other weights, or another preprocessing.
     """
     folder = Path(folder)
     try:
@@ -66,7 +66,7 @@ def load_run_base(
         raise BaseError(f"{folder / MODEL_FILE} was not exported by permafrost", found=str(error)) from error
     return Base(
         model=_part(start, end, (height, width), name),
-        name=name,  # As the base that it came from: stores of what both share have one name.
+        name=name,  # The name of the original base: both share the stores of the layers below the trained ones.
         weights_source=folder.resolve().name,
         preprocessing=rule,
         image_size=(height, width),
@@ -74,14 +74,14 @@ def load_run_base(
 
 
 def _after_preprocessing(model: keras.Model, rule: str) -> Any:
-    """The tensor that the base itself takes."""
+    """Return the input tensor of the base in a run's model."""
     if RULES[rule] is not None:
         return model.get_layer("preprocessing").output
     return next(operation for operation in model.operations if type(operation).__name__ == "Round").output
 
 
 def _part(start: Any, end: Any, size: tuple[int, int], name: str) -> keras.Model:
-    """What lies between two tensors, as a model with layers of its own, computing in float32."""
+    """Return a copy of the layers between two tensors as a model that computes in float32."""
     import keras
 
     inner = keras.Model(start, end)

@@ -329,6 +329,22 @@ def test_a_compiled_model_trains_like_an_eager_one():
     assert all(np.allclose(a, b, atol=1e-4) for a, b in pairs)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_compiled_model_takes_the_same_fractions_of_steps_as_an_eager_one(optimizer):
+    def steps() -> list[np.ndarray]:
+        model = make_model()
+        options = TrainingOptions(epochs=2, batch_size=24, optimizer=optimizer, weight_decay=0.1, patience=0)
+        train(model, TRAINING, AGREEING, options, progress=False, rates=[0.25, 1.0])
+        return [a - b for a, b in zip(model.get_weights(), make_model().get_weights(), strict=True)]
+
+    eager = steps()
+    with compiling(True):
+        compiled = steps()
+
+    assert all(np.abs(step).max() > 1e-5 for step in eager)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(eager, compiled, strict=True))
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends compile as Keras decides")
 def test_xla_compiles_long_training_of_large_heads_with_the_same_result(monkeypatch):
     with compiling(True):

@@ -87,15 +87,16 @@ class Weights:
 
     Args:
         model: the model, compiled.
+        keep_start: whether to copy the values before training.
 
     Attributes:
-        start: the values when this was made.
-        best: the values of the best epoch; None while there is none.
+        start: the values before training, if they are copied.
+        best: the values of the best epoch; None before the first one.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, *, keep_start: bool) -> None:
         self._variables = changing_variables(model)
-        self.start = self.values()
+        self.start = self.values() if keep_start else []
         self.best: list[np.ndarray] | None = None
 
     def values(self) -> list[np.ndarray]:

@@ -176,7 +176,7 @@ def train(
     start_value = _monitored(model, monitored, options) if never_worse else None
     # Training metrics of an epoch are means over its steps, so they do not compare with a metric before training.
     best = BestEpoch(options, baseline=start_value if monitored is validation else None)
-    weights = Weights(model)
+    weights = Weights(model, keep_start=never_worse)
     saved = Checkpoint(checkpoint, model, best, weights)
     history = saved.resume()
     if not best.ended:

@@ -12,7 +12,6 @@ import pytest
 from permafrost import extract
 from permafrost.errors import OptionError
 from permafrost.extraction.options import ExtractOptions, ExtractSettings
-from permafrost.images.augmentation import USUAL
 from permafrost.images.splits import TEST_FRACTION, VALIDATION_FRACTION
 from permafrost.options import descriptions
 
@@ -24,10 +23,6 @@ def test_the_keywords_of_extract_are_the_fields_of_its_options():
     assert list(descriptions(ExtractOptions)) == fields
     for name in fields:
         assert f"        {name}: " in extract.__doc__
-
-
-def test_the_default_augmentation_is_the_documented_one():
-    assert descriptions(ExtractOptions)["augment"].default == USUAL
 
 
 def test_the_default_fractions_are_those_of_the_splits():

@@ -10,7 +10,7 @@ from typing import Final, TypedDict
 
 from permafrost.engines.options import ENGINES, KERAS_BATCH, OPENVINO_BATCH
 from permafrost.errors import OptionError
-from permafrost.images.limits import MAX_PIXELS
+from permafrost.images.limits import DEFAULT_AUGMENTATION, MAX_PIXELS
 from permafrost.images.splits import TEST_FRACTION, VALIDATION_FRACTION, assign_splits
 from permafrost.machine import cpu_count
 from permafrost.options import check, option
@@ -123,7 +123,7 @@ class ExtractOptions(PipelineOptions, TrunkOptions):
     augment: str | None = option(
         None,
         "How views differ: flip, shift, rotate, zoom, brightness, contrast.",
-        shown="flip,shift,rotate,zoom",
+        shown=DEFAULT_AUGMENTATION,
         metavar="NAME[=RANGE],...",
     )
     validation_fraction: float = option(

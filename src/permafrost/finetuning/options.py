@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
+from permafrost.images.limits import DEFAULT_AUGMENTATION
 from permafrost.options import check, option
 from permafrost.training.options import FINE_TUNING, TrainingOptions, TrainingSettings, with_settings
 from permafrost.units import parse_size
@@ -45,7 +46,7 @@ class FineTuneOptions:
     augment: str | None = option(
         None,
         "How views differ: flip, shift, rotate, zoom, brightness, contrast.",
-        shown="flip,shift,rotate,zoom",
+        shown=DEFAULT_AUGMENTATION,
         metavar="NAME[=RANGE],...",
     )
     # Howard and Ruder 2018, "Universal Language Model Fine-tuning".

@@ -22,6 +22,7 @@ from typing import Final
 import numpy as np
 
 from permafrost.errors import OptionError, nearest
+from permafrost.images.limits import DEFAULT_AUGMENTATION
 
 AUGMENTING: Final = "opencv-affine-bilinear-reflect-1"
 """The version of the rule; it changes when the pixels of a view change for equal augmentation, content and number."""
@@ -31,9 +32,6 @@ RANGES: Final = {"shift": 0.1, "rotate": 15.0, "zoom": 0.1, "brightness": 0.1, "
 
 LIMITS: Final = {"shift": 1.0, "rotate": 180.0, "zoom": 0.9, "brightness": 1.0, "contrast": 1.0}
 """The largest range of each augmentation."""
-
-USUAL: Final = "flip,shift,rotate,zoom"
-"""The default augmentation if there are views."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +136,7 @@ def read_views(views: int | str | None, augment: str | None, *, live: bool = Fal
         views: number of views of each training image, including the image itself; `live` for new ones in each epoch;
             None for the image alone.
         augment: names of augmentations, separated by commas, each optionally with its range: `flip,shift=0.05,rotate`.
-            `USUAL` if None.
+            `DEFAULT_AUGMENTATION` if None.
         live: whether `live` is allowed.
 
     Raises:
@@ -152,7 +150,7 @@ def read_views(views: int | str | None, augment: str | None, *, live: bool = Fal
                 "an augmentation without views", expected="--views 2 or more", found=f"--augment {augment}"
             )
         return Views()
-    return Views(count=count, augmentation=read_augmentation(USUAL if augment is None else augment))
+    return Views(count=count, augmentation=read_augmentation(DEFAULT_AUGMENTATION if augment is None else augment))
 
 
 def read_augmentation(text: str) -> Augmentation:

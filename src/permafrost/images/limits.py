@@ -1,4 +1,4 @@
-"""Limits on images."""
+"""Limits and defaults for images that command-line options show; imports no NumPy."""
 
 from __future__ import annotations
 
@@ -6,3 +6,6 @@ from typing import Final
 
 MAX_PIXELS: Final = 178_956_970
 """Default maximum number of pixels of an image; Pillow refuses larger ones as decompression bombs."""
+
+DEFAULT_AUGMENTATION: Final = "flip,shift,rotate,zoom"
+"""How views differ from their image if there are views and no augmentation is given."""

@@ -23,8 +23,6 @@ import permafrost as pf
 from helpers import files_below, leftovers, point_to
 from permafrost.cli import COMMANDS, INTERRUPTED, program, run
 from permafrost.cli.text import duration
-from permafrost.errors import OptionError
-from permafrost.heads.options import parse_numbers
 from permafrost.units import size
 from samples import encoded, texture, tiny_model, write_legacy, write_photos
 
@@ -456,17 +454,6 @@ def test_a_duration_in_words(seconds, text):
 )
 def test_a_number_of_bytes_in_words(count, text):
     assert size(count) == text
-
-
-@pytest.mark.parametrize(("text", "units"), [("256", (256,)), ("512,128", (512, 128)), ("0", ())])
-def test_hidden_layers_are_given_by_their_units(text, units):
-    assert parse_numbers("hidden", text) == units
-
-
-@pytest.mark.parametrize("text", ["", "many", "1.5", "8,,8"])
-def test_hidden_layers_that_are_not_numbers_are_refused(text):
-    with pytest.raises(OptionError, match="--hidden is not understood; expected 256, or 512,128, or 0"):
-        parse_numbers("hidden", text)
 
 
 # Refusals

@@ -228,7 +228,7 @@ def test_views_whose_store_is_another_trunks_now_are_refused(take, split_photos)
 
 def test_a_flipped_bit_in_the_places_of_views_is_noticed(take, split_photos):
     features = take(split_photos, views=2, augment="flip")
-    places = features._content.views.places.tobytes()
+    places = features.content.views.places.tobytes()
     data = bytearray(Path(features.path).read_bytes())
     data[data.index(places) + 3] ^= 1
     Path(features.path).write_bytes(data)

@@ -1,4 +1,4 @@
-"""From kept features to a run: what it says agrees with the model, and what cannot be trusted is refused."""
+"""A fit writes a run that agrees with its model, and refuses data that it cannot trust."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from samples import CLASSES, texture, write_photos
 pytest_plugins = ["upper"]
 pytestmark = [
     pytest.mark.usefixtures("light"),
-    # TensorFlow says that its own part of reading data is compiled all the same.
+    # TensorFlow warns that its own data pipeline is compiled all the same.
     pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
 ]
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> Path:
-    """A folder of 60 images that names no splits. Not to be changed."""
+    """A folder of 60 images without splits. Do not change it."""
     return write_photos(tmp_path_factory.mktemp("many") / "many", per_class=20)
 
 
 @pytest.fixture(scope="module")
 def unvalidated(many, tiny_base, tmp_path_factory):
-    """Features of `many` without validation images. Not to be changed."""
+    """Features of `many` without validation images. Do not change them."""
     out = tmp_path_factory.mktemp("unvalidated") / "many.h5"
     return pf.extract(many, base=str(tiny_base), pool="avg", validation_fraction=0, out=out, progress=False)
 
@@ -62,13 +62,13 @@ def fit(features, head: str = "logistic", *, out: Path, **options):
 
 @pytest.fixture(scope="module")
 def dense_run(features, tmp_path_factory):
-    """A run of a dense head on `features`, with an option of each kind. Not to be changed."""
+    """A run of a dense head on `features`, with options of each kind. Do not change it."""
     with compiling(False):
         return fit(features, "dense", out=tmp_path_factory.mktemp("dense") / "run", **GIVEN)
 
 
 def listed(folder: Path, path: Path, splits: dict[str, str]) -> Path:
-    """A CSV of the images below `folder`, each class in one split."""
+    """Write a CSV of the images below `folder`, with each class in one split."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split"])
@@ -78,7 +78,7 @@ def listed(folder: Path, path: Path, splits: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("head", ["logistic", "dense"])
-def test_the_figures_of_a_run_are_those_of_its_model_on_the_images(features, run, dense_run, head):
+def test_the_metrics_of_a_run_are_those_of_its_model_on_the_images(features, run, dense_run, head):
     made = run if head == "logistic" else dense_run
 
     body = body_of(made.model)
@@ -94,7 +94,7 @@ def test_the_figures_of_a_run_are_those_of_its_model_on_the_images(features, run
         assert found == expected
 
 
-def test_the_history_of_a_run_is_that_of_its_training(dense_run):
+def test_a_run_has_the_history_of_its_training(dense_run):
     with open(dense_run.folder / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
 
@@ -125,14 +125,14 @@ def test_the_same_request_gives_the_same_model(features, dense_run, tmp_path):
     assert dense_run.metrics == again.metrics
 
 
-def test_features_that_are_not_pooled_go_the_whole_way(maps, tmp_path):
+def test_a_head_on_features_that_are_not_pooled_is_exported(maps, tmp_path):
     run = fit(maps, "dense", out=tmp_path / "run", epochs=1)
 
     assert run.about["parity"]["resized_max_difference"] <= 1e-4
     assert run.metrics["train"]["n"] == 18
 
 
-def test_where_dense_has_no_validation_images_some_of_training_are_held_out_and_shown(unvalidated, tmp_path):
+def test_without_validation_images_dense_holds_out_training_images_and_reports_them(unvalidated, tmp_path):
     assert len(unvalidated.rows("validation")) == 0
 
     run = fit(unvalidated, "dense", out=tmp_path / "run", epochs=1)
@@ -146,7 +146,7 @@ def test_where_dense_has_no_validation_images_some_of_training_are_held_out_and_
 def test_logistic_needs_no_validation_images_and_holds_none_out(unvalidated, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    # Given by its file, and without a place for the run, as the command line does.
+    # The file alone, and no folder for the run, as on the command line.
     run = pf.fit_head(str(unvalidated.path), "logistic", regularization=1.0, progress=False)
 
     assert run.metrics["validation"] == {"n": 0}
@@ -155,15 +155,13 @@ def test_logistic_needs_no_validation_images_and_holds_none_out(unvalidated, tmp
     assert open_run(run.folder).about == run.about
 
 
-def test_nothing_is_held_out_where_training_is_watched(unvalidated, tmp_path):
+def test_nothing_is_held_out_if_the_training_loss_is_monitored(unvalidated, tmp_path):
     run = fit(unvalidated, "dense", out=tmp_path / "run", monitor="loss", epochs=1)
 
     assert run.metrics["validation"] == {"n": 0}
 
 
-def test_what_is_held_out_follows_from_the_images_and_not_from_their_names_or_number(
-    unvalidated, many, tiny_base, tmp_path
-):
+def test_held_out_images_depend_on_their_content_only(unvalidated, many, tiny_base, tmp_path):
     fewer = tmp_path / "renamed"
     for number, path in enumerate(sorted(many.rglob("*-*.*"), reverse=True)[:40]):
         (fewer / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -182,7 +180,7 @@ def test_what_is_held_out_follows_from_the_images_and_not_from_their_names_or_nu
     assert held(features) == held(unvalidated) & there
 
 
-def test_validation_images_that_are_there_are_used_as_they_are(features):
+def test_nothing_is_held_out_if_there_are_validation_images(features):
     rows = split_rows(features, hold_out=True)
 
     assert all(np.array_equal(rows[split], features.rows(split)) for split in rows)
@@ -202,7 +200,7 @@ def test_a_class_without_training_images_is_refused_and_named(photos, tiny_base,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_class_that_a_split_has_no_images_of_is_said_and_its_figures_are_not_made_up(features, tmp_path):
+def test_a_class_that_does_not_occur_in_a_split_has_no_metrics_there_and_a_warning_names_it(features, tmp_path):
     splits = features.content.splits.copy()
     splits[features.labels() == CLASSES.index("stripes")] = SPLITS.index("train")
     moved = FeatureSet(features.path, dataclasses.replace(features.content, splits=splits))
@@ -210,7 +208,7 @@ def test_a_class_that_a_split_has_no_images_of_is_said_and_its_figures_are_not_m
     run = fit(moved, out=tmp_path / "run", calibrate="temperature")
 
     def refuse(text: str):
-        raise AssertionError(f"{text} is no JSON")
+        raise AssertionError(f"{text} is not JSON")
 
     for split in ("validation", "test"):
         written = json.loads((run.folder / "metrics.json").read_text(), parse_constant=refuse)[split]
@@ -222,7 +220,7 @@ def test_a_class_that_a_split_has_no_images_of_is_said_and_its_figures_are_not_m
         ) in run_lines(run)
 
 
-def test_a_class_of_which_none_is_left_when_some_are_held_out_is_refused():
+def test_a_class_whose_training_images_are_all_held_out_is_refused():
     with pytest.raises(HeadError, match="class b has no training images"):
         require_classes(np.array([0, 2, 2]), ("a", "b", "c"))
 
@@ -235,7 +233,7 @@ def test_a_set_without_training_images_is_refused(photos, tiny_base, tmp_path):
         fit(features, out=tmp_path / "run")
 
 
-def test_training_that_runs_off_to_infinity_is_refused_with_advice(features, tmp_path):
+def test_training_that_diverges_is_refused_with_advice(features, tmp_path):
     with pytest.raises(HeadError) as caught:
         fit(features, "dense", out=tmp_path / "run", learning_rate=1e30)
 
@@ -264,7 +262,7 @@ def test_parity_is_checked_on_the_test_images_up_to_64_spread_over_them(features
     assert len(list(sample_images(features, {"test": many}, outputs))) == 64
 
 
-def test_where_the_images_are_gone_parity_is_checked_on_made_up_ones_and_the_run_says_so(
+def test_if_the_images_are_gone_parity_is_checked_on_synthetic_ones_and_the_run_records_it(
     own_photos, tiny_base, tmp_path
 ):
     features = pf.extract(own_photos, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "p.h5", progress=False)
@@ -278,7 +276,7 @@ def test_where_the_images_are_gone_parity_is_checked_on_made_up_ones_and_the_run
     assert parity["resized_max_difference"] <= 1e-4
 
 
-def test_images_that_have_changed_are_left_out_of_the_check(split_photos, tiny_base, tmp_path):
+def test_parity_is_not_checked_on_images_that_have_changed(split_photos, tiny_base, tmp_path):
     own = Path(shutil.copytree(split_photos, tmp_path / "own"))
     features = pf.extract(own, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "own.h5", progress=False)
     changed, gone, *_ = features.paths("test")
@@ -304,7 +302,7 @@ def test_features_of_fewer_bits_pass_parity_at_its_reduced_tolerance(split_photo
     assert run.model.inputs[0].dtype == "float32"
 
 
-def test_images_in_an_npz_file_go_the_whole_way(tiny_base, tmp_path):
+def test_images_of_an_npz_file_can_be_fitted_tuned_evaluated_and_predicted(tiny_base, tmp_path):
     arrays = {
         split: np.stack([texture(kind, first + seed) for kind in CLASSES for seed in range(count)])
         for split, first, count in (("train", 0, 5), ("validation", 50, 2), ("test", 80, 2))
@@ -331,7 +329,7 @@ def test_images_in_an_npz_file_go_the_whole_way(tiny_base, tmp_path):
     ]
 
 
-def test_a_store_whose_trunk_is_missing_is_refused_with_what_to_do(own_features, tmp_path):
+def test_a_store_without_its_trunk_is_refused_with_advice(own_features, tmp_path):
     path = own_features.store.folder / TRUNK_FILE
     path.unlink()
 
@@ -342,7 +340,7 @@ def test_a_store_whose_trunk_is_missing_is_refused_with_what_to_do(own_features,
     assert line == f"no trunk at {path}. Run the same extract again: it is written anew"
 
 
-def test_further_experiments_on_an_open_set_need_its_trunk_no_more(own_features, tmp_path):
+def test_an_open_set_reads_its_trunk_once(own_features, tmp_path):
     first = fit(own_features, out=tmp_path / "first")
     (own_features.store.folder / TRUNK_FILE).unlink()
 
@@ -361,7 +359,7 @@ def test_the_same_extract_again_writes_a_missing_trunk(own_features, split_photo
     assert load_stored_trunk(again.store).spec == again.spec
 
 
-def test_a_trunk_that_was_tampered_with_is_refused_and_what_differs_is_named(own_features, tmp_path):
+def test_a_changed_trunk_is_refused_and_the_difference_is_named(own_features, tmp_path):
     path = own_features.store.folder / TRUNK_FILE
     model = load_stored_trunk(own_features.store).model
     kernel, *rest = model.get_layer("stem").get_weights()
@@ -397,7 +395,7 @@ def test_a_set_whose_shard_is_gone_is_refused(own_features, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_features_that_are_not_those_of_the_trunk_do_not_pass(features, tiny_base, tmp_path, monkeypatch):
+def test_features_of_another_trunk_fail_the_parity_check(features, tiny_base, tmp_path, monkeypatch):
     from permafrost.trunk.bases import load_base
 
     (other,) = build_trunks(load_base(str(tiny_base), weights="none"), pool="avg")
@@ -409,7 +407,7 @@ def test_features_that_are_not_those_of_the_trunk_do_not_pass(features, tiny_bas
     assert files_below(tmp_path) == ["deep"]
 
 
-def test_a_failure_while_a_run_is_replaced_leaves_the_old_one_as_it_was(features, own_run, monkeypatch):
+def test_a_failure_while_a_run_is_replaced_leaves_the_old_run_unchanged(features, own_run, monkeypatch):
     before = {path.name: path.read_bytes() for path in own_run.iterdir()}
 
     def fail(*args, **options):
@@ -431,7 +429,7 @@ def test_a_run_is_replaced_by_a_new_one(features, own_run):
     assert leftovers(own_run.parent) == []
 
 
-def test_what_is_wrong_with_a_request_is_found_before_anything_is_computed(features, tmp_path, monkeypatch):
+def test_a_wrong_request_is_refused_before_features_are_read(features, tmp_path, monkeypatch):
     def fail(*args):
         raise AssertionError("features were read")
 
@@ -452,14 +450,14 @@ def test_what_is_wrong_with_a_request_is_found_before_anything_is_computed(featu
 
 @pytest.fixture(scope="module")
 def other_cut(split_photos, tiny_base, tmp_path_factory):
-    """Features of the same images at another cut. Not to be changed."""
+    """Features of the same images at another cut. Do not change them."""
     out = tmp_path_factory.mktemp("lower") / "lower.h5"
     return pf.extract(split_photos, base=str(tiny_base), cut="stem", pool="avg", out=out, progress=False)
 
 
 @pytest.fixture(scope="module")
 def chosen(features, other_cut, tmp_path_factory):
-    """A run of `auto` on two feature sets, with a curve of few shots. Not to be changed."""
+    """A run of `auto` on two feature sets, with few shots. Do not change it."""
     with compiling(False):
         return pf.fit_head(
             [features, str(other_cut.path)],
@@ -472,7 +470,7 @@ def chosen(features, other_cut, tmp_path_factory):
         )
 
 
-def test_auto_ranks_heads_and_feature_sets_by_their_loss_on_held_out_training_images(chosen, features, other_cut):
+def test_auto_ranks_heads_and_feature_sets_by_cross_validated_loss(chosen, features, other_cut):
     board = chosen.about["leaderboard"]
 
     assert {row["features"] for row in board} == {features.path.stem, "lower"}
@@ -484,7 +482,7 @@ def test_auto_ranks_heads_and_feature_sets_by_their_loss_on_held_out_training_im
         assert [row["head"] for row in csv.DictReader(file)] == [row["head"] for row in board]
 
 
-def test_what_auto_chose_is_what_is_exported(chosen, features, other_cut):
+def test_auto_exports_the_best_head(chosen, features, other_cut):
     best = chosen.about["leaderboard"][0]
 
     assert (chosen.about["head"], chosen.about["details"][best["setting"]]) == (best["head"], best["value"])
@@ -493,7 +491,7 @@ def test_what_auto_chose_is_what_is_exported(chosen, features, other_cut):
     assert chosen.about["parity"]["resized_max_difference"] <= 1e-4
 
 
-def test_few_shots_are_judged_by_mean_and_spread_and_more_are_better(chosen):
+def test_few_shots_have_a_mean_and_a_spread_and_more_are_better(chosen):
     curve = chosen.about["shots"]
 
     assert [row["shots"] for row in curve] == [1, 4]
@@ -502,7 +500,7 @@ def test_few_shots_are_judged_by_mean_and_spread_and_more_are_better(chosen):
     assert (chosen.folder / "shots.csv").is_file()
 
 
-def test_test_images_have_no_say_in_what_auto_chooses(features, chosen, tmp_path, monkeypatch):
+def test_auto_does_not_read_test_images(features, chosen, tmp_path, monkeypatch):
     asked = []
     real = type(features).features
 
@@ -543,27 +541,27 @@ def test_sets_of_other_images_are_not_compared(features, photos, tiny_base, tmp_
         ({"calibrate": "platt"}, "unknown calibrate; expected none or temperature, found platt"),
     ],
 )
-def test_a_choice_that_makes_no_sense_is_one_clear_line(features, tmp_path, options, line):
+def test_an_option_that_is_not_permitted_is_one_clear_line(features, tmp_path, options, line):
     with pytest.raises(OptionError) as caught:
         pf.fit_head(features, out=tmp_path / "run", progress=False, **options)
 
     assert one_error_line(caught.value).startswith(line)
 
 
-def test_several_sets_with_a_head_of_keras_are_refused(features, other_cut, tmp_path):
+def test_several_sets_cannot_be_compared_with_a_head_that_keras_trains(features, other_cut, tmp_path):
     with pytest.raises(
         OptionError, match="several feature sets cannot be compared with dense; expected auto, logistic"
     ):
         fit([features, other_cut], "dense", out=tmp_path / "run")
 
 
-def test_more_shots_than_there_are_images_are_refused(features, tmp_path):
+def test_more_shots_than_images_are_refused(features, tmp_path):
     with pytest.raises(HeadError, match="too few training images for so many shots; expected 6 at most, found 7"):
         fit(features, out=tmp_path / "run", shots=[7])
 
 
-def test_calibration_is_chosen_on_validation_images_and_shown_on_test_before_and_after(features, tmp_path):
-    # So small a head that some images are wrong.
+def test_the_temperature_is_chosen_on_validation_images_and_its_effect_on_test_is_recorded(features, tmp_path):
+    # A head so small that some images are wrong.
     plain, calibrated = (
         fit(features, "dense", out=tmp_path / how, calibrate=how, hidden=1, epochs=1) for how in ("none", "temperature")
     )
@@ -578,7 +576,7 @@ def test_calibration_is_chosen_on_validation_images_and_shown_on_test_before_and
         assert after[f"{key}_after"] == pytest.approx(before[f"{key}_after"], abs=1e-5)
 
 
-def test_where_all_held_out_images_are_right_no_temperature_is_applied_and_that_is_said(features, tmp_path):
+def test_if_all_held_out_images_are_right_no_temperature_is_applied(features, tmp_path):
     run = fit(features, out=tmp_path / "run", calibrate="temperature")
 
     found = run.about["calibration"]
@@ -588,7 +586,7 @@ def test_where_all_held_out_images_are_right_no_temperature_is_applied_and_that_
     assert line.startswith("calibration: all 9 images of validation are right")
 
 
-def test_of_two_classes_a_threshold_is_chosen_on_validation_and_shown_on_test(split_photos, tiny_base, tmp_path):
+def test_a_run_of_two_classes_records_a_threshold(split_photos, tiny_base, tmp_path):
     data = Path(shutil.copytree(split_photos, tmp_path / "two"))
     for folder in data.glob("*/stripes"):
         shutil.rmtree(folder)
@@ -602,7 +600,7 @@ def test_of_two_classes_a_threshold_is_chosen_on_validation_and_shown_on_test(sp
     assert run.metrics["test"]["at_threshold"].keys() == {"accuracy", "balanced_accuracy"}
 
 
-def test_features_that_are_no_numbers_are_refused_and_a_image_is_named():
+def test_features_that_are_not_finite_are_refused_and_an_image_is_named():
     x = np.ones((3, 2), np.float32)
     x[1, 0] = np.nan
 
@@ -615,7 +613,7 @@ def test_features_that_are_no_numbers_are_refused_and_a_image_is_named():
         require_features(np.ones((3, 2), np.float32), str)
 
 
-def test_a_pipeline_of_scikit_learns_goes_the_whole_way(features, tmp_path):
+def test_a_scikit_learn_pipeline_is_fitted_and_exported(features, tmp_path):
     pipeline = make_pipeline(StandardScaler(), PCA(3), KNeighborsClassifier(3))
 
     run = pf.fit_head(features, pipeline, out=tmp_path / "run", progress=False)

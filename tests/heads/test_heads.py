@@ -1,4 +1,4 @@
-"""Heads: what scikit-learn fits is converted into Keras without a difference; what Keras trains does not mind scale."""
+"""Heads in Keras layers equal scikit-learn's; heads that Keras trains are independent of the features' scale."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from permafrost.heads.table import find_head
 pytest_plugins = ["upper"]
 pytestmark = [
     pytest.mark.usefixtures("light"),
-    # TensorFlow says that its own part of reading data is compiled all the same.
+    # TensorFlow warns that its own data pipeline is compiled all the same.
     pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
 ]
 
@@ -45,7 +45,7 @@ def make_data(
     scale: float = 1.0,
     seed: int = 0,
 ) -> HeadData:
-    """Features around one centre a class, never negative, as after ReLU; one of them the same for all images."""
+    """Return features around one centre per class, never negative, as after ReLU; one of them is constant."""
     generator = np.random.default_rng(seed)
     centres = generator.normal(0, 1, (classes, *shape))
 
@@ -90,9 +90,9 @@ def with_classes(data: HeadData, y: np.ndarray, names: tuple[str, ...]) -> HeadD
 @pytest.mark.parametrize("class_weight", ["none", "balanced"])
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_logistic_in_keras_is_scikit_learns_scaler_and_regression(shape, classes, class_weight):
+def test_logistic_equals_scikit_learns_scaler_and_regression(shape, classes, class_weight):
     data = make_data(shape, classes=classes, count=61)
-    # With more features than images scikit-learn's default tolerance stops it up to 2e-3 short of its own solution.
+    # With more features than images scikit-learn's default tolerance stops up to 2e-3 short of the solution.
     tolerance = 1e-4 if np.prod(shape) < 61 else 1e-10
     weight = None if class_weight == "none" else class_weight
     regression = LogisticRegression(C=0.3, class_weight=weight, max_iter=1000, tol=tolerance)
@@ -106,7 +106,7 @@ def test_logistic_in_keras_is_scikit_learns_scaler_and_regression(shape, classes
 
 
 @pytest.mark.parametrize("scale", [1e-5, 1e4])
-def test_logistic_does_not_mind_the_scale_of_the_features(scale):
+def test_logistic_is_independent_of_the_scale_of_the_features(scale):
     plain, scaled = (fit("logistic", make_data(scale=factor), regularization=0.3) for factor in (1.0, scale))
 
     x = make_data().validation_x
@@ -121,7 +121,7 @@ def test_logistic_is_one_dense_layer_from_features_to_probabilities():
     assert model.inputs[0].shape == (None, 3, 3, 4)
 
 
-def test_c_is_chosen_by_cross_validation_on_the_training_images_alone_and_the_same_every_time():
+def test_c_is_chosen_by_cross_validation_on_the_training_images_only_and_is_reproducible():
     data = make_data()
     without = with_classes(data, data.y, data.class_names)
 
@@ -133,7 +133,7 @@ def test_c_is_chosen_by_cross_validation_on_the_training_images_alone_and_the_sa
     assert np.array_equal(outputs(first, data.x), outputs(second, data.x))
 
 
-def test_the_c_that_is_chosen_is_the_one_with_the_least_loss():
+def test_c_is_chosen_by_the_least_loss():
     fitted = fit("logistic", make_data(count=120))
 
     best = min(fitted.history, key=lambda row: row["cross_validation_log_loss"])
@@ -141,7 +141,7 @@ def test_the_c_that_is_chosen_is_the_one_with_the_least_loss():
     assert [row["C"] for row in fitted.history] == list(find_head("logistic").values(120)[: len(fitted.history)])
 
 
-def test_regularisation_so_strong_that_nothing_is_told_apart_does_not_end_the_comparison():
+def test_a_flat_start_of_the_path_does_not_end_the_comparison():
     random = np.random.default_rng(0)
     y = np.arange(18) % 3
     x = np.abs(random.normal(size=(18, 16))).astype(np.float32)
@@ -155,7 +155,7 @@ def test_regularisation_so_strong_that_nothing_is_told_apart_does_not_end_the_co
     assert min(losses) < 0.5
 
 
-def test_cross_validation_losses_are_those_of_scikit_learn():
+def test_cross_validation_losses_equal_scikit_learns():
     from sklearn.metrics import log_loss
 
     data = make_data()
@@ -170,14 +170,14 @@ def test_cross_validation_losses_are_those_of_scikit_learn():
     assert row["standard_error"] == pytest.approx(np.std(losses, ddof=1) / 5**0.5, abs=1e-3)
 
 
-def test_a_given_c_is_taken_and_nothing_is_compared():
+def test_a_given_c_is_used_without_a_comparison():
     fitted = fit("logistic", make_data(), regularization=0.25)
 
     assert fitted.details == {"C": 0.25, "chosen_by": "option"}
     assert fitted.history == []
 
 
-def test_balanced_classes_make_a_difference_where_they_are_unbalanced():
+def test_balanced_class_weights_raise_the_probability_of_a_rare_class():
     data = make_data(classes=2)
     data = with_classes(data, (np.arange(60) % 6 == 0).astype(np.int64), data.class_names)
 
@@ -188,7 +188,7 @@ def test_balanced_classes_make_a_difference_where_they_are_unbalanced():
     assert outputs(balanced, data.x)[:, 1].mean() > outputs(plain, data.x)[:, 1].mean() + 0.1
 
 
-def test_a_class_with_a_single_image_is_refused_where_c_is_to_be_chosen():
+def test_a_class_with_a_single_image_is_refused_if_c_is_chosen():
     data = make_data(classes=2)
     y = np.zeros(60, np.int64)
     y[7] = 1
@@ -212,7 +212,7 @@ def test_a_class_with_a_single_image_is_fitted_with_a_given_c():
     assert outputs(fitted, data.x).shape == (60, 2)
 
 
-def test_two_images_a_class_are_enough_to_choose_c():
+def test_two_images_per_class_are_enough_to_choose_c():
     data = make_data(count=6)
 
     assert fit("logistic", data).details["C"] in find_head("logistic").values(6)
@@ -229,7 +229,7 @@ def test_a_c_that_is_not_positive_is_refused(value):
     [((8,), 0.0, 2, 0), ((8, 5), 0.3, 3, 2), ((), 0.0, 1, 0)],
     ids=["one hidden layer", "two with dropout", "none"],
 )
-def test_dense_has_the_layers_that_are_asked_for(hidden, dropout, dense, dropouts):
+def test_dense_has_the_requested_layers(hidden, dropout, dense, dropouts):
     data = make_data((3, 3, 4))
 
     fitted = fit("dense", data, hidden=hidden, dropout=dropout, epochs=1)
@@ -261,7 +261,7 @@ def test_the_same_seed_gives_the_same_dense_head_and_another_seed_another():
     assert not np.allclose(first, other, atol=1e-3)
 
 
-def test_dense_says_how_many_epochs_it_trained_and_which_was_the_best():
+def test_dense_records_its_epochs_and_the_best_one():
     fitted = fit("dense", make_data(), epochs=3, patience=0)
 
     best = min(fitted.history, key=lambda row: row["val_loss"])
@@ -281,7 +281,7 @@ def test_with_min_delta_the_best_epoch_is_the_one_whose_weights_the_head_has():
     assert -np.log(chosen).mean() == pytest.approx(fitted.history[best - 1]["val_loss"], abs=1e-4)
 
 
-def test_dense_without_validation_images_is_refused_unless_it_watches_training():
+def test_dense_without_validation_images_is_refused_unless_it_monitors_training():
     data = make_data()
     data = with_classes(data, data.y, data.class_names)
 
@@ -302,7 +302,7 @@ def test_features_that_are_the_same_for_all_images_are_refused_by_dense():
 
 
 def twin(name: str, data: HeadData, value: float, weight: str | None, x: np.ndarray) -> np.ndarray:
-    """What scikit-learn itself makes of a head: its probabilities for x."""
+    """Return the probabilities for x of the same head in scikit-learn."""
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     classes = len(data.class_names)
     priors = np.full(classes, 1 / classes) if weight else None
@@ -326,7 +326,7 @@ def twin(name: str, data: HeadData, value: float, weight: str | None, x: np.ndar
 @pytest.mark.parametrize(
     ("name", "value"), [("ridge", 30.0), ("svm", 0.003), ("lda", 0.4), ("knn", 7), ("nb", 1e-3)], ids=lambda x: str(x)
 )
-def test_a_head_in_keras_is_scikit_learns(name, value, shape, classes, class_weight):
+def test_a_classical_head_equals_scikit_learns(name, value, shape, classes, class_weight):
     data = make_data(shape, classes=classes, count=61, spread=2.0 if len(shape) == 1 else 8.0)
     setting = {"neighbours": int(value)} if name == "knn" else {"regularization": value}
 
@@ -334,14 +334,14 @@ def test_a_head_in_keras_is_scikit_learns(name, value, shape, classes, class_wei
 
     expected = twin(name, data, value, None if class_weight == "none" else class_weight, data.validation_x)
     found = outputs(fitted, data.validation_x)
-    # scikit-learn's calibrator does not weigh classes, so that the temperature, and it alone, differs a little.
+    # scikit-learn's calibrator does not weight classes, so only the temperature differs a little.
     apart = name in ("ridge", "svm") and class_weight == "balanced"
     assert np.abs(found - expected).max() <= (0.05 if apart else 1e-5)
     assert not apart or temperature_apart(found, expected) <= 1e-4
 
 
 def temperature_apart(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference of probabilities, once the temperature that fits best is taken away."""
+    """Return the largest difference of probabilities after the best temperature is removed."""
     ours, theirs = np.log(found.astype(np.float64)), np.log(expected)
     ours, theirs = (logits - logits.mean(axis=1, keepdims=True) for logits in (ours, theirs))
     calibrated = np.exp(ours * (ours * theirs).sum() / np.square(ours).sum())
@@ -349,7 +349,7 @@ def temperature_apart(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", sorted(set(CLASSICAL_HEADS) - {"mlp"}))
-def test_the_setting_that_is_chosen_is_the_one_with_the_least_loss(name):
+def test_a_setting_is_chosen_by_the_least_loss(name):
     data = make_data(count=90)
     head = find_head(name)
 
@@ -361,7 +361,7 @@ def test_the_setting_that_is_chosen_is_the_one_with_the_least_loss(name):
     assert fitted.held_out_logits.shape == (90, 3)
 
 
-def test_principal_components_are_those_of_scikit_learn():
+def test_principal_components_equal_scikit_learns():
     data = make_data((3, 3, 4))
     pipeline = make_pipeline(StandardScaler(), PCA(5, random_state=0), LogisticRegression(C=0.3, max_iter=1000))
     expected = pipeline.fit(flat(data.x), data.y).predict_proba(flat(data.x))
@@ -375,12 +375,12 @@ def test_principal_components_are_those_of_scikit_learn():
 
 
 @pytest.mark.parametrize("pca", [0, -1, 2.5, 1000])
-def test_components_that_there_cannot_be_are_refused(pca):
+def test_an_impossible_number_of_components_is_refused(pca):
     with pytest.raises(OptionError, match=f"no such number of principal components; .* 1 to 36, found {pca}"):
         fit("lda", make_data((3, 3, 4)), pca=pca)
 
 
-def test_conv_has_the_layers_that_are_asked_for():
+def test_conv_has_the_requested_layers():
     fitted = fit("conv", make_data((5, 5, 4)), epochs=1, filters=(6, 7), filter_dropout=(0.25, 0), hidden=9, l2=0.01)
 
     kinds = [type(layer).__name__ for layer in fitted.model.layers]
@@ -392,7 +392,7 @@ def test_conv_has_the_layers_that_are_asked_for():
     assert all(layer.kernel_regularizer for layer in fitted.model.layers if isinstance(layer, keras.layers.Dense))
 
 
-def test_dense_with_batch_normalisation_has_it_before_each_activation():
+def test_dense_normalises_batches_before_each_activation():
     fitted = fit("dense", make_data(), epochs=1, hidden=(9, 5), batch_norm=True)
 
     kinds = [type(layer).__name__ for layer in fitted.model.layers]
@@ -405,7 +405,7 @@ def test_linear_is_one_layer():
     assert kinds == ["InputLayer", "Normalization", "Dense"]
 
 
-def test_a_convolutional_head_on_pooled_features_is_refused():
+def test_conv_on_pooled_features_is_refused():
     with pytest.raises(HeadError) as caught:
         fit("conv", make_data())
 
@@ -415,7 +415,7 @@ def test_a_convolutional_head_on_pooled_features_is_refused():
     )
 
 
-def test_a_pipeline_of_ones_own_is_fitted_as_it_is_and_calibrated_where_it_has_no_probabilities():
+def test_a_pipeline_without_probabilities_is_calibrated():
     data = make_data()
     options = options_from({}, progress=False)
     own = make_pipeline(StandardScaler(), LinearSVC(C=0.01))
@@ -453,7 +453,7 @@ def test_a_setting_out_of_range_is_one_clear_line(name, settings, line):
         ({"filters": 0}, "a convolution needs units; expected 1 or more, found 0"),
     ],
 )
-def test_an_option_of_dense_that_makes_no_sense_is_one_clear_line(options, line):
+def test_an_option_of_dense_that_is_not_permitted_is_one_clear_line(options, line):
     with pytest.raises(OptionError) as caught:
         fit("dense", make_data(), **options)
 
@@ -461,12 +461,12 @@ def test_an_option_of_dense_that_makes_no_sense_is_one_clear_line(options, line)
 
 
 @pytest.mark.parametrize(("name", "near"), [("logistik", "logistic"), ("dens", "dense"), ("Dense", "dense")])
-def test_an_unknown_head_is_refused_with_the_nearest(name, near):
+def test_an_unknown_head_is_refused_with_the_nearest_name(name, near):
     with pytest.raises(OptionError, match=f"unknown head {name}; expected .*{near}"):
         find_head(name)
 
 
-def test_every_head_of_the_table_is_there():
+def test_every_name_has_a_head():
     heads = {name: find_head(name) for name in HEADS}
 
     assert all(head.name == name for name, head in heads.items())
@@ -475,7 +475,7 @@ def test_every_head_of_the_table_is_there():
 
 @pytest.mark.parametrize("name", sorted(HEADS))
 @pytest.mark.parametrize("shape", [(6,), (3, 3, 4)], ids=["pooled", "maps"])
-def test_every_head_gives_probabilities_from_features_by_keras_own_layers(name, shape):
+def test_every_head_gives_probabilities_with_built_in_keras_layers(name, shape):
     if name == "conv" and len(shape) == 1:
         pytest.skip("conv is for maps")
     data = make_data(shape)

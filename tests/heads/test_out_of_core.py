@@ -1,4 +1,4 @@
-"""Features that stay on disk give the heads that they would give in memory; what cannot be done so is refused."""
+"""Features that stay on disk give the same heads as in memory; heads that need them in memory are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from samples import make_content, spec_with
 pytest_plugins = ["upper"]
 pytestmark = [
     pytest.mark.usefixtures("light"),
-    # TensorFlow says that its own part of reading data is compiled all the same.
+    # TensorFlow warns that its own data pipeline is compiled all the same.
     pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
 ]
 
@@ -40,9 +40,9 @@ LIMIT = 8000
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A set of 600 rows (8,) of three classes, one class after the other, in shards of 50 rows; and the rows."""
-    folder = tmp_path_factory.mktemp("kept")
+def cached(tmp_path_factory):
+    """A set of 600 rows (8,) of three classes, one class after the other, in shards of 50 rows."""
+    folder = tmp_path_factory.mktemp("cached")
     generator = np.random.default_rng(0)
     spec = spec_with(shapes=((FEATURES,),))
     labels = np.sort(np.arange(COUNT) % CLASSES)
@@ -70,7 +70,7 @@ def kept(tmp_path_factory):
 
 
 def streamed(features, *, limit: int = LIMIT) -> HeadData:
-    """What a head is fitted to with so small a memory limit."""
+    """Return what a head is fitted to with a small memory limit."""
     stream = FeatureRows(features, features.rows("train"), memory_limit=limit)
     sample = stream.sample(LIMIT // 4, seed=0)
     x, y = features.arrays("validation")
@@ -90,8 +90,8 @@ def outputs(fitted, x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["ridge", "lda"])
 @pytest.mark.parametrize("class_weight", ["none", "balanced"])
-def test_a_head_from_moments_is_the_one_that_scikit_learn_fits_in_memory(kept, name, class_weight):
-    x, y = kept.arrays("train")
+def test_a_head_from_moments_equals_scikit_learns_in_memory(cached, name, class_weight):
+    x, y = cached.arrays("train")
     value = {"ridge": 20.0, "lda": 0.3}[name]
     models = {
         "ridge": RidgeClassifier(alpha=value, class_weight=None if class_weight == "none" else "balanced"),
@@ -103,7 +103,7 @@ def test_a_head_from_moments_is_the_one_that_scikit_learn_fits_in_memory(kept, n
 
     fitted = fit_out_of_core(
         find_head(name),
-        streamed(kept),
+        streamed(cached),
         options_from({"regularization": value, "class_weight": class_weight}, progress=False),
     )
 
@@ -114,8 +114,8 @@ def test_a_head_from_moments_is_the_one_that_scikit_learn_fits_in_memory(kept, n
     assert fitted.details["fitted"].startswith("in one pass over")
 
 
-def test_a_setting_is_chosen_on_the_validation_rows(kept):
-    fitted = fit_out_of_core(find_head("ridge"), streamed(kept), options_from({}, progress=False))
+def test_a_setting_is_chosen_on_the_validation_rows(cached):
+    fitted = fit_out_of_core(find_head("ridge"), streamed(cached), options_from({}, progress=False))
 
     best = min(fitted.history, key=lambda row: row["validation_log_loss"])
     assert (fitted.details["alpha"], fitted.details["chosen_by"]) == (best["alpha"], "validation")
@@ -123,9 +123,9 @@ def test_a_setting_is_chosen_on_the_validation_rows(kept):
 
 @pytest.mark.parametrize("scaling", ["standard", "centred"])
 @pytest.mark.parametrize("weights", [(1.0, 2.0, 0.5), (1.0, 1.0, 1.0), (0.5, 0.5, 0.5)])
-def test_moments_gathered_by_blocks_are_those_of_the_scaled_rows(kept, weights, scaling):
-    rows = FeatureRows(kept, kept.rows("train"), memory_limit=LIMIT)
-    x, y = kept.arrays("train")
+def test_moments_gathered_by_blocks_equal_those_of_the_scaled_rows(cached, weights, scaling):
+    rows = FeatureRows(cached, cached.rows("train"), memory_limit=LIMIT)
+    x, y = cached.arrays("train")
 
     moments, affine = gather_moments(rows, np.array(weights), scaling)
 
@@ -138,12 +138,12 @@ def test_moments_gathered_by_blocks_are_those_of_the_scaled_rows(kept, weights, 
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_logistic_regression_by_passes_is_the_one_that_scikit_learn_fits_in_memory(kept, classes):
-    data = streamed(kept, limit=100 * LIMIT)
+def test_logistic_regression_by_passes_equals_scikit_learns_in_memory(cached, classes):
+    data = streamed(cached, limit=100 * LIMIT)
     stream = data.stream
     if classes == 2:
         chosen = np.flatnonzero(stream.labels < 2)
-        stream = FeatureRows(kept, kept.rows("train")[chosen], memory_limit=100 * LIMIT)
+        stream = FeatureRows(cached, cached.rows("train")[chosen], memory_limit=100 * LIMIT)
         sample = stream.sample(LIMIT // 4, seed=0)
         data = dataclasses.replace(
             data, x=stream.load(sample), y=stream.labels[sample], stream=stream, class_names=("a", "b")
@@ -158,31 +158,31 @@ def test_logistic_regression_by_passes_is_the_one_that_scikit_learn_fits_in_memo
     assert 1 < fitted.details["passes"] <= 60
 
 
-def test_a_head_that_keras_trains_sees_all_rows_by_batches(kept):
+def test_keras_trains_on_all_rows_by_batches(cached):
     options = options_from({"hidden": 8, "epochs": 3, "batch_size": 64, "learning_rate": 0.01}, progress=False)
 
-    fitted = fit_out_of_core(find_head("dense"), streamed(kept, limit=10 * LIMIT), options)
+    fitted = fit_out_of_core(find_head("dense"), streamed(cached, limit=10 * LIMIT), options)
 
-    x, y = kept.arrays("train")
+    x, y = cached.arrays("train")
     assert (outputs(fitted, x).argmax(axis=1) == y).mean() >= 0.5
     assert fitted.details["fitted"].startswith("by batches of 64")
 
 
-def test_heads_that_need_all_in_memory_are_refused_with_those_that_do_not(kept):
+def test_a_head_that_needs_memory_is_refused_and_the_heads_that_do_not_are_named(cached):
     with pytest.raises(HeadError) as caught:
-        fit_out_of_core(find_head("knn"), streamed(kept), options_from({}, progress=False))
+        fit_out_of_core(find_head("knn"), streamed(cached), options_from({}, progress=False))
 
     line = one_error_line(caught.value)
     assert line.startswith("knn needs all features in memory; expected 4 times")
     assert line.endswith("larger --memory-limit, or take --head dense, linear, conv, logistic, ridge, lda")
 
 
-def test_features_whose_products_do_not_fit_are_refused(kept):
+def test_features_whose_products_do_not_fit_are_refused(cached):
     with pytest.raises(HeadError, match=r"lda needs 6 matrices of 8 by 8 features in memory; .*--pool avg"):
-        fit_out_of_core(find_head("lda"), streamed(kept, limit=3000), options_from({}, progress=False))
+        fit_out_of_core(find_head("lda"), streamed(cached, limit=3000), options_from({}, progress=False))
 
 
-def test_a_set_goes_the_whole_way_from_disk_and_says_so(maps, tmp_path):
+def test_a_run_can_be_fitted_from_disk_and_records_it(maps, tmp_path):
     run = pf.fit_head(maps, "linear", memory_limit=100_000, epochs=1, out=tmp_path / "run", progress=False)
 
     assert run.about["details"]["fitted"].startswith("by batches of 32 in a shuffled order, read from disk")
@@ -191,14 +191,14 @@ def test_a_set_goes_the_whole_way_from_disk_and_says_so(maps, tmp_path):
 
 
 @pytest.mark.parametrize("head", ["auto", make_pipeline(StandardScaler(), RidgeClassifier())], ids=["auto", "pipeline"])
-def test_what_is_fitted_in_memory_alone_is_refused_beyond_the_limit(maps, head, tmp_path):
+def test_comparisons_and_estimators_are_refused_beyond_the_memory_limit(maps, head, tmp_path):
     with pytest.raises(HeadError, match=r"all features in memory; expected 4 times the features.*one head by its"):
         pf.fit_head(maps, head, memory_limit=100_000, out=tmp_path / "run", progress=False)
 
     assert files_below(tmp_path) == []
 
 
-def test_a_limit_that_the_list_of_images_takes_alone_is_refused(maps, tmp_path):
+def test_a_memory_limit_below_the_list_of_images_is_refused(maps, tmp_path):
     with pytest.raises(HeadError) as caught:
         pf.fit_head(maps, "ridge", memory_limit=5000, out=tmp_path / "run", progress=False)
 
@@ -206,6 +206,6 @@ def test_a_limit_that_the_list_of_images_takes_alone_is_refused(maps, tmp_path):
     assert files_below(tmp_path) == []
 
 
-def test_a_memory_limit_that_is_no_size_is_refused(features, tmp_path):
+def test_a_memory_limit_that_is_not_a_size_is_refused(features, tmp_path):
     with pytest.raises(OptionError, match="not a number of bytes"):
         pf.fit_head(features, "ridge", memory_limit="much", out=tmp_path / "run", progress=False)

@@ -1,4 +1,4 @@
-"""What scikit-learn fits is converted into Keras layers with equal probabilities, or refused before it is fitted."""
+"""scikit-learn estimators become Keras layers with equal probabilities, or are refused before they are fitted."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ CONVERTIBLE = {
 
 
 def draw(classes: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features (90, 3, 4), never negative, one the same for all; and labels."""
+    """Return features (90, 3, 4), never negative, one of them constant, and labels."""
     centres = np.random.default_rng(0).normal(0, 1, (classes, 3, 4))
     y = np.arange(90) % classes
     x = np.maximum(centres[y] + np.random.default_rng(seed).normal(0, 2, (90, 3, 4)) + 1, 0)
@@ -73,7 +73,7 @@ def draw(classes: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", CONVERTIBLE)
-def test_the_folded_model_gives_scikit_learns_probabilities(name, classes):
+def test_a_converted_model_gives_scikit_learns_probabilities(name, classes):
     model = CONVERTIBLE[name]
     require_convertible(model)
     x, y = draw(classes, seed=1)
@@ -86,7 +86,7 @@ def test_the_folded_model_gives_scikit_learns_probabilities(name, classes):
     assert np.abs(keras.ops.convert_to_numpy(converted(new)) - expected).max() <= 1e-5
 
 
-def test_bayes_keeps_its_digits_with_many_features_that_say_little_each():
+def test_bayes_is_precise_with_many_weak_features():
     random = np.random.default_rng(0)
     y = np.arange(600) % 2
     x = (random.normal(0, 3, (600, 2048)) + 0.1 * y[:, None] * random.normal(0, 1, 2048)).astype(np.float32)
@@ -100,7 +100,7 @@ def test_bayes_keeps_its_digits_with_many_features_that_say_little_each():
 
 
 @pytest.mark.parametrize("name", ["neighbours by the cosine", "bayes", "mean of calibrated by Platt"])
-def test_a_folded_model_is_saved_and_opened_in_safe_mode(name, tmp_path):
+def test_a_converted_model_opens_in_safe_mode(name, tmp_path):
     x, y = draw(3, seed=1)
     converted = to_keras(convert(CONVERTIBLE[name].fit(x.reshape(90, -1).astype(np.float64), y)), (3, 4))
     converted.save(tmp_path / "head.keras")
@@ -112,7 +112,7 @@ def test_a_folded_model_is_saved_and_opened_in_safe_mode(name, tmp_path):
     assert np.array_equal(keras.ops.convert_to_numpy(opened(x)), expected)
 
 
-def test_every_class_that_can_be_folded_is_tried():
+def test_every_convertible_class_is_tested():
     tried = {type(member) for model in CONVERTIBLE.values() for member in members(model)}
 
     assert tried >= {*TRANSFORMERS, *CLASSIFIERS} - {str}
@@ -140,7 +140,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("model", "line"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_folded_is_refused_before_fitting_with_the_list_of_what_can(model, line):
+def test_an_estimator_that_cannot_be_converted_is_refused_before_fitting_with_those_that_can(model, line):
     with pytest.raises(HeadError) as caught:
         require_convertible(model)
 
@@ -149,13 +149,13 @@ def test_what_cannot_be_folded_is_refused_before_fitting_with_the_list_of_what_c
     assert ", ".join(kind.__name__ for kind in table) in str(caught.value)
 
 
-def test_scores_that_are_no_probabilities_are_known():
+def test_estimators_without_probabilities_are_known():
     assert has_probabilities(make_pipeline(StandardScaler(), LogisticRegression()))
     assert not has_probabilities(make_pipeline(StandardScaler(), RidgeClassifier()))
     assert has_probabilities(calibrated(LinearSVC()))
 
 
-def test_affine_maps_that_follow_each_other_become_one_unless_it_takes_more_numbers():
+def test_consecutive_affine_maps_are_merged_unless_that_takes_more_numbers():
     generator = np.random.default_rng(0)
     down = Affine(generator.normal(size=(6, 2)), generator.normal(size=2))
     up = Affine(generator.normal(size=(2, 9)), generator.normal(size=9))

@@ -1,4 +1,4 @@
-"""Figures are those of scikit-learn; plots are drawn whatever the classes are called and however many there are."""
+"""Metrics equal scikit-learn's; plots are drawn for any class names and any number of classes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def predictions(draw, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]
 
 @st.composite
 def cases(draw) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Labels (n,), probabilities (n, classes) without ties, and names; classes need not occur."""
+    """Draw labels (n,), probabilities (n, classes) without ties, and names; classes need not occur."""
     classes = draw(st.integers(2, 5))
     labels, probabilities = predictions(draw, draw(st.integers(1, 25)), classes)
     return labels, probabilities, tuple("abcde"[:classes])
@@ -56,21 +56,21 @@ def cases(draw) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
 
 @settings(deadline=None)
 @given(cases())
-def test_figures_are_those_of_scikit_learn(case):
+def test_metrics_equal_scikit_learns(case):
     labels, probabilities, names = case
     guesses, numbers = probabilities.argmax(axis=1), range(len(names))
 
     found = metrics(labels, probabilities, names)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It warns of classes that are guessed and do not occur.
+        warnings.simplefilter("ignore")  # It warns about classes that are predicted but do not occur.
         assert found["n"] == len(labels)
         assert found["accuracy"] == pytest.approx(accuracy_score(labels, guesses))
         assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, guesses))
         assert found["log_loss"] == pytest.approx(log_loss(labels, probabilities, labels=list(numbers)))
         assert found["confusion"] == confusion_matrix(labels, guesses, labels=list(numbers)).tolist()
-        fractions = precision_recall_fscore_support(labels, guesses, labels=list(numbers), zero_division=np.nan)
-    for name, precision, recall, f1, count in zip(names, *fractions, strict=True):
+        expected_values = precision_recall_fscore_support(labels, guesses, labels=list(numbers), zero_division=np.nan)
+    for name, precision, recall, f1, count in zip(names, *expected_values, strict=True):
         expected = {"precision": precision, "recall": recall, "f1": f1}
         values = found["classes"][name]
         assert values["n"] == count
@@ -79,28 +79,28 @@ def test_figures_are_those_of_scikit_learn(case):
         )
 
 
-def test_what_is_undefined_is_none_and_not_a_number_made_up():
+def test_an_undefined_metric_is_none():
     found = metrics(np.array([0, 0]), np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]]), ("a", "b", "c"))
 
     assert found["classes"]["a"] == {"n": 2, "precision": 1.0, "recall": 1.0, "f1": 1.0}
     assert found["classes"]["b"] == {"n": 0, "precision": None, "recall": None, "f1": None}
 
 
-def test_a_certain_and_wrong_answer_has_a_large_log_loss_and_no_infinite_one():
+def test_a_certain_and_wrong_answer_has_a_large_but_finite_log_loss():
     found = metrics(np.array([1]), np.array([[1.0, 0.0]], np.float32), ("a", "b"))
 
     assert 30 < found["log_loss"] < 40
 
 
-def test_a_split_without_images_has_only_its_number():
+def test_without_images_there_is_only_their_number():
     assert metrics(np.empty(0, np.int64), np.empty((0, 3), np.float32), ("a", "b", "c")) == {"n": 0}
 
 
-def test_in_a_confusion_matrix_rows_are_true_classes_and_columns_guesses():
+def test_rows_of_a_confusion_matrix_are_true_classes():
     assert confusion(np.array([0, 0, 1]), np.array([1, 1, 0]), 2).tolist() == [[0, 2], [1, 0]]
 
 
-def test_bootstrap_intervals_are_those_of_drawn_images_and_the_same_every_time():
+def test_bootstrap_intervals_equal_those_of_resampled_images_and_are_reproducible():
     generator = np.random.default_rng(1)
     labels = generator.integers(0, 3, 200)
     guesses = np.where(generator.random(200) < 0.8, labels, (labels + 1) % 3)
@@ -115,7 +115,7 @@ def test_bootstrap_intervals_are_those_of_drawn_images_and_the_same_every_time()
     assert low < balanced_accuracy_score(labels, guesses) < high
 
 
-def test_the_calibration_error_is_the_mean_gap_between_confidence_and_share_of_right_ones():
+def test_the_calibration_error_is_the_mean_gap_between_confidence_and_accuracy():
     probabilities = np.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
     labels = np.array([0] * 8 + [1] * 2 + [1] * 9 + [0])
 
@@ -156,7 +156,7 @@ def test_curves_of_any_history_are_drawn(history):
     opened(curves_png(history, "logistic head on tiny top"))
 
 
-def test_curves_of_loss_and_accuracy_stand_beside_each_other():
+def test_curves_of_loss_and_accuracy_are_drawn_side_by_side():
     both = opened(curves_png(EPOCHS, "both"))
     one = opened(curves_png(STRENGTHS, "one"))
 

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import one_error_line
+from helpers import edit_json, one_error_line
 from permafrost.errors import BaseError, ImageError, RunError
 from permafrost.images.resizing import resize
 from permafrost.images.sources import ArrayImage, FileImage
 from permafrost.model import inference
-from permafrost.model.inference import open_model, probabilities, read_images, resizer
-from permafrost.model.run import LABELS_FILE
+from permafrost.model.inference import OpenModel, open_model, probabilities, read_images, resizer
+from permafrost.model.run import LABELS_FILE, RUN_FILE
 from samples import PX, encoded, texture
 
 pytest_plugins = ["upper"]
@@ -106,18 +106,24 @@ def test_many_images_are_computed_in_batches_of_the_given_size(exported, batch_s
     assert len(batch_sizes) == 3
 
 
-def test_images_are_read_in_order_and_those_not_wanted_are_not_decoded():
+@pytest.fixture
+def any_size() -> OpenModel:
+    """A model that takes images as they are."""
+    return OpenModel(network=foreign_model((None, None, 3)), class_names=("r", "g", "b"), name="any size")
+
+
+def test_images_are_read_in_order_and_those_not_wanted_are_not_decoded(any_size):
     images = [ArrayImage(np.full((2, 2, 3), value, np.uint8)) for value in range(100)]
     images[7] = ArrayImage(np.zeros(3))
 
-    found = list(read_images(images, lambda pixels: pixels + 1, lambda index, digest: index % 2 == 1))
+    found = list(read_images(images, any_size, lambda index, digest: index % 2 == 1))
 
     assert all(found[index] is None for index in range(0, 100, 2))
     assert isinstance(found[7], ImageError)
-    assert all(found[index][0, 0, 0] == index + 1 for index in range(1, 100, 2) if index != 7)
+    assert all(found[index][0, 0, 0] == index for index in range(1, 100, 2) if index != 7)
 
 
-def test_images_at_full_size_share_a_bounded_memory(monkeypatch, tmp_path):
+def test_images_at_full_size_share_a_bounded_memory(any_size, monkeypatch, tmp_path):
     for number in range(12):
         (tmp_path / f"{number}.png").write_bytes(encoded(texture("dots", number, (30, 30))))
     one_image = 8 * 30 * 30
@@ -125,7 +131,7 @@ def test_images_at_full_size_share_a_bounded_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(inference, "cpu_count", lambda: 4)
     held, most, lock = [0], [0], threading.Lock()
 
-    def prepare(pixels: np.ndarray) -> np.ndarray:
+    def resize_slowly(pixels: np.ndarray) -> np.ndarray:
         with lock:
             held[0] += 1
             most[0] = max(most[0], held[0])
@@ -134,7 +140,8 @@ def test_images_at_full_size_share_a_bounded_memory(monkeypatch, tmp_path):
             held[0] -= 1
         return pixels
 
-    found = list(read_images([FileImage(str(tmp_path / f"{number}.png")) for number in range(12)], prepare))
+    monkeypatch.setattr(inference, "resizer", lambda model: resize_slowly)
+    found = list(read_images([FileImage(str(tmp_path / f"{number}.png")) for number in range(12)], any_size))
 
     assert most == [1]
     assert all(np.array_equal(pixels, texture("dots", number, (30, 30))) for number, pixels in enumerate(found))
@@ -158,7 +165,7 @@ def test_a_path_that_is_neither_a_run_nor_a_model_is_refused(form, split_photos,
 def test_a_labels_file_beside_a_model_names_its_classes(bare):
     bare.with_name(LABELS_FILE).write_text("stripes\ndots\nchecks\n")
 
-    assert open_model(bare)[1] == ("stripes", "dots", "checks")
+    assert open_model(bare).class_names == ("stripes", "dots", "checks")
 
 
 def test_a_file_that_is_only_named_like_a_model_is_refused(tmp_path):
@@ -166,3 +173,18 @@ def test_a_file_that_is_only_named_like_a_model_is_refused(tmp_path):
 
     with pytest.raises(BaseError, match=r"cannot open .*fake\.keras"):
         open_model(tmp_path / "fake.keras")
+
+
+def test_images_may_be_as_large_as_the_runs_extraction_allowed(own_run):
+    edit_json(own_run / RUN_FILE, lambda about: about["libraries"].update(max_pixels=400))
+    opened = open_model(own_run)
+    small, large = (encoded(texture("dots", 1, (20, width))) for width in (20, 21))
+    sources = []
+    for name, data in (("small", small), ("large", large)):
+        (own_run / name).write_bytes(data)
+        sources.append(FileImage(str(own_run / name)))
+
+    accepted, refused = read_images(sources, opened)
+
+    assert isinstance(accepted, np.ndarray)
+    assert "too many pixels" in one_error_line(refused)

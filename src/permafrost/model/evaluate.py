@@ -11,8 +11,7 @@ import numpy as np
 from permafrost.errors import DatasetError, ImageError, OptionError
 from permafrost.images.dataset import Dataset, read_dataset
 from permafrost.images.splits import SPLITS, assign_splits
-from permafrost.model.inference import ModelLike, open_model, probabilities, read_images, require_outputs, resizer
-from permafrost.model.run import Run
+from permafrost.model.inference import ModelLike, OpenModel, Wanted, open_model, probabilities, read_images
 from permafrost.training.metrics import metrics
 
 
@@ -42,22 +41,38 @@ def evaluate(
     if split not in SPLITS:
         raise OptionError("no such split", expected=", ".join(SPLITS), found=split)
     dataset = read_dataset(data)
-    network, class_names = open_model(model)
-    class_names = class_names or dataset.class_names
-    _require_known(dataset, class_names)
-    require_outputs(network, class_names)
-    candidates = [index for index, given in enumerate(dataset.splits) if given in (split, None)]
+    opened = open_model(model).with_classes(dataset.class_names)
+    _require_known(dataset, opened.class_names)
 
-    def in_split(position: int, digest: bytes) -> bool:
-        given = dataset.splits[candidates[position]]
+    def in_split(index: int, digest: bytes) -> bool:
         fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
-        return assign_splits([digest], [given], **fractions) == [split]
+        return assign_splits([digest], [dataset.splits[index]], **fractions) == [split]
 
-    results = read_images([dataset.image(index) for index in candidates], resizer(network), in_split)
+    candidates = [index for index, given in enumerate(dataset.splits) if given in (split, None)]
+    scored, outputs, skipped = _run(opened, dataset, candidates, in_split)
+    if not scored:
+        raise DatasetError(f"no images for {split} in {dataset.root}", found=_counts(dataset.splits))
+    numbers = [opened.class_names.index(name) for name in dataset.class_names]
+    labels = np.array([numbers[dataset.labels[index]] for index in scored], np.int64)
+    about = {"split": split, "model": opened.name, "data": dataset.root, "skipped": skipped}
+    return metrics(labels, outputs, opened.class_names) | about
+
+
+def _run(
+    model: OpenModel, dataset: Dataset, candidates: list[int], wanted: Wanted
+) -> tuple[list[int], np.ndarray, int]:
+    """Run a model on those of some images that are wanted.
+
+    Returns:
+        The indices of these images (n of them), the probabilities (n, classes), and the number of images that could not
+        be decoded.
+    """
+    sources = [dataset.image(index) for index in candidates]
+    results = read_images(sources, model, lambda position, digest: wanted(candidates[position], digest))
     scored: list[int] = []
     skipped: list[int] = []
 
-    def prepared() -> Iterator[np.ndarray]:
+    def resized() -> Iterator[np.ndarray]:
         for index, result in zip(candidates, results, strict=True):
             if isinstance(result, ImageError):
                 skipped.append(index)
@@ -65,13 +80,8 @@ def evaluate(
                 scored.append(index)
                 yield result
 
-    outputs = probabilities(network, prepared())
-    if not scored:
-        raise DatasetError(f"no images for {split} in {dataset.root}", found=_counts(dataset.splits))
-    numbers = [class_names.index(name) for name in dataset.class_names]
-    labels = np.array([numbers[dataset.labels[index]] for index in scored], np.int64)
-    about = {"split": split, "model": _name(model), "data": dataset.root, "skipped": len(skipped)}
-    return metrics(labels, outputs, class_names) | about
+    outputs = probabilities(model.network, resized())
+    return scored, outputs, len(skipped)
 
 
 def _require_known(dataset: Dataset, class_names: Sequence[str]) -> None:
@@ -86,9 +96,3 @@ def _require_known(dataset: Dataset, class_names: Sequence[str]) -> None:
 
 def _counts(splits: Sequence[str | None]) -> str:
     return ", ".join(f"{splits.count(split)} for {split}" for split in SPLITS if split in splits) or "none"
-
-
-def _name(model: ModelLike) -> str:
-    if isinstance(model, Run):
-        return str(model.folder)
-    return os.fspath(model) if isinstance(model, str | os.PathLike) else "a model in memory"

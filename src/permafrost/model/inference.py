@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from permafrost.engines.keras_engine import KerasEngine
 from permafrost.errors import ImageError, RunError
 from permafrost.extraction.reader import DECODING_BYTES
 from permafrost.images.decoding import DecodingMemory
+from permafrost.images.limits import MAX_PIXELS
 from permafrost.images.resizing import resize
 from permafrost.images.sources import ImageSource
 from permafrost.machine import cpu_count
@@ -32,34 +34,53 @@ Wanted = Callable[[int, bytes], bool]
 """Given an image's position and content digest, whether to decode it."""
 
 
-def open_model(model: ModelLike) -> tuple[keras.Model, tuple[str, ...]]:
-    """Return a Keras model and its class names; the names are empty if they are unknown.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenModel:
+    """A model that is ready to use.
+
+    Attributes:
+        network: from images to probabilities.
+        class_names: the classes, in the order of the probabilities; empty if they are unknown.
+        max_pixels: an image with more pixels is refused before it is decoded.
+        name: the path of the run or the file, for people.
+    """
+
+    network: keras.Model
+    class_names: tuple[str, ...]
+    max_pixels: int = MAX_PIXELS
+    name: str
+
+    def with_classes(self, default: Sequence[str]) -> OpenModel:
+        """Return the model with `default` for unknown class names.
+
+        Raises:
+            RunError: the number of names is not that of the model's outputs.
+        """
+        names = self.class_names or tuple(default)
+        count = self.network.outputs[0].shape[-1]
+        if count != len(names):
+            raise RunError("the model has another number of classes", expected=len(names), found=count)
+        return dataclasses.replace(self, class_names=names)
+
+
+def open_model(model: ModelLike) -> OpenModel:
+    """Open a run or a model file. Images may be as large as the run's extraction allowed.
 
     Raises:
         RunError: `model` is neither a run nor a model file.
     """
-    if not isinstance(model, str | os.PathLike | Run):
-        return model, ()
-    if isinstance(model, Run) or os.path.isdir(model):
+    if isinstance(model, Run) or (isinstance(model, str | os.PathLike) and os.path.isdir(model)):
         run = model if isinstance(model, Run) else open_run(model)
-        return run.model, run.class_names
+        limit = int(run.about.get("libraries", {}).get("max_pixels", MAX_PIXELS))
+        return OpenModel(network=run.model, class_names=run.class_names, max_pixels=limit, name=str(run.folder))
+    if not isinstance(model, str | os.PathLike):
+        return OpenModel(network=model, class_names=(), name="a model in memory")
     path = Path(model)
     if not path.is_file() or path.suffix != ".keras":
         raise RunError(f"no run and no model at {path}", expected="a run's folder or a .keras file")
     labels = path.with_name(LABELS_FILE)
     names = tuple(labels.read_text("utf-8").splitlines()) if labels.is_file() else ()
-    return load_model_file(path), names
-
-
-def require_outputs(model: keras.Model, class_names: Sequence[str]) -> None:
-    """Check that a model has one output per class.
-
-    Raises:
-        RunError: the numbers differ.
-    """
-    count = model.outputs[0].shape[-1]
-    if count != len(class_names):
-        raise RunError("the model has another number of classes", expected=len(class_names), found=count)
+    return OpenModel(network=load_model_file(path), class_names=names, name=str(path))
 
 
 def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_size: int = BATCH_SIZE) -> np.ndarray:
@@ -116,24 +137,27 @@ def _layer_resizer(layer: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def read_images(
-    images: Sequence[ImageSource], prepare: Callable[[np.ndarray], np.ndarray], wanted: Wanted = lambda *_: True
+    images: Sequence[ImageSource], model: OpenModel, wanted: Wanted = lambda *_: True
 ) -> Iterator[np.ndarray | ImageError | None]:
-    """Read, decode and prepare images in threads, a bounded number ahead, and yield the results in order.
+    """Read, decode and resize images in threads, a bounded number ahead, and yield the results in order.
+
+    Images at full size are held only until they are resized; together they take at most `DECODING_BYTES`, or the size
+    of one image if that is larger.
 
     Args:
         images: the images.
-        prepare: what `resizer` returns. Images at full size are held only until they are prepared, and together take
-            at most `DECODING_BYTES` (or one image, if it is larger).
+        model: the model that they are read for.
         wanted: whether to decode an image.
 
     Yields:
-        The prepared image; None if it is not wanted; or an `ImageError` if it cannot be read or decoded.
+        What `resizer` returns for the image; None if it is not wanted; an `ImageError` if it cannot be read or decoded.
     """
+    prepare = resizer(model.network)
     memory = DecodingMemory(DECODING_BYTES)
 
     def read(index: int) -> np.ndarray | ImageError | None:
         try:
-            loaded = images[index].load()
+            loaded = images[index].load(model.max_pixels)
             if not wanted(index, loaded.digest):
                 return None
             with loaded.decoded(memory) as pixels:

@@ -11,7 +11,7 @@ import numpy as np
 from permafrost.errors import DatasetError, ImageError, OptionError
 from permafrost.images.folders import walk_images
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
-from permafrost.model.inference import ModelLike, open_model, probabilities, read_images, require_outputs, resizer
+from permafrost.model.inference import ModelLike, open_model, probabilities, read_images
 
 
 def predict(
@@ -40,22 +40,22 @@ def predict(
     found = list(_expanded([images] if isinstance(images, str | os.PathLike) else images))
     if not found:
         raise DatasetError("no images to predict", expected="paths of images, or of folders with some")
-    network, class_names = open_model(model)
-    class_names = class_names or tuple(f"class {number}" for number in range(int(network.outputs[0].shape[-1])))
-    require_outputs(network, class_names)
+    opened = open_model(model)
+    opened = opened.with_classes([f"class {number}" for number in range(opened.network.outputs[0].shape[-1])])
     errors: list[ImageError | None] = []
 
-    def prepared() -> Iterator[np.ndarray]:
-        for result in read_images([image for _, image in found], resizer(network)):
+    def resized() -> Iterator[np.ndarray]:
+        for result in read_images([image for _, image in found], opened):
             errors.append(result if isinstance(result, ImageError) else None)
             if isinstance(result, np.ndarray):
                 yield result
 
-    outputs = iter(probabilities(network, prepared()))
-    return [
-        {"path": path, "error": str(error)} if error else {"path": path} | _answer(next(outputs), class_names, top)
-        for (path, _), error in zip(found, errors, strict=True)
-    ]
+    outputs = iter(probabilities(opened.network, resized()))
+    answers: list[dict[str, Any]] = []
+    for (path, _), error in zip(found, errors, strict=True):
+        answer = {"error": str(error)} if error else _answer(next(outputs), opened.class_names, top)
+        answers.append({"path": path} | answer)
+    return answers
 
 
 def _expanded(images: Iterable[str | os.PathLike[str] | np.ndarray]) -> Iterator[tuple[str | None, ImageSource]]:

@@ -1,10 +1,9 @@
-"""Files are written atomically; folders can be locked."""
+"""Files are written atomically."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import gc
 import os
 import stat
 import subprocess
@@ -17,7 +16,6 @@ import pytest
 from permafrost import atomic
 from permafrost.atomic import (
     TEMPORARY_PREFIX,
-    FolderLock,
     clear_leftovers,
     commit_bytes,
     leftovers,
@@ -25,7 +23,8 @@ from permafrost.atomic import (
     temporary_folder,
     temporary_name,
 )
-from permafrost.errors import StoreError, WriteError
+from permafrost.errors import WriteError
+from permafrost.locks import try_lock
 
 
 def test_commit_bytes_makes_missing_folders_and_leaves_only_the_file(tmp_path):
@@ -227,7 +226,7 @@ def test_a_writer_locks_its_temporary_file_even_while_another_process_looks_for_
             threading.Timer(0.1, os.close, looks).start()
         flock(handle, kind)
 
-    monkeypatch.setattr(atomic.fcntl, "flock", with_a_look_before_it)
+    monkeypatch.setattr(fcntl, "flock", with_a_look_before_it)
     with writing(tmp_path / "result") as temporary:
         assert is_locked(temporary)
 
@@ -245,7 +244,7 @@ def test_a_temporary_file_removed_before_it_is_locked_is_made_again(tmp_path, mo
             removed[0].rmdir() if removed[0].is_dir() else removed[0].unlink()
         flock(handle, kind)
 
-    monkeypatch.setattr(atomic.fcntl, "flock", with_a_removal_before_it)
+    monkeypatch.setattr(fcntl, "flock", with_a_removal_before_it)
     with writing(tmp_path / "result") as temporary:
         assert temporary.exists() and is_locked(temporary)
 
@@ -258,7 +257,7 @@ def test_a_leftover_cannot_be_locked_while_it_is_removed(tmp_path, dead, monkeyp
 
     def watched(self, **options):
         handle = os.open(self, os.O_RDONLY)
-        seen.append(atomic.try_lock(handle, exclusive=True))
+        seen.append(try_lock(handle, exclusive=True))
         os.close(handle)
         unlink(self, **options)
 
@@ -298,26 +297,3 @@ def test_a_missing_folder_has_no_leftovers(tmp_path):
     clear_leftovers(tmp_path / "gone")
 
     assert leftovers(tmp_path / "gone") == []
-
-
-# Locks on folders
-
-
-def test_shared_locks_go_together_and_exclude_an_exclusive_one(tmp_path):
-    with FolderLock(tmp_path, exclusive=False) as first, FolderLock(tmp_path, exclusive=False) as second:
-        assert first.held and second.held
-        assert not FolderLock(tmp_path, exclusive=True).held
-
-    with FolderLock(tmp_path, exclusive=True) as lock:
-        assert lock.held
-
-
-def test_locking_a_missing_folder_is_one_clear_error_and_nothing_else(tmp_path, monkeypatch):
-    ignored = []
-    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
-
-    with pytest.raises(StoreError, match=r"^cannot lock the folder .*/gone: No such file or directory$"):
-        FolderLock(tmp_path / "gone", exclusive=True)
-    gc.collect()
-
-    assert ignored == []

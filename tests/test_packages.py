@@ -17,6 +17,7 @@ SOURCE = Path(permafrost.__file__).parent
 ORDER = [
     "errors",
     "machine",
+    "locks",
     "atomic",
     "units",
     "options",

@@ -1,4 +1,4 @@
-"""Write files atomically and lock folders.
+"""Write files atomically.
 
 Bytes go to a temporary file beside the final name. The file is synced and renamed, then its folder is synced: after a
 kill or a power cut the name holds the old file or the new one, never a part. Pillai et al. 2014, "All File Systems Are
@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from permafrost.errors import StoreError, WriteError
+from permafrost.errors import WriteError
+from permafrost.locks import is_at, try_lock
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 _TEMPORARY: Final = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}-.+", re.DOTALL)
@@ -186,67 +187,6 @@ def leftovers(folder: Path) -> list[Path]:
     return found
 
 
-def try_lock(handle: int, *, exclusive: bool, wait: bool = False) -> bool:
-    """Lock an open file or folder until it is closed.
-
-    Args:
-        handle: the open file's descriptor.
-        exclusive: exclude all other locks; otherwise only exclusive ones.
-        wait: wait until no other process excludes this lock.
-
-    Returns:
-        Whether the lock is held. It is not if another process excludes it, or the file system has no locks.
-    """
-    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    try:
-        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-class FolderLock:
-    """A lock on a folder, held until it is closed or garbage-collected, or the process ends.
-
-    Attributes:
-        held: whether the lock was obtained. A shared lock is waited for, an exclusive one is not.
-
-    Args:
-        folder: the folder.
-        exclusive: exclude all other locks; otherwise only exclusive ones.
-
-    Raises:
-        StoreError: the folder does not exist, or cannot be opened.
-    """
-
-    def __init__(self, folder: Path, *, exclusive: bool) -> None:
-        self._handle: int | None = None
-        try:
-            self._handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise StoreError(f"cannot lock the folder {folder}: {error.strerror or error}") from error
-        self.held = try_lock(self._handle, exclusive=exclusive, wait=not exclusive)
-
-    def __enter__(self) -> FolderLock:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def is_of(self, folder: Path) -> bool:
-        """Return whether `folder` still names the folder that is locked, and not one made anew in its place."""
-        return self._handle is not None and _is_at(self._handle, folder)
-
-    def close(self) -> None:
-        """Release the lock; do nothing if it is released already."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            os.close(handle)
-
-
 def _make_folders(folder: Path) -> None:
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -276,7 +216,7 @@ def _locked_temporary(path: Path, make: Callable[[Path], int]) -> Iterator[Path]
             # Another process may look for leftovers right now: it holds a shared lock for a moment, and removes the
             # file if it finds it without a lock of ours.
             try_lock(handle, exclusive=True, wait=True)
-            if _is_at(handle, temporary):
+            if is_at(handle, temporary):
                 yield temporary
                 return
         finally:
@@ -290,14 +230,6 @@ def _make_file(path: Path) -> int:
 def _make_temporary_folder(path: Path) -> int:
     path.mkdir()
     return os.open(path, os.O_RDONLY)
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    """Return whether `path` still names the open file."""
-    try:
-        return os.path.samestat(os.fstat(handle), os.lstat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _temporary_names(folder: Path) -> list[Path]:

@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Self
 
-from permafrost.atomic import FolderLock, commit_bytes, create_bytes, make_folders
+from permafrost.atomic import commit_bytes, create_bytes, make_folders
 from permafrost.errors import StoreError
+from permafrost.locks import FolderLock
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -261,7 +261,7 @@ def test_a_run_cannot_replace_the_one_it_starts_from(own_run):
             tune(own_run, "top", out=out)
 
 
-def test_what_is_no_run_is_refused(tmp_path, photos):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path, photos):
     with pytest.raises(RunError, match="is not a run; expected a folder that fit-head or finetune made"):
         tune(photos, "top", out=tmp_path / "tuned")
 
@@ -331,7 +331,7 @@ def test_a_set_with_other_labels_splits_or_images_is_refused(
 
 
 @pytest.mark.parametrize("what", ["changed", "gone"])
-def test_a_image_that_is_not_what_it_was_is_refused_and_named(split_photos, tiny_base, own_run, tmp_path, what):
+def test_an_image_that_is_gone_or_changed_is_refused_and_named(split_photos, tiny_base, own_run, tmp_path, what):
     own = Path(shutil.copytree(split_photos, tmp_path / "own"))
     features = pf.extract(own, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "own.h5", progress=False)
     point_to(own_run, features)
@@ -349,7 +349,7 @@ def test_a_image_that_is_not_what_it_was_is_refused_and_named(split_photos, tiny
     assert leftovers(tmp_path) == []
 
 
-def test_what_cannot_be_watched_is_refused(sloppy_run, tmp_path):
+def test_an_unknown_monitor_is_refused(sloppy_run, tmp_path):
     with pytest.raises(OptionError, match=r"unknown monitor; expected val_loss, .*found f1"):
         tune(sloppy_run, "top", monitor="f1", out=tmp_path / "tuned")
 
@@ -372,7 +372,7 @@ def test_epochs_that_improve_by_less_than_min_delta_leave_the_start_and_the_run_
 
 
 @pytest.mark.parametrize("monitor", ["loss", "accuracy"])
-def test_a_run_that_monitors_training_images_is_never_worse_either(sloppy_run, tmp_path, monitor):
+def test_a_run_that_monitors_training_images_is_never_worse(sloppy_run, tmp_path, monitor):
     made = tune(sloppy_run, "all", monitor=monitor, learning_rate=50.0, epochs=2, out=tmp_path / "tuned")
 
     assert made.about["details"]["improved"] is False

@@ -152,6 +152,8 @@ def _require_names(path: Path, content: SetContent) -> None:
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(names):
             raise _damaged(path, f"{what} has numbers outside 0 to {len(names) - 1}")
     for part in parts(content):
+        if len(part.spec.shapes) != 1:
+            raise _damaged(path, f"its trunk has {len(part.spec.shapes)} tensors per image instead of one")
         for name in part.shards:
             if not is_shard_name(name):
                 raise _damaged(path, f"{name!r} is not the name of a shard")

@@ -64,7 +64,8 @@ class SetRows:
             tensors, found = read_rows(self._store(folder, spec), located)
             if found is not located:
                 self._relocate()
-        return tensors[0]
+        (features,) = tensors
+        return features
 
     def disk_order(self, rows: np.ndarray, view: int) -> np.ndarray:
         """Return the order in which rows lie on disk: (k,) int64, indices into `rows`."""

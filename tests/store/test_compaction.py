@@ -346,16 +346,16 @@ def test_views_whose_shards_were_joined_read_as_before_and_images_too(tmp_path):
 
 @pytest.mark.parametrize("own", [False, True], ids=["cached before", "committed by this process"])
 def test_the_extraction_cache_reads_rows_whose_shards_another_process_has_joined(tmp_path, own):
-    cache = CachedStore(WHOLE_SPEC, tmp_path / "store")
+    cache = CachedStore(WHOLE_SPEC, tmp_path / "store", ["top"])
     expected = {}
     for seed in range(COUNT):
         rows = make_rows(WHOLE_SPEC, 3, seed=seed)
         keys = [(digest.tobytes(), 0) for digest in rows.digests]
         expected |= zip(keys, rows.features[0], strict=True)
-        cache.commit(keys, rows.features, ENGINE, ["top"])
+        cache.commit(keys, rows.features, ENGINE)
     keys = list(expected)
     if not own:
-        cache = CachedStore(WHOLE_SPEC, tmp_path / "store")
+        cache = CachedStore(WHOLE_SPEC, tmp_path / "store", ["top"])
         assert all(cache.has(keys))
 
     compact(Store(cache.folder))

@@ -125,7 +125,7 @@ def test_data_that_is_packed_filtered_or_never_written_is_refused_by_name(tmp_pa
         else:
             file.create_dataset("digests", shape, h5py.ref_dtype)
 
-    with pytest.raises((SetError, ShardError), match=r"damaged .*: digests (is no plain dataset|claims more)"):
+    with pytest.raises((SetError, ShardError), match=r"damaged .*: digests (is not a plain dataset|claims more)"):
         open_features(features.path).arrays()
 
 
@@ -136,7 +136,7 @@ def test_features_that_unpack_to_more_than_their_file_are_refused(tmp_path):
         del file["features"]
         file.create_dataset("features", (4, 2, 3), np.float32, compression="gzip")
 
-    with pytest.raises(ShardError, match="features is no plain dataset: in chunks, which may have filters"):
+    with pytest.raises(ShardError, match="features is not a plain dataset: in chunks, which may have filters"):
         features.arrays()
 
 

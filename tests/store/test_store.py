@@ -391,7 +391,7 @@ def test_something_more_in_a_shard_is_refused(store):
     with h5py.File(store.folder / shard, "r+", libver=("v110", "v110")) as file:
         file["more"] = [1]
 
-    with pytest.raises(ShardError, match=r"holds \['checksums', 'digests', 'features', 'more', 'view'\] in place of"):
+    with pytest.raises(ShardError, match=r"holds \['checksums', 'digests', 'features', 'more', 'view'\] instead of"):
         store.read_index(shard)
 
 
@@ -403,7 +403,7 @@ def test_text_is_read_only_where_it_was_kept_as_such(tmp_path):
 
         assert read_text(file, "kept") == "é"
         for name in ("variable", "number"):
-            with pytest.raises(ValueError, match=f"attribute {name} is no string of fixed length"):
+            with pytest.raises(ValueError, match=f"attribute {name} is not a string of fixed length"):
                 read_text(file, name)
         with pytest.raises(KeyError):
             read_text(file, "gone")

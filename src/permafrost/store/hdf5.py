@@ -1,4 +1,4 @@
-"""HDF5 files that are whole or absent, and hold nothing but plain numbers in one piece and text of fixed length."""
+"""HDF5 files of contiguous numbers and fixed-length text: built in memory, and read without trusting them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ if TYPE_CHECKING:
 
 
 def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
-    """The bytes of an HDF5 file, built in memory: no HDF5 file is ever open on the disk for writing.
+    """Return the bytes of an HDF5 file that is built in memory: HDF5 never writes to a disk.
 
-    Equal content gives equal bytes, and metadata has checksums, from HDF5 1.10's layout on.
+    Equal content gives equal bytes. Metadata has checksums, as in every file of HDF5 1.10's layout.
 
     Args:
-        fill: puts the content into the open file.
+        fill: writes the content to the open file.
     """
     import h5py
 
     buffer = io.BytesIO()
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
-    creation.set_obj_track_times(False)  # Else the root group says when it was made, which `h5py.File` cannot be told.
+    creation.set_obj_track_times(
+        False
+    )  # Otherwise the root group records its time, and `h5py.File` has no option for it.
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
@@ -37,60 +39,60 @@ def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
 
 
 def write_text(file: h5py.File, name: str, text: str) -> None:
-    """Keep `text` as an attribute of fixed length, which lies in the object header, under its checksum.
+    """Write `text` as an attribute of fixed length: it lies in the object header, which has a checksum.
 
-    Strings of variable length lie in a heap that has none: a flipped bit there can make HDF5 read for ever.
+    Strings of variable length lie in a heap without a checksum: a flipped bit there can make HDF5 read for ever.
     """
     file.attrs[name] = np.bytes_(text.encode("utf-8"))
 
 
 def read_text(file: h5py.File, name: str) -> str:
-    """The attribute that `write_text` kept.
+    """Return the attribute that `write_text` wrote.
 
     Raises:
-        KeyError: there is none.
-        ValueError: it is something else, which is not read.
+        KeyError: there is no such attribute.
+        ValueError: it is of another kind; it is not read.
     """
     if file.attrs.get_id(name).dtype.kind != "S":
-        raise ValueError(f"attribute {name} is no string of fixed length")
+        raise ValueError(f"attribute {name} is not a string of fixed length")
     return str(file.attrs[name].decode("utf-8"))
 
 
 def read_version(file: h5py.File) -> int:
-    """The attribute `version`, a whole number.
+    """Return the attribute `version`, a whole number.
 
     Raises:
-        KeyError: there is none.
-        ValueError: it is something else, which is not read.
+        KeyError: there is no such attribute.
+        ValueError: it is of another kind; it is not read.
     """
     attribute = file.attrs.get_id("version")
     if attribute.dtype.kind not in "iu" or attribute.shape != ():
-        raise ValueError("attribute version is no whole number")
+        raise ValueError("attribute version is not a whole number")
     return int(file.attrs["version"])
 
 
 def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset whose values lie in this very file, in one piece, as they are.
+    """Return a dataset whose values lie in this file itself, contiguous and without filters.
 
-    Links, external and virtual data could read anything else; filters could run a plug-in or unpack without end; what
-    was never written would read as zeros.
+    Links, external and virtual data could read any other file; filters could run a plug-in or unpack without end;
+    values that were never written would read as zeros.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is of another kind.
     """
     import h5py
 
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name} is no plain dataset: missing, or a link")
+        raise ValueError(f"{name} is not a plain dataset: missing, or a link")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise ValueError(f"{name} is no plain dataset: a group, or outside this file")
+        raise ValueError(f"{name} is not a plain dataset: a group, or outside this file")
     if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
-        raise ValueError(f"{name} is no plain dataset: in chunks, which may have filters")
+        raise ValueError(f"{name} is not a plain dataset: in chunks, which may have filters")
     claimed = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
     held = max(0, file.id.get_filesize() - (dataset.id.get_offset() or 0))
     if dataset.shape is None or dataset.dtype.kind not in "iuf":
-        raise ValueError(f"{name} is no plain dataset: no numbers")
+        raise ValueError(f"{name} is not a plain dataset: no numbers")
     if dataset.id.get_storage_size() != claimed or claimed > held:
         raise ValueError(f"{name} claims more than the file holds")
     return dataset

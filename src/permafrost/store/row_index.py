@@ -1,4 +1,4 @@
-"""Which rows a store holds, and where each lies."""
+"""The index of a store: which rows it holds, and where each lies."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from permafrost.errors import ShardError
-from permafrost.store.shard import (
-    DIGEST_BYTES,
-    digest_rows,
-)
+from permafrost.store.shard import DIGEST_BYTES, digest_rows
 from permafrost.store.store import Store
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RowAddress:
-    """Where a row lies: the shard's file name and the row's index in it."""
+    """The place of a row: the shard's name and the row's index in it."""
 
     shard: str
     row: int
 
 
 class RowIndex:
-    """Finds rows by content digest and view: sorted arrays, about 45 bytes a row. Threads may share one.
+    """Find rows by content digest and view, in sorted arrays of about 45 bytes per row. Threads may share one index.
 
-    Shards that are damaged or another trunk's are left out: their rows are missing rows, to be computed again. Indices
-    are checked at once; the rows of a shard, all of them, when one of them is first found. A shard that has gone since,
-    because another process joined it with others, has its rows looked for anew.
+    Shards that are damaged or another trunk's are left out: their rows are missing, to be computed again. The index of
+    a shard is checked at once, and all of its rows when one of them is first found.
+
+    An address is true when it is returned; another process may join the shard with others at any time. To read rows,
+    use `row_reader.read_rows`, which looks again.
 
     Attributes:
-        damaged: the shards that were left out, each with what is wrong.
+        damaged: the shards that were left out, each with the reason.
 
     Args:
-        store: whose rows.
+        store: the store.
         without: names of shards to leave out.
     """
 
@@ -51,11 +50,15 @@ class RowIndex:
         return len(self._digests)
 
     def find(self, digest: bytes, view: int = 0) -> RowAddress | None:
-        """Where the row of an image's view lies, or None where it is not kept."""
+        """Return the address of the row of an image's view; None if there is no such row."""
         return self.find_all([(digest, view)])[0]
 
     def find_all(self, keys: Sequence[tuple[bytes, int]]) -> list[RowAddress | None]:
-        """The same of many rows, each given by an image's digest and the view: it takes little longer than of one."""
+        """Return the addresses of many rows, as `find` does, in little more time than that of one.
+
+        Args:
+            keys: for each row the SHA-256 of the image's content, and the view.
+        """
         with self._lock:
             while True:
                 copies = self._addresses(keys)
@@ -66,7 +69,7 @@ class RowIndex:
                 self._load()
 
     def shards_with_copies(self) -> dict[str, int]:
-        """For each shard how many of its rows another shard, before it in the order of their names, holds too."""
+        """Return for each shard how many of its rows are also in a shard whose name comes before."""
         keys = np.column_stack([self._digests, self._views.astype("<i4").view(np.uint8).reshape(-1, 4)])
         _, first = np.unique(np.ascontiguousarray(keys).view(f"V{keys.shape[1]}").reshape(-1), return_index=True)
         again = np.ones(len(keys), bool)
@@ -75,7 +78,7 @@ class RowIndex:
         return {name: int(count) for name, count in zip(self._shards, counts, strict=True) if count}
 
     def _load(self) -> None:
-        """Read the indices of all shards; again where one has gone meanwhile, since its rows may be in a new one."""
+        """Read the indices of all shards; start again if one goes meanwhile: its rows may be in a new one."""
         gone = True
         while gone:
             gone, shards, self.damaged = False, list[str](), []
@@ -102,13 +105,13 @@ class RowIndex:
         self._prefixes = prefixes[self._order]
 
     def _addresses(self, keys: Sequence[tuple[bytes, int]]) -> list[list[RowAddress]]:
-        """For each key where all copies of its row lie."""
+        """Return for each key the addresses of all copies of its row."""
         digests = digest_rows(digest for digest, _ in keys)
         views = np.array([view for _, view in keys], np.int64)
         prefixes = _prefixes(digests)
         starts = self._prefixes.searchsorted(prefixes)
         counts = self._prefixes.searchsorted(prefixes, "right") - starts
-        # The rows with the prefix of each key, one key after another: `asked` says whose each is.
+        # The rows with the prefix of each key, one key after another; `asked` is the key of each.
         asked = np.repeat(np.arange(len(keys)), counts)
         rows = self._order[np.arange(len(asked)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)]
         same = (self._views[rows] == views[asked]) & (self._digests[rows] == digests[asked]).all(axis=1)
@@ -122,7 +125,7 @@ class RowIndex:
         return next((address for address in addresses if self._is_whole(address.shard, alone=alone)), None)
 
     def _is_whole(self, shard: str, *, alone: bool) -> bool:
-        """Whether a shard can be relied on; one whose rows others have too may be a copy under another's name."""
+        """Return whether a shard is intact; one whose rows others have too may be a copy under another's name."""
         if (shard, alone) not in self._whole:
             try:
                 (self._store.check if alone else self._store.verify)(shard)
@@ -134,7 +137,7 @@ class RowIndex:
 
 
 def place_rows(addresses: Sequence[RowAddress]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Addresses as a set keeps them.
+    """Convert addresses to the form in which a set holds them.
 
     Returns:
         Names of the shards, and (n, 2) int64: for each address the index of its shard and its row there.

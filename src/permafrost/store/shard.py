@@ -1,7 +1,7 @@
-"""Shards: the one place that lays out features in HDF5. The format is written down in `features/README.md`.
+"""A shard: one immutable HDF5 file of features. `features/README.md` describes the format.
 
-A shard holds rows, each the features of one image, found by the SHA-256 of the image's content and the view. Its
-index and each of its rows have checksums, so that damage is noticed.
+A shard holds rows, each the features of one view of one image. A row's key is the SHA-256 of the image's content and
+the view. The index and each row have checksums, so that damage is detected.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from permafrost.trunk.spec import TrunkSpec, canonical_json
 
 if TYPE_CHECKING:
     import h5py
+
 FORMAT: Final = "permafrost shard"
 SHARD_VERSION: Final = 1
 """The format of a shard. `features/README.md` says how to raise it."""
 
 DIGEST_BYTES: Final = 32
 INDEX: Final = ("digests", "view", "checksums")
-"""The datasets that say what the rows are."""
+"""The datasets that identify the rows."""
 
-_HEAL: Final = "run the same extract again: it computes what is missing"
+_REMEDY: Final = "run the same extract again: it computes what is missing"
 _SPAN_BYTES: Final = 4 * 2**20
-"""So much of a shard is read at once."""
+"""Bytes of a shard that are read at once."""
+
 _GAP_BYTES: Final = 32 * 2**10
-"""Between two rows that are read at once at most."""
+"""Maximum number of bytes between two rows that are read at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Rows:
     Attributes:
         digests: (n, 32) uint8, the SHA-256 of each image's content.
         views: (n,) int32, 0 for the image itself.
-        features: one array a tensor of the trunk, each (n, *shape) in the trunk's stored dtype.
+        features: for each tensor of the trunk an array (n, *shape) in the stored dtype.
     """
 
     digests: np.ndarray
@@ -55,17 +57,23 @@ class Rows:
 
 
 def digest_rows(digests: Iterable[bytes]) -> np.ndarray:
-    """Digests as shards and sets keep them: (n, 32) uint8."""
+    """Return digests as shards and sets hold them: (n, 32) uint8."""
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def is_shard_name(name: object) -> bool:
-    """Whether `name` is one that a shard can have: 32 hex digits and `.h5`."""
+    """Return whether `name` is 32 hex digits and `.h5`, as the names of shards are."""
     return isinstance(name, str) and re.fullmatch(r"[0-9a-f]{32}\.h5", name) is not None
 
 
 def shard_bytes(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
-    """The bytes of a shard file."""
+    """Return the bytes of a shard.
+
+    Args:
+        rows: the rows.
+        spec: their trunk.
+        engine: the name of the engine that computed them.
+    """
     arrays: dict[str, np.ndarray] = {
         "digests": np.ascontiguousarray(rows.digests, np.uint8),
         "view": np.asarray(rows.views, np.int32),
@@ -86,12 +94,12 @@ def shard_bytes(rows: Rows, spec: TrunkSpec, *, engine: str) -> bytes:
 
 
 def tensor_names(count: int) -> list[str]:
-    """Names of the datasets that hold `count` tensors: `features`, `features_1`, ..."""
+    """Return the names of the datasets of `count` tensors: `features`, `features_1`, ..."""
     return ["features" if i == 0 else f"features_{i}" for i in range(count)]
 
 
 def row_checksums(tensor: np.ndarray) -> np.ndarray:
-    """XXH3 (64 bits) of each row's bytes, little-endian, in C order: (n,) uint64."""
+    """Return the XXH3 (64 bits) of each row's bytes, little-endian, in C order: (n,) uint64."""
     import xxhash
 
     little = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
@@ -100,7 +108,7 @@ def row_checksums(tensor: np.ndarray) -> np.ndarray:
 
 
 def _index_checksum(data: Mapping[str, np.ndarray | h5py.Dataset], trunk: str, engine: str) -> str:
-    """XXH3 (128 bits) of all that says what the rows are: shapes, dtypes, trunk, digests, views, row checksums."""
+    """Return the XXH3 (128 bits) of what identifies the rows: shapes, dtypes, trunk, digests, views, row checksums."""
     import xxhash
 
     layout: list[Any] = [[name, list(data[name].shape), data[name].dtype.str] for name in sorted(data)]
@@ -162,7 +170,7 @@ class Shard:
         return len(self.digests)
 
     def read(self, rows: np.ndarray, out: Sequence[np.ndarray], at: np.ndarray, digests: np.ndarray | None) -> None:
-        """As `Store.read`."""
+        """Read rows; see `Store.read`."""
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
             raise self._damaged(f"it has no rows {rows[0]} to {rows[-1]}, only {len(self)}")
         if digests is not None and not np.array_equal(self.digests[rows], digests):
@@ -171,7 +179,7 @@ class Shard:
             row_bytes = tensor.nbytes // max(1, len(self))
             for start, stop in _spans(rows, row_bytes):
                 where = _together(at[start:stop])
-                # Straight to where they belong, if that is one piece.
+                # Without a copy, if they belong to one piece of `out`.
                 straight = isinstance(where, slice) and out[number].dtype == tensor.dtype
                 if straight:
                     self._values(number, rows[start:stop], out=out[number][where])
@@ -179,23 +187,23 @@ class Shard:
                     out[number][where] = self._values(number, rows[start:stop])
 
     def check(self) -> None:
-        """As `Store.check`."""
+        """Check all rows; see `Store.check`."""
         rows = np.arange(len(self))
         for number, tensor in enumerate(self.tensors):
             for start, stop in _spans(rows, tensor.nbytes // max(1, len(self))):
                 self._values(number, rows[start:stop])
 
     def _values(self, number: int, rows: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows of a tensor, read in one go from the first to the last of them, their checksums checked.
+        """Read rows of a tensor at once, from the first to the last of them, and check their checksums.
 
-        Copied into `out` (k, *shape), where it is given, of the tensor's dtype.
+        With `out`, (k, *shape) of the tensor's dtype, they are copied there.
         """
         tensor, first, last = self.tensors[number], int(rows[0]), int(rows[-1])
         try:
             block: np.ndarray = tensor[first : last + 1]
         except (OSError, RuntimeError) as error:
             raise self._damaged(f"rows {first} to {last} cannot be read: {error}") from error
-        # Without "clip", `take` first copies into an array of its own.
+        # Without "clip", `take` copies once more.
         values = block[_together(rows - first)] if out is None else np.take(block, rows - first, 0, out, "clip")
         wrong = np.flatnonzero(row_checksums(values) != self.checksums[rows, number])
         if len(wrong):
@@ -205,16 +213,17 @@ class Shard:
     def _check(self, spec: TrunkSpec) -> None:
         file, names = self._file, tensor_names(len(spec.shapes))
         try:
+            self._require_version()
             datasets = {name: self._dataset(name) for name in (*INDEX, *names)}
             if set(file) != set(datasets):
-                raise self._damaged(f"holds {sorted(file)} in place of {sorted(datasets)}")
+                raise self._damaged(f"it holds {sorted(file)} instead of {sorted(datasets)}")
             self._require_shapes(datasets, dict(zip(names, spec.shapes, strict=True)), np.dtype(spec.dtype))
             index = {name: datasets[name][...] for name in INDEX}
             trunk, self.engine = read_text(file, "trunk"), read_text(file, "engine")
             if trunk != spec.digest:
                 raise ShardError(f"foreign shard {self._location}: trunk", expected=spec.digest, found=trunk)
-            if read_text(file, "format") != FORMAT or read_version(file) != SHARD_VERSION:
-                raise self._damaged("it is of another format or version")
+            if read_text(file, "format") != FORMAT:
+                raise self._damaged("it is of another format")
             if read_text(file, "index_checksum") != _index_checksum(datasets | index, trunk, self.engine):
                 raise self._damaged("the checksum of its index does not hold")
         except ShardError:
@@ -223,6 +232,13 @@ class Shard:
             raise self._damaged(str(error)) from error
         self.digests, self.views, self.checksums = (index[name] for name in INDEX)
         self.tensors = [datasets[name] for name in names]
+
+    def _require_version(self) -> None:
+        version = read_version(self._file)
+        if version != SHARD_VERSION:
+            raise ShardError(
+                f"foreign shard {self._location}: format version", expected=SHARD_VERSION, found=version, do=_REMEDY
+            )
 
     def _dataset(self, name: str) -> h5py.Dataset:
         try:
@@ -243,7 +259,7 @@ class Shard:
         for name, (shape, kind) in wanted.items():
             dataset = datasets[name]
             if dataset.shape != shape or dataset.dtype.str != kind:
-                raise self._damaged(f"{name} is {dataset.dtype.str} {dataset.shape} in place of {kind} {shape}")
+                raise self._damaged(f"{name} is {dataset.dtype.str} {dataset.shape} instead of {kind} {shape}")
 
     def _damaged(self, how: str) -> ShardError:
         return damaged(self._location, how)
@@ -251,31 +267,31 @@ class Shard:
 
 def damaged(location: str, how: object) -> ShardError:
     """Return the error for a shard that cannot be trusted."""
-    return ShardError(f"damaged shard {location}: {how}", do=_HEAL)
+    return ShardError(f"damaged shard {location}: {how}", do=_REMEDY)
 
 
 def unreadable(storage: Storage, name: str, error: OSError) -> ShardError:
     """Return the error for a shard that cannot be opened, or is missing."""
     if not storage.exists(name):
-        return ShardError(f"missing shard {storage.location(name)}", do=_HEAL)
+        return ShardError(f"missing shard {storage.location(name)}", do=_REMEDY)
     return damaged(storage.location(name), error)
 
 
 def _together(indices: np.ndarray) -> np.ndarray | slice:
-    """Indices, as a slice where they follow each other: then nothing is copied, or three times as fast."""
+    """Return consecutive indices as a slice: it copies nothing, or three times as fast."""
     return slice(int(indices[0]), int(indices[-1]) + 1) if (np.diff(indices) == 1).all() else indices
 
 
 def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Start and stop in `rows`, which ascend, of pieces that are best read in one go, gaps and all.
+    """Yield start and stop, in the ascending `rows`, of pieces to read at once, gaps included.
 
     A call costs as much as reading some tens of kilobytes, so rows that are close together are read with what lies
-    between them; and no piece is large.
+    between them. No piece is large.
     """
     breaks = np.flatnonzero(np.diff(rows) * row_bytes > row_bytes + _GAP_BYTES) + 1
-    most = max(1, _SPAN_BYTES // max(1, row_bytes))
+    maximum = max(1, _SPAN_BYTES // max(1, row_bytes))
     for start, stop in itertools.pairwise([0, *breaks.tolist(), len(rows)]):
         while start < stop:
-            end = min(stop, start + int(np.searchsorted(rows[start:stop], rows[start] + most)))
+            end = min(stop, start + int(np.searchsorted(rows[start:stop], rows[start] + maximum)))
             yield start, end
             start = end

@@ -111,15 +111,15 @@ def test_features_are_cached_anew_beside_a_store_of_an_older_version(old_store):
     before = content_of(old_store)
     rows = make_rows(WHOLE_SPEC, 10, seed=0)
     keys = [(digest.tobytes(), 0) for digest in rows.digests]
-    cache = CachedStore(WHOLE_SPEC, old_store.parent)
+    cache = CachedStore(WHOLE_SPEC, old_store.parent, ["top"])
     assert not any(cache.has(keys))
 
-    cache.commit(keys, rows.features, ENGINE, ["top"])
+    cache.commit(keys, rows.features, ENGINE)
 
     assert cache.folder == store_folder(old_store.parent, WHOLE_SPEC)
     assert cache.folder.name == f"{old_store.name}-v2"
     assert np.array_equal(cache.gather(keys)[0], rows.features[0])
-    assert all(CachedStore(WHOLE_SPEC, old_store.parent).has(keys))
+    assert all(CachedStore(WHOLE_SPEC, old_store.parent, ["top"]).has(keys))
     assert content_of(old_store) == before
 
 

@@ -130,9 +130,9 @@ class Job:
         step = Step(name, seconds, accuracy(result) if accuracy else None, words(result))
         if not self._quiet:
             if not self.steps:
-                click.echo(f"{'step':<28} {'time':>9}   {'test accuracy':>13}")
+                click.echo(f"{'step':<28} {'time':>10}   {'test accuracy':>13}")
             shown = "" if step.accuracy is None else f"{step.accuracy:.3f}"
-            click.echo(f"{step.step:<28} {duration(step.seconds):>9}   {shown:>13}   {step.result}")
+            click.echo(f"{step.step:<28} {duration(step.seconds):>10}   {shown:>13}   {step.result}")
         self.steps.append(step)
         return result
 

@@ -1,4 +1,4 @@
-"""One model from images to probabilities: it opens with plain Keras, and agrees with what it was made of."""
+"""An exported model: its layers, its resizing and preprocessing, and its opening with plain Keras."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from samples import PX, texture, tiny_model
 pytest_plugins = ["upper"]
 
 IMAGES = [texture("dots", 1), texture("checks", 2, (70, 33)), texture("stripes", 3, (PX, PX))]
-"""Images of three sizes, the last one of the size that the trunk sees."""
+"""Images of three sizes, the last one of the trunk's size."""
 
 
 def make_head(shape: tuple[int, ...] = (16,), *, seed: int = 3) -> keras.Model:
@@ -55,7 +55,7 @@ def trunk(features) -> Trunk:
 
 @pytest.fixture(scope="module")
 def alone(run, exported, tmp_path_factory) -> dict:
-    """What a process that has only Keras finds in a copy of the run's model."""
+    """The findings of a process that opens a copy of the run's model with Keras alone."""
     folder = tmp_path_factory.mktemp("alone")
     shutil.copy(run.model_path, folder / "anything.keras")
     np.savez(folder / "images.npz", *IMAGES)
@@ -78,13 +78,13 @@ def alone(run, exported, tmp_path_factory) -> dict:
         }
         print(json.dumps(found))
     """
-    # Isolated, and elsewhere: neither the tests' folder nor the working folder is on the path.
+    # Isolated: neither the tests' folder nor the working folder is on the path.
     command = [sys.executable, "-I", "-c", textwrap.dedent(program)]
     done = subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=120)
     return json.loads(done.stdout)
 
 
-def test_trunk_forgets_heads_that_were_joined_to_it(features):
+def test_heads_that_borrowed_a_trunk_are_freed(features):
     trunk, head = load_stored_trunk(features.store), make_head()
     kernel = weakref.ref(head.layers[-1].kernel)
     with lent(trunk.model):
@@ -101,7 +101,7 @@ def test_trunk_forgets_heads_that_were_joined_to_it(features):
     np.testing.assert_array_equal(again, found)
 
 
-def test_keras_records_graphs_where_lent_removes_them_from():
+def test_keras_records_graphs_where_lent_expects_them():
     """If this fails, Keras has moved its records: `lent` does nothing then, and fitted heads stay in memory."""
     model = tiny_model()
     records = [getattr(layer, name) for layer in model.operations for name in GRAPH_RECORDS]
@@ -114,7 +114,7 @@ def test_keras_records_graphs_where_lent_removes_them_from():
     assert [len(each) for each in records] == before
 
 
-def test_layers_can_be_lent_by_a_keras_without_these_records(monkeypatch):
+def test_lending_works_if_keras_keeps_its_records_elsewhere(monkeypatch):
     model, pixels = tiny_model(), np.zeros((1, PX, PX, 3), np.float32)
     monkeypatch.setattr(assembly, "GRAPH_RECORDS", ("_inbound_nodes", "_renamed"))
 
@@ -129,7 +129,7 @@ def test_a_model_opens_in_safe_mode_with_plain_keras_and_without_this_package(al
     assert alone["input"] == [None, None, None, 3]
 
 
-def test_a_model_takes_images_of_any_size_as_bytes_or_numbers(alone, exported):
+def test_a_model_takes_images_of_any_size_as_uint8_or_float32(alone, exported):
     expected = [np.asarray(exported(pixels[None].astype(np.float32)))[0] for pixels in IMAGES]
 
     assert np.allclose(alone["float32"], expected, atol=1e-6)
@@ -137,20 +137,20 @@ def test_a_model_takes_images_of_any_size_as_bytes_or_numbers(alone, exported):
     assert np.allclose(alone["predict"], [expected[0]] * 3, atol=1e-6)
 
 
-def test_a_model_has_only_layers_of_keras_and_no_lambda(alone):
+def test_all_layers_are_keras_own_and_none_is_a_lambda(alone):
     assert all(module.startswith("keras.") for module, _ in alone["layers"])
     assert "Lambda" not in {name for _, name in alone["layers"]}
     assert "Resizing" in {name for _, name in alone["layers"]}
 
 
-def test_a_image_of_the_trunks_size_passes_the_resizing_untouched(exported):
+def test_resizing_leaves_an_image_of_the_trunks_size_unchanged(exported):
     resizing = exported.get_layer(RESIZING_LAYER)
     pixels = np.random.default_rng(0).uniform(0, 255, (1, PX, PX, 3)).astype(np.float32)
 
     assert np.array_equal(np.asarray(resizing(pixels)), pixels)
 
 
-def test_a_model_gives_for_a_image_of_the_trunks_size_what_the_parts_give(exported, run, features):
+def test_the_model_and_its_parts_agree_on_images_of_the_trunks_size(exported, run, features):
     pixels = np.stack([resize(image, (PX, PX)) for image in IMAGES])
     head = keras.Model(exported.get_layer("top_pooling").output, exported.outputs[0])
 
@@ -165,7 +165,7 @@ def test_a_model_gives_for_a_image_of_the_trunks_size_what_the_parts_give(export
     kind=st.sampled_from(["noise", "edges", "ramp"]),
     seed=st.integers(0, 100),
 )
-def test_a_models_resizing_differs_from_the_extractions_by_one_level_at_most(exported, size, kind, seed):
+def test_the_models_resizing_differs_from_extraction_by_at_most_one_level(exported, size, kind, seed):
     generator = np.random.default_rng(seed)
     pixels = {
         "noise": generator.integers(0, 256, (*size, 3)),
@@ -173,13 +173,13 @@ def test_a_models_resizing_differs_from_the_extractions_by_one_level_at_most(exp
         "ramp": np.broadcast_to(np.linspace(0, 255, size[1])[None, :, None], (*size, 3)),
     }[kind].astype(np.uint8)
 
-    served = np.round(np.asarray(exported.get_layer(RESIZING_LAYER)(pixels[None].astype(np.float32))))[0]
+    resized = np.round(np.asarray(exported.get_layer(RESIZING_LAYER)(pixels[None].astype(np.float32))))[0]
 
-    assert np.abs(served - resize(pixels, (PX, PX))).max() <= 1
+    assert np.abs(resized - resize(pixels, (PX, PX))).max() <= 1
 
 
 @pytest.mark.parametrize("rule", ["tf", "caffe", "torch"])
-def test_the_preprocessing_inside_is_that_of_keras_applications(rule, tiny_base):
+def test_the_preprocessing_is_that_of_keras_applications(rule, tiny_base):
     base = load_base(str(tiny_base), preprocessing=rule)
     (trunk,) = build_trunks(base, pool="avg")
     head = make_head()
@@ -192,13 +192,13 @@ def test_the_preprocessing_inside_is_that_of_keras_applications(rule, tiny_base)
     assert np.allclose(found, expected, atol=1e-5)
 
 
-def test_every_layer_of_the_base_is_one_of_the_model_by_its_own_name(exported):
+def test_every_layer_of_the_base_is_a_layer_of_the_model_by_its_name(exported):
     names = {layer.name for layer in exported.layers}
 
     assert names >= {"stem", "stem_norm", "left", "right", "joined", "top"}
 
 
-def test_an_exported_model_is_a_base_again_with_its_classifier_and_without(run, split_photos, light, tmp_path):
+def test_an_exported_model_can_be_a_base_with_or_without_its_classifier(run, split_photos, light, tmp_path):
     base = str(run.model_path)
 
     for cut, pool in ((None, "none"), ("top", "avg")):
@@ -218,17 +218,17 @@ def test_the_body_is_the_model_without_its_resizing(exported):
     assert body.get_layer("stem") is exported.get_layer("stem")
 
 
-def test_a_model_from_elsewhere_has_no_body():
+def test_a_foreign_model_has_no_body():
     with pytest.raises(RunError, match="was not exported by permafrost; expected a model that resizes its images"):
         body_of(tiny_model())
 
 
 def weights_of(path: Path) -> set[float]:
-    """The different weights of a model that opens."""
+    """Open a model and return its distinct weights."""
     return {float(value) for array in keras.models.load_model(path).get_weights() for value in np.unique(array)}
 
 
-def test_an_export_that_fails_leaves_the_old_model_and_nothing_else(tmp_path):
+def test_a_failed_export_leaves_the_old_model_and_nothing_else(tmp_path):
     path = tmp_path / "model.keras"
     export_model(constant_model(1.0), path)
 

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, where it goes, and what is refused."""
+"""A run's folder: its files, its place, its replacement, and the folders that are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from permafrost.model.run import (
 pytest_plugins = ["upper"]
 
 FILES = ["confusion.png", "curves.png", "history.csv", "labels.txt", "metrics.json", "model.keras", "run.json"]
-"""What the design says is in a run's folder."""
+"""The files of a run without tables."""
 
 METRICS = {
     "n": 2,
@@ -64,11 +64,11 @@ def write(folder: Path, model: bytes = b"a model", **changes) -> runs.Run:
         return write_run(folder, stage, content(**changes))
 
 
-def test_a_run_is_a_folder_with_the_files_of_the_design(run):
+def test_a_run_has_these_files(run):
     assert files_below(run.folder) == FILES
 
 
-def test_every_file_of_a_run_can_be_read_by_what_it_is_for(run):
+def test_every_file_of_a_run_is_readable_in_its_format(run):
     assert (run.folder / "labels.txt").read_text().split("\n") == ["checks", "dots", "stripes", ""]
     assert set(json.loads((run.folder / "metrics.json").read_text())) == {"train", "validation", "test"}
     with open(run.folder / "history.csv", newline="") as file:
@@ -79,7 +79,7 @@ def test_every_file_of_a_run_can_be_read_by_what_it_is_for(run):
     assert keras.models.load_model(run.folder / "model.keras").outputs[0].shape == (None, 3)
 
 
-def test_an_opened_run_is_the_run_that_was_written(run):
+def test_an_opened_run_equals_the_run_that_was_written(run):
     opened = open_run(run.folder)
 
     assert opened.class_names == run.class_names == ("checks", "dots", "stripes")
@@ -89,13 +89,13 @@ def test_an_opened_run_is_the_run_that_was_written(run):
     assert opened.describe() == run.describe()
 
 
-def test_a_run_opens_from_python_and_after_it_was_moved(own_run):
+def test_a_moved_run_opens(own_run):
     moved = own_run.rename(own_run.with_name("elsewhere"))
 
     assert pf.open_run(moved).model.outputs[0].shape == (None, 3)
 
 
-def test_a_run_says_what_it_was_made_of(run, features):
+def test_a_run_records_how_it_was_made(run, features):
     assert run.about["features"] == str(features.path)
     assert run.about["features_digest"] == features.digest
     assert run.about["key"] == features.spec.key
@@ -105,7 +105,7 @@ def test_a_run_says_what_it_was_made_of(run, features):
     assert set(run.about["seconds"]) >= {"total"}
 
 
-def test_a_missing_folder_is_no_run(tmp_path):
+def test_a_missing_folder_is_not_a_run(tmp_path):
     with pytest.raises(RunError) as caught:
         open_run(tmp_path / "nothing")
 
@@ -113,7 +113,7 @@ def test_a_missing_folder_is_no_run(tmp_path):
     assert line == f"no run at {tmp_path / 'nothing'}; expected a folder that fit-head or finetune made"
 
 
-def test_a_folder_of_something_else_is_no_run(photos):
+def test_another_folder_is_not_a_run(photos):
     with pytest.raises(RunError) as caught:
         open_run(photos)
 
@@ -152,7 +152,7 @@ def test_a_run_of_another_version_is_refused_with_both_versions_whatever_its_fie
         open_run(own_run)
 
 
-def test_a_model_that_was_changed_afterwards_is_refused_with_both_digests(own_run):
+def test_a_changed_model_is_refused_with_both_digests(own_run):
     about = json.loads((own_run / RUN_FILE).read_text())
     model = own_run / MODEL_FILE
     model.write_bytes(model.read_bytes() + b"x")
@@ -178,7 +178,7 @@ def test_a_run_goes_to_the_first_free_name(tmp_path, monkeypatch):
     assert taken == [Path("runs/photos-dense"), Path("runs/photos-dense-2"), Path("runs/photos-dense-3")]
 
 
-def test_a_run_goes_where_it_is_told_to(tmp_path, own_run):
+def test_a_run_goes_to_the_folder_given(tmp_path, own_run):
     (tmp_path / "empty").mkdir()
 
     assert free_folder(tmp_path / "new", "x") == tmp_path / "new"
@@ -187,7 +187,7 @@ def test_a_run_goes_where_it_is_told_to(tmp_path, own_run):
 
 
 @pytest.mark.parametrize("kind", ["a folder with a file", "a file"])
-def test_what_is_no_run_is_not_replaced(tmp_path, kind):
+def test_only_a_run_or_an_empty_folder_is_replaced(tmp_path, kind):
     place = tmp_path / "thesis"
     if kind == "a file":
         place.write_text("years of work")
@@ -323,7 +323,7 @@ def test_a_kill_while_a_run_is_replaced_leaves_the_old_run_or_the_new_one(tmp_pa
         before = folder.stat().st_ino
         process = context.Process(target=replace_for_ever, args=(str(folder),), daemon=True)
         process.start()
-        while folder.stat().st_ino == before:  # until it has begun
+        while folder.stat().st_ino == before:  # until the first replacement
             assert process.is_alive()
             time.sleep(0.001)
         time.sleep(randomness.uniform(0, 0.05))
@@ -340,7 +340,7 @@ def test_a_kill_while_a_run_is_replaced_leaves_the_old_run_or_the_new_one(tmp_pa
     assert killed_within, "no kill came while a run was being replaced: the test does not test"
 
 
-def test_what_fails_while_a_run_is_put_together_leaves_nothing(tmp_path):
+def test_a_failure_before_a_run_is_complete_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError), staging(tmp_path / "deep" / "run") as stage:
         (stage / MODEL_FILE).write_bytes(b"half")
         raise ZeroDivisionError
@@ -348,7 +348,7 @@ def test_what_fails_while_a_run_is_put_together_leaves_nothing(tmp_path):
     assert [name for name in files_below(tmp_path) if name != "deep"] == []
 
 
-def test_a_run_that_cannot_be_written_is_one_clear_line(tmp_path):
+def test_a_run_that_cannot_be_written_is_an_error_of_one_line(tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(WriteError) as caught:
@@ -358,20 +358,20 @@ def test_a_run_that_cannot_be_written_is_one_clear_line(tmp_path):
     assert line.startswith(f"cannot write {tmp_path / 'file' / 'run'}: ")
 
 
-def test_classes_whose_names_are_odd_keep_their_lines(tmp_path):
+def test_a_class_name_with_a_line_break_takes_one_line_in_the_labels_file(tmp_path):
     run = write(tmp_path / "run", class_names=("a\nb", "c d"))
 
     assert (run.folder / LABELS_FILE).read_text() == "a\\nb\nc d\n"
     assert open_run(run.folder).class_names == ("a\nb", "c d")
 
 
-def test_names_with_letters_of_any_script_are_in_labels_as_utf_8(tmp_path):
+def test_the_labels_file_is_utf_8(tmp_path):
     run = write(tmp_path / "run", class_names=("猫", "собака"))
 
     assert (run.folder / LABELS_FILE).read_bytes().decode("utf-8").split() == ["猫", "собака"]
 
 
-def test_a_run_without_a_history_has_an_empty_one(tmp_path):
+def test_a_run_without_a_history_has_an_empty_file(tmp_path):
     with staging(tmp_path / "run") as stage:
         (stage / MODEL_FILE).write_bytes(b"")
         write_run(tmp_path / "run", stage, content(history=[]))
@@ -380,7 +380,7 @@ def test_a_run_without_a_history_has_an_empty_one(tmp_path):
     assert files_below(tmp_path / "run") == FILES
 
 
-def test_a_name_that_another_process_has_taken_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_folder_that_another_process_took_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "theirs.txt").write_text("kept")

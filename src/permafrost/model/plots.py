@@ -1,4 +1,4 @@
-"""Plots of a run: curves and the confusion matrix."""
+"""The plots of a run: curves and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-MOST_NAMES: Final = 100
-"""Class names along an axis of a plot, so that they can be read, and a thousand do not take a minute to lay out."""
+MAX_NAMES: Final = 100
+"""The maximum number of class names along an axis: more cannot be read, and a thousand take a minute to lay out."""
 
 
 def curves_png(history: Sequence[dict[str, float]], title: str) -> bytes:
-    """A plot of a history: loss and accuracy by epoch, or a score by the setting that was compared; as PNG."""
+    """Plot a run's history as PNG: loss and accuracy by epoch, or the score by setting.
+
+    Args:
+        history: one row per epoch or setting; the first key is the x axis. Rows may have a `standard_error`.
+        title: the title.
+    """
     from matplotlib.figure import Figure
 
     keys = list(history[0]) if history else ["epoch"]
@@ -44,33 +49,39 @@ def curves_png(history: Sequence[dict[str, float]], title: str) -> bytes:
         if group:
             panel.legend()
     if not history:
-        figure.axes[0].text(0.5, 0.5, "nothing was compared", ha="center")
+        figure.axes[0].text(0.5, 0.5, "no epochs or settings", ha="center")
     figure.suptitle(one_line(title), parse_math=False)
     return _png(figure)
 
 
 def confusion_png(matrix: np.ndarray, class_names: Sequence[str], title: str) -> bytes:
-    """A plot of a confusion matrix, coloured by each true class's share, as PNG."""
+    """Plot a confusion matrix as PNG, coloured by the fraction of each true class.
+
+    Args:
+        matrix: (classes, classes), true classes by predicted classes.
+        class_names: the classes.
+        title: the title.
+    """
     from matplotlib.figure import Figure
 
     count = len(class_names)
     side = max(4.0, min(0.6 * count + 2.5, 20.0))
     figure = Figure(figsize=(side + 0.5, side), layout="constrained")
     axes = figure.subplots()
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, label="share of the true class", shrink=0.8)
-    step = -(-count // MOST_NAMES)
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="fraction of the true class", shrink=0.8)
+    step = -(-count // MAX_NAMES)
     shown = [one_line(name) for name in class_names[::step]]
     names = [name if len(name) <= 20 else name[:19] + "…" for name in shown]
-    # Without `parse_math` a class called `$x$` is a formula, and one called `$x_$` an error.
+    # With `parse_math` a class called `$x$` would be a formula, and one called `$x_$` an error.
     axes.set_xticks(range(0, count, step), names, rotation=45, ha="right", parse_math=False)
     axes.set_yticks(range(0, count, step), names, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if count <= 25:
         for row, column in np.ndindex(count, count):
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "white" if fractions[row, column] > 0.5 else "black"
             axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", color=colour)
     axes.set_title(one_line(title), parse_math=False)
     return _png(figure)
@@ -85,7 +96,7 @@ def _curve_name(key: str) -> str:
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A letter that the font does not have is drawn as a box: nothing to warn the user of.
+        # A character missing from the font is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -59,7 +59,7 @@ class HeadOptions:
     regularization: float | None = option(
         None,
         "logistic, svm: C, the inverse strength; ridge, mlp: alpha; lda: shrinkage; nb: smoothing.",
-        shown="chosen by cross-validation",
+        shown="chosen by cross-validation; 1e-4 for mlp",
     )
     neighbours: int | None = option(None, "knn: number of neighbours.", shown="chosen by cross-validation")
     scaling: str = option(

@@ -243,19 +243,19 @@ def test_each_command_prints_one_json_object_with_the_documented_keys(answer, wo
     made = answer("extract", split_photos, "--base", tiny_base, "--pool", "avg")
     assert made.keys() >= {"set", "store", "images", "computed", "cached", "skipped", "shape", "engine", "seconds"}
     assert (made["images"], made["computed"], made["cached"], made["skipped"]) == (36, 36, 0, 0)
-    assert (made["set"], made["shape"]) == ("features/split-photos.h5", [16])
+    assert (made["set"], made["shape"]) == ("features/split-photos-tiny-top.h5", [16])
     assert "total" in made["seconds"]
 
     fitted = answer("fit-head", made["set"], "--head", "logistic", "--regularization", "0.01")
     assert fitted.keys() == {"run", "model", "metrics", "parity", "seconds"}
-    assert fitted["run"] == "runs/split-photos-logistic"
-    assert fitted["model"] == "runs/split-photos-logistic/model.keras"
+    assert fitted["run"] == "runs/split-photos-tiny-top-logistic"
+    assert fitted["model"] == "runs/split-photos-tiny-top-logistic/model.keras"
     assert fitted["metrics"].keys() == {"train", "validation", "test"}
     assert fitted["metrics"]["test"].keys() >= {"accuracy", "balanced_accuracy", "n"}
 
     tuned = answer("finetune", fitted["run"], "--unfreeze", "joined", "--epochs", "1", "--learning-rate", "0.01")
     assert tuned.keys() == fitted.keys()
-    assert tuned["run"] == "runs/split-photos-logistic-finetuned"
+    assert tuned["run"] == "runs/split-photos-tiny-top-logistic-finetuned"
 
     metrics = answer("evaluate", tuned["run"], split_photos, "--split", "validation")
     assert metrics.keys() >= {"accuracy", "balanced_accuracy", "n"}
@@ -280,11 +280,13 @@ def test_the_last_lines_say_what_was_made_and_where(call, work, split_photos, ti
 
     lines, text = last("extract", split_photos, "--base", tiny_base, "--pool", "avg")
     assert lines[0].startswith("store: features/store/tiny-top-")
-    assert lines[1] == "set: features/split-photos.h5"
+    assert lines[1] == "set: features/split-photos-tiny-top.h5"
     assert "images: 36 (train 18, validation 9, test 9); 3 classes\ncomputed: 36 by openvino (within " in text
 
-    lines, text = last("fit-head", "features/split-photos.h5", "--hidden", "8,4", "--epochs", "1", "--dropout", "0.1")
-    assert lines == ["run: runs/split-photos-dense", "model: runs/split-photos-dense/model.keras"]
+    lines, text = last(
+        "fit-head", "features/split-photos-tiny-top.h5", "--hidden", "8,4", "--epochs", "1", "--dropout", "0.1"
+    )
+    assert lines == ["run: runs/split-photos-tiny-top-dense", "model: runs/split-photos-tiny-top-dense/model.keras"]
     assert re.search(
         r"^test: accuracy [01]\.\d{4} \([01]\.\d{3} to [01]\.\d{3}\), balanced [01]\.\d{4}, 9 images$",
         text,
@@ -293,21 +295,21 @@ def test_the_last_lines_say_what_was_made_and_where(call, work, split_photos, ti
     assert re.search(r"^parity: largest difference \d\.\de-\d+ on 9 images; at full size ", text, re.MULTILINE)
 
     lines, text = last(
-        *("finetune", "runs/split-photos-dense", "--unfreeze", "-1", "--epochs", "1", "--learning-rate", "0"),
+        *("finetune", "runs/split-photos-tiny-top-dense", "--unfreeze", "-1", "--epochs", "1", "--learning-rate", "0"),
         "--untrained-head",
     )
-    assert lines[0] == "run: runs/split-photos-dense-finetuned"
+    assert lines[0] == "run: runs/split-photos-tiny-top-dense-finetuned"
     assert "unfrozen: from top (layer 7) up, 1 epochs\n" in text
     assert re.search(r"^val_loss: .* no epoch improved it; the model is unchanged$", text, re.MULTILINE)
 
-    lines, text = last("evaluate", "runs/split-photos-dense", split_photos)
+    lines, text = last("evaluate", "runs/split-photos-tiny-top-dense", split_photos)
     assert re.fullmatch(
         r"test: accuracy [01]\.\d{4} \([01]\.\d{3} to [01]\.\d{3}\), balanced [01]\.\d{4}, 9 images", lines[-1]
     )
     assert "  dots: precision " in text
 
-    lines, text = last("features", "show", "features/split-photos.h5")
-    assert lines[-1] == "set: features/split-photos.h5"
+    lines, text = last("features", "show", "features/split-photos-tiny-top.h5")
+    assert lines[-1] == "set: features/split-photos-tiny-top.h5"
     assert "base: tiny, weights tiny.keras, cut top, pooling avg\n" in text
 
 
@@ -362,7 +364,8 @@ def test_extract_twice_computes_nothing_the_second_time(answer, work, split_phot
 def test_several_cuts_are_cached_in_one_pass_and_printed_as_a_list(answer, call, work, split_photos, tiny_base):
     made = answer("extract", split_photos, "--base", tiny_base, "--cut", "stem,-2,top", "--pool", "max")
 
-    assert [entry["set"] for entry in made] == [f"features/split-photos-{cut}.h5" for cut in ("stem", "joined", "top")]
+    names = [f"features/split-photos-tiny-{cut}.h5" for cut in ("stem", "joined", "top")]
+    assert [entry["set"] for entry in made] == names
     assert [entry["shape"] for entry in made] == [[8], [16], [16]]
     assert [entry["computed"] for entry in made] == [36] * 3
     assert (
@@ -380,7 +383,7 @@ def test_a_dry_run_writes_nothing_and_prints_the_plan(answer, call, work, split_
     assert plan["bytes"] == 36 * (8 * 8 * 16 * 4 + 44)
     assert (status, err) == (0, "")
     assert out.startswith("would compute 36 of 36 images; 0 are cached\n")
-    assert out.endswith("set: features/split-photos.h5 (not written: this was a dry run)\n")
+    assert out.endswith("set: features/split-photos-tiny-top.h5 (not written: this was a dry run)\n")
     assert files_below(work) == []
 
 
@@ -394,7 +397,7 @@ def test_skipped_images_are_listed_with_the_reason(call, own_photos, tiny_base, 
     assert out.startswith("skipped: 2\n")
     assert "  dots/empty.png: the file is empty\n" in out
     assert "  dots/notes.txt: not an image file name\n" in out
-    _, shown, _ = call("features", "show", "features/own-photos.h5")
+    _, shown, _ = call("features", "show", "features/own-photos-tiny-top.h5")
     assert "skipped: dots/empty.png: the file is empty\n" in shown
 
 
@@ -702,7 +705,7 @@ def test_nothing_but_the_result_is_printed_by_a_real_process(split_photos, tiny_
     # All commands in one process, because loading the libraries takes seconds.
     lines = [
         ["extract", str(split_photos), "--base", str(tiny_base), "--pool", "avg", "--json"],
-        ["fit-head", "features/split-photos.h5", "--head", "logistic", "--out", "run", "--json"],
+        ["fit-head", "features/split-photos-tiny-top.h5", "--head", "logistic", "--out", "run", "--json"],
         ["finetune", "run", "--unfreeze", "top", "--epochs", "1", "--json"],
         ["evaluate", "run", str(split_photos), "--json"],
         ["predict", "run", str(split_photos / "test" / "dots"), "--json"],

@@ -199,7 +199,7 @@ def test_the_default_place_is_the_folder_features(photos, tiny_base, tmp_path, m
 
     features = extract(photos, base=str(tiny_base), pool="avg", progress=False)
 
-    assert features.path == tmp_path / "features" / "photos.h5"
+    assert features.path == tmp_path / "features" / "photos-tiny-top.h5"
     assert features.store.folder == tmp_path / "features" / "store" / features.spec.folder_name
     assert sorted(os.listdir(features.store.folder)) == sorted(
         [*features.store.shard_names(), "trunk.json", "trunk.keras", "trunk.openvino"]

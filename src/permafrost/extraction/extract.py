@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from permafrost.atomic import clear_leftovers
-from permafrost.errors import DatasetError, OptionError
+from permafrost.errors import DatasetError
 from permafrost.extraction import interrupts
 from permafrost.extraction.cache import FeatureCache, RowKey, library_versions
 from permafrost.extraction.extracted import ExtractedSet
+from permafrost.extraction.naming import SetIdentity, check_set_path, default_path
 from permafrost.extraction.options import (
     DEFAULT_FOLDER,
     ExtractOptions,
@@ -41,6 +42,7 @@ from permafrost.store.shard import digest_rows
 if TYPE_CHECKING:
     from permafrost.engines.selection import Engine
     from permafrost.trunk.cutting import Trunk
+    from permafrost.trunk.spec import TrunkSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,12 +113,18 @@ class Extraction:
         self._options = options
         self._views = read_views(options.views, options.augment)
         self.dataset = read_dataset(data)
-        path = _set_path(options.out, self.dataset)
+        out = None if options.out is None else check_set_path(Path(options.out))
         trunks = build_trunks_of(options)
-        self._caches = [FeatureCache(trunk, path.parent / STORE_FOLDER, self._views.rule) for trunk in trunks]
-        several = len(trunks) > 1
-        self._paths = [path.with_stem(f"{path.stem}-{trunk.spec.cut}") if several else path for trunk in trunks]
+        folder = Path(DEFAULT_FOLDER) if out is None else out.parent
+        self._caches = [FeatureCache(trunk, folder / STORE_FOLDER, self._views.rule) for trunk in trunks]
+        self._paths = [self._path(trunk.spec, out, several=len(trunks) > 1) for trunk in trunks]
         self._start_seconds = time.perf_counter() - self._started
+
+    def _path(self, spec: TrunkSpec, out: Path | None, *, several: bool) -> Path:
+        if out is None:
+            identity = SetIdentity(spec=spec, views=self._options.views, augmentation=self._views.rule)
+            return default_path(self.dataset, identity)
+        return out.with_stem(f"{out.stem}-{spec.cut}") if several else out
 
     def plan(self) -> list[Plan]:
         """Return what `run` would do for each cut; nothing is written."""
@@ -297,10 +305,3 @@ def try_rate(engine: Engine, size: tuple[int, int]) -> float:
             started = time.perf_counter()
             list(threads.map(engine, [pixels] * engine.streams))
     return engine.streams * engine.batch_size / (time.perf_counter() - started)
-
-
-def _set_path(out: str | os.PathLike[str] | None, dataset: Dataset) -> Path:
-    path = Path(DEFAULT_FOLDER) / f"{dataset.name}.h5" if out is None else Path(out)
-    if path.suffix != ".h5":
-        raise OptionError("a feature set is an HDF5 file", expected="--out NAME.h5", found=str(path))
-    return path

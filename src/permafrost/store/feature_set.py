@@ -196,7 +196,7 @@ def open_features(path: str | os.PathLike[str]) -> FeatureSet:
     """Open a cached feature set.
 
     Args:
-        path: the set's file, e.g. `features/photos.h5`. Its store lies beside it, in `store/`.
+        path: the set's file, e.g. `features/photos-inception_v3-mixed7.h5`. Its store lies beside it, in `store/`.
 
     Raises:
         SetError: the file is not a feature set, is damaged or of another version; or its store is gone, or holds

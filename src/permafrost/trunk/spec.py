@@ -82,7 +82,7 @@ class TrunkSpec:
         """`<name>-<key>`, in characters that every file system allows."""
         name = f"{self.base}-{self.cut}" + ("" if self.pooling == "none" else f"-{self.pooling}")
         name += "-views" if self.augmentation else ""
-        return "".join(c if c.isalnum() or c in "._=" else "-" for c in name)[:80] + f"-{self.key}"
+        return f"{portable_name(name)}-{self.key}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object from which `from_json` makes an equal record."""
@@ -122,6 +122,11 @@ def _is_of(cls: type[TrunkSpec], fields: dict[str, Any], digest: str) -> bool:
         return cls._from_fields(fields).digest == digest
     except (KeyError, TypeError):  # A field without a default is missing.
         return False
+
+
+def portable_name(text: str) -> str:
+    """Return `text` in at most 80 characters that every file system allows."""
+    return "".join(c if c.isalnum() or c in "._=" else "-" for c in text)[:80]
 
 
 def canonical_json(value: Any) -> bytes:

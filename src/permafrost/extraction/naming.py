@@ -1,0 +1,126 @@
+"""Names of feature sets: which file a set gets if none is given, and when a file may be replaced."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Final
+
+from permafrost.errors import DatasetError, ImageError, OptionError, SetError, VersionError
+from permafrost.extraction.options import DEFAULT_FOLDER
+from permafrost.images.dataset import Dataset
+from permafrost.store.set_content import SetContent
+from permafrost.store.set_reading import is_feature_set, read_set
+from permafrost.trunk.spec import TrunkSpec, portable_name
+
+COMPARED: Final = 16
+"""Images that are compared at most to find out whether two folders hold one dataset."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SetIdentity:
+    """What tells the feature sets of one dataset apart.
+
+    Attributes:
+        spec: the spec of the trunk of images.
+        views: views of each training image, the image itself included.
+        augmentation: how views are made; empty if there are none.
+    """
+
+    spec: TrunkSpec
+    views: int = 1
+    augmentation: str = ""
+
+    def is_of(self, content: SetContent) -> bool:
+        """Return whether a set's file has this identity."""
+        count = 1 if content.views is None else 1 + len(content.views.places)
+        augmentation = "" if content.views is None else content.views.spec.augmentation
+        found = content.spec.digest, count, augmentation
+        return found == (self.spec.digest, self.views, self.augmentation)
+
+    def names(self, dataset: str) -> list[str]:
+        """Return possible names of the set's file, the shortest first; the last belongs to this identity alone."""
+        name = f"{dataset}-{portable_name(f'{self.spec.base}-{self.spec.cut}')}"
+        views = f"-views{self.views}" if self.views > 1 else ""
+        key = dataclasses.replace(self.spec, augmentation=self.augmentation).key
+        return list(dict.fromkeys([f"{name}.h5", f"{name}{views}.h5", f"{name}-{key}{views}.h5"]))
+
+
+def check_set_path(path: Path) -> Path:
+    """Return the path of a set's file if its ending is right.
+
+    Raises:
+        OptionError: it is not.
+    """
+    if path.suffix != ".h5":
+        raise OptionError("a feature set is an HDF5 file", expected="--out NAME.h5", found=str(path))
+    return path
+
+
+def default_path(dataset: Dataset, identity: SetIdentity, folder: Path = Path(DEFAULT_FOLDER)) -> Path:
+    """Return the file for a set whose name is not given: `<data>-<base>-<cut>.h5`.
+
+    If that name belongs to another trunk, other views, another format version or a file that is no feature set, the
+    number of views or the key of the trunk is added. The file of the same set is replaced.
+
+    Raises:
+        DatasetError: the name belongs to another dataset; see `is_same_dataset`.
+    """
+    paths = [folder / name for name in identity.names(dataset.name)]
+    contents = [_content(path) for path in paths]
+    for path, content in zip(paths, contents, strict=True):
+        if content is not None and identity.is_of(content):
+            if not is_same_dataset(content, dataset):
+                raise DatasetError(
+                    f"{path} holds the features of another dataset of this name",
+                    expected=content.root,
+                    found=dataset.root,
+                    do="name the file with --out",
+                )
+            return path
+    free = [path for path, content in zip(paths, contents, strict=True) if content is None and _is_free(path)]
+    if not free:
+        raise DatasetError(f"no free name for the features of {dataset.root}: {paths[-1]}", do="name it with --out")
+    return free[0]
+
+
+def is_same_dataset(content: SetContent, dataset: Dataset) -> bool:
+    """Return whether a set is of this dataset, which may have been moved, and have grown or changed meanwhile.
+
+    It is if it was made of the same folder or file, or if an image of the set is in the dataset: the same path relative
+    to it, and the same content. Up to 16 images are compared.
+    """
+    if content.root == dataset.root:
+        return True
+    rows = {name: row for row, name in enumerate(content.names)}
+    common = [(index, rows[name]) for index, name in enumerate(dataset.names) if name in rows]
+    for index, row in common[:: max(1, len(common) // COMPARED)][:COMPARED]:
+        try:
+            if dataset.image(index).load().digest == content.digests[row].tobytes():
+                return True
+        except ImageError:
+            continue
+    return False
+
+
+def _content(path: Path) -> SetContent | None:
+    """Read the set in a file; return None if there is none that this version reads."""
+    try:
+        return read_set(path) if path.exists() else None
+    except (SetError, VersionError):
+        return None
+
+
+def _is_free(path: Path) -> bool:
+    """Return whether a file is absent, or a damaged set, which the next extraction replaces."""
+    if not path.exists():
+        return True
+    if is_feature_set(path) is False:
+        return False
+    try:
+        read_set(path)
+    except VersionError:
+        return False
+    except SetError:
+        return True
+    return False

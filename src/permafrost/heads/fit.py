@@ -32,6 +32,7 @@ from permafrost.model.assembly import assemble, lent
 from permafrost.model.parity import Parity, export_checked
 from permafrost.model.run import Run, RunContent, features_record, free_folder, rounded, staging, write_run
 from permafrost.options import documented
+from permafrost.progress import progress_bar
 from permafrost.training.options import TrainingOptions
 from permafrost.units import parse_size
 
@@ -188,8 +189,6 @@ class _Request:
 
     def _select(self, sets: list[FitData]) -> Selection:
         """Compare the candidates of `auto`, or one head on several sets."""
-        from tqdm import tqdm
-
         from permafrost.heads.classical_head import ClassicalHead
         from permafrost.heads.selection import comparisons, select_head
 
@@ -203,8 +202,8 @@ class _Request:
                 f"several feature sets cannot be compared with {self.name}",
                 expected=f"auto, {', '.join(CLASSICAL_HEADS)}",
             )
-        shown = None if self.options.progress else True
-        with tqdm(total=comparisons(sets, comparable), unit=" heads", disable=shown, leave=False) as bar:
+        total = comparisons(sets, comparable)
+        with progress_bar(total=total, unit=" heads", shown=self.options.progress) as bar:
 
             def report(what: str) -> None:
                 bar.set_postfix_str(what, refresh=False)

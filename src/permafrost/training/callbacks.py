@@ -6,16 +6,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
+from permafrost.progress import progress_bar
 from permafrost.training.checkpoint import State, load_state, save_state
 from permafrost.training.options import TrainingOptions
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 Row = dict[str, float]
 
@@ -202,12 +200,8 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]
     """A progress bar of epochs, on standard error if that is a terminal, or in a notebook."""
 
     def __init__(self, epochs: int, done: int, shown: bool) -> None:
-        from tqdm.auto import tqdm
-
         super().__init__()
-        self._bar: tqdm[None] = tqdm(
-            total=epochs, initial=done, unit=" epochs", disable=None if shown else True, leave=False
-        )
+        self._bar = progress_bar(total=epochs, initial=done, unit=" epochs", shown=shown)
 
     def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:  # noqa: ARG002 - Keras passes it
         """Advance by one epoch and show its metrics."""

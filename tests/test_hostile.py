@@ -1,4 +1,4 @@
-"""Files from strangers run no code, reach nothing outside themselves, and take no memory by what they claim."""
+"""Hostile files run no code, reach nothing outside themselves, and cannot exhaust memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from permafrost.trunk.published_weights import load_legacy_weights
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with, tiny_model, write_legacy
 
 ROOT = Path(__file__).resolve().parents[1]
-SECRET = b"what nobody is to read"
+SECRET = b"not for anyone to read"
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def made_set(folder: Path, **changes) -> Path:
         ({"names": ("a", "b", "c")}, r"path_offsets has shape \(4,\) instead of \(5,\)"),
     ],
 )
-def test_a_set_whose_numbers_or_names_lead_elsewhere_is_refused_though_its_checksum_holds(tmp_path, changes, line):
+def test_a_set_whose_numbers_or_names_lead_elsewhere_is_refused_even_with_a_right_checksum(tmp_path, changes, line):
     path = made_set(tmp_path, **changes)
 
     with pytest.raises(SetError, match=rf"damaged feature set .*set\.h5: {line}"):
@@ -87,7 +87,7 @@ def test_a_set_that_claims_other_shapes_than_its_store_is_refused(tmp_path):
         open_features(path)
 
 
-def test_a_store_that_claims_features_of_terabytes_is_refused_before_memory_is_taken(tmp_path):
+def test_a_store_that_claims_terabytes_is_refused_before_memory_is_allocated(tmp_path):
     store = Store.create(tmp_path, spec_with(shapes=((10**7, 10**7),)), about={})
 
     with pytest.raises(StoreError, match=r"features of 4 rows do not fit into memory; .* Read them in batches"):
@@ -103,7 +103,7 @@ def test_rows_outside_a_shard_are_refused(tmp_path):
 
 @pytest.mark.parametrize("form", ["chunked", "gzip", "plug-in", "never written", "objects", "references"])
 @pytest.mark.parametrize("kind", ["shard", "set"])
-def test_data_that_is_packed_filtered_or_never_written_is_refused_by_name(tmp_path, kind, form):
+def test_chunked_filtered_or_unwritten_data_is_refused_by_name(tmp_path, kind, form):
     features = open_features(made_set(tmp_path))
     path = features.path if kind == "set" else features.store.folder / features.content.shards[0]
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
@@ -129,7 +129,7 @@ def test_data_that_is_packed_filtered_or_never_written_is_refused_by_name(tmp_pa
         open_features(features.path).arrays()
 
 
-def test_features_that_unpack_to_more_than_their_file_are_refused(tmp_path):
+def test_compressed_features_are_refused(tmp_path):
     features = open_features(made_set(tmp_path))
     path = features.store.folder / features.content.shards[0]
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
@@ -149,7 +149,7 @@ def lambda_model() -> keras.Model:
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.h5"])
-def test_a_lambda_is_refused_in_either_form(tmp_path, name):
+def test_a_lambda_layer_is_refused_in_both_formats(tmp_path, name):
     lambda_model().save(tmp_path / name)
 
     with pytest.raises(BaseError):
@@ -169,7 +169,7 @@ def test_a_model_that_is_a_folder_is_refused(tmp_path):
 
 
 def rewritten(path: Path, out: Path, change) -> Path:
-    """A copy of a `.keras` file whose weights `change` has had in hand, as an open HDF5 file."""
+    """A copy of a `.keras` file with weights changed by `change`, which gets them as an open HDF5 file."""
     weights = out.with_suffix(".weights")
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w") as target:
         for part in source.infolist():
@@ -190,7 +190,7 @@ def first_array(file: h5py.File) -> str:
 
 
 @pytest.mark.parametrize("form", ["external data", "external link", "virtual data", "terabytes"])
-def test_weights_in_a_model_file_that_lie_elsewhere_or_claim_terabytes_are_refused(tiny_base, secret, tmp_path, form):
+def test_weights_outside_their_model_file_or_of_terabytes_are_refused(tiny_base, secret, tmp_path, form):
     def change(file: h5py.File) -> None:
         name = first_array(file)
         shape, dtype = file[name].shape, file[name].dtype
@@ -216,7 +216,7 @@ def test_weights_in_a_model_file_that_lie_elsewhere_or_claim_terabytes_are_refus
         load_base(str(path))
 
 
-def test_published_weights_that_claim_terabytes_are_refused_before_memory_is_taken(tmp_path):
+def test_published_weights_that_claim_terabytes_are_refused_before_memory_is_allocated(tmp_path):
     model = tiny_model()
     path = write_legacy(model, tmp_path / "weights.h5")
     with h5py.File(path, "r+") as file:
@@ -237,7 +237,7 @@ class Bomb:
         return os.system, ("touch exploded",)
 
 
-def test_a_pickle_in_an_npz_is_not_opened(tmp_path, monkeypatch):
+def test_a_pickle_in_an_npz_file_is_not_loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez(tmp_path / "data.npz", X=np.zeros((2, 8, 8, 3)), y=np.array([Bomb(), Bomb()]))
 
@@ -253,7 +253,7 @@ FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "ma
 HARMLESS = "from joblib import cpu_count"
 
 
-def test_no_code_here_reads_or_writes_pickles_or_runs_text():
+def test_the_package_neither_uses_pickles_nor_evaluates_text():
     for path in Path(permafrost.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
             names = [alias.name.split(".")[0] for alias in node.names] if isinstance(node, ast.Import) else []
@@ -270,11 +270,11 @@ def test_no_code_here_reads_or_writes_pickles_or_runs_text():
 # Dependencies
 
 CLOSED = {"keras": (3, 15, 1), "Pillow": (13, 0, 0)}
-"""From these versions on, known holes in reading hostile files are closed."""
+"""The first versions without known security holes in reading hostile files."""
 
 
 @pytest.mark.parametrize("name", CLOSED)
-def test_the_versions_that_close_known_holes_are_the_lowest_that_are_installed(name):
+def test_versions_with_known_security_holes_are_not_installed(name):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (line,) = (each for each in project["dependencies"] if re.match(rf"{name}\b", each))
 
@@ -284,7 +284,7 @@ def test_the_versions_that_close_known_holes_are_the_lowest_that_are_installed(n
     assert tuple(int(part) for part in version(name).split(".")[:3]) >= lowest
 
 
-# All at once, in a process that may take little memory
+# Little memory
 
 SMALL = """
     import resource, sys
@@ -301,7 +301,7 @@ SMALL = """
 """
 
 
-def test_what_claims_much_is_refused_where_there_is_little_memory(tmp_path):
+def test_files_that_claim_much_memory_are_refused_in_a_small_process(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     paths = [made_set(tmp_path / "a", spec=spec_with(shapes=((10**5, 10**4),))), made_set(tmp_path / "b")]
     with h5py.File(paths[1], "r+", libver=("v110", "v110")) as file:

@@ -1,4 +1,4 @@
-"""Many small shards become few, and nothing is lost on the way."""
+"""Compaction merges many small shards into few, and loses nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TWO = spec_with(shapes=((2, 3), (4,)), dtype="float16")
 
 
 def fill(store: Store, count: int = COUNT, *, engines: tuple[str, ...] = (ENGINE,)) -> dict[bytes, list[bytes]]:
-    """Keep `count` shards of three rows; by digest the bytes of each row's tensors."""
+    """Commit `count` shards of three rows; return by digest the bytes of each row's tensors."""
     kept = {}
     for seed in range(count):
         rows = make_rows(store.spec, 3, seed=seed)
@@ -37,7 +37,7 @@ def fill(store: Store, count: int = COUNT, *, engines: tuple[str, ...] = (ENGINE
 
 
 def found(store: Store, wanted: dict[bytes, list[bytes]]) -> dict[bytes, list[bytes]]:
-    """By digest the bytes of each wanted row's tensors, as the store has them; rows that it has not are left out."""
+    """Return by digest the bytes of each wanted row's tensors that the store has."""
     index, back = RowIndex(store), {}
     for digest in wanted:
         address = index.find(digest)
@@ -51,7 +51,7 @@ def found(store: Store, wanted: dict[bytes, list[bytes]]) -> dict[bytes, list[by
 
 @pytest.fixture(autouse=True)
 def few_are_many(monkeypatch):
-    """As each commit waits for the disk."""
+    """Few shards are many here, because each commit waits for the disk."""
     monkeypatch.setattr(compaction, "MANY", 6)
 
 
@@ -61,7 +61,7 @@ def store(tmp_path) -> Store:
 
 
 @pytest.mark.parametrize("spec", [WHOLE_SPEC, TWO], ids=["one tensor", "two of float16"])
-def test_many_small_shards_become_one_and_each_row_stays_bit_for_bit(tmp_path, spec):
+def test_many_small_shards_become_one_with_the_same_rows_bit_for_bit(tmp_path, spec):
     store = Store.create(tmp_path, spec, about={})
     kept = fill(store)
 
@@ -81,7 +81,7 @@ def test_few_shards_stay_as_they_are(store):
     assert store.shard_names() == before
 
 
-def test_large_shards_stay_and_joined_ones_do_not_grow_beyond_the_limit(store, monkeypatch):
+def test_large_shards_stay_and_merged_ones_do_not_grow_beyond_the_limit(store, monkeypatch):
     kept = fill(store)
     large = store.append(make_rows(WHOLE_SPEC, 200, seed=999), engine=ENGINE)
     monkeypatch.setattr(compaction, "SMALL_BYTES", (store.folder / large).stat().st_size)
@@ -120,7 +120,7 @@ def test_views_of_one_image_stay_apart(store):
         assert np.array_equal(store.gather([address.shard], np.array([[0, address.row]]))[0][0], rows.features[0][view])
 
 
-def test_what_small_shards_keep_twice_is_kept_once_afterwards(store):
+def test_duplicate_rows_of_small_shards_are_stored_once_afterwards(store):
     kept = fill(store)
     for seed in range(COUNT):
         rows = make_rows(WHOLE_SPEC, 3, seed=seed)
@@ -139,8 +139,8 @@ def row_parts(seed: int):
     return rows.digests, rows.views, rows.features[0]
 
 
-def test_rows_of_a_large_shard_are_not_copied_and_their_small_shards_go(store, monkeypatch):
-    # As after a kill between the copy and the removal.
+def test_rows_that_are_in_a_large_shard_are_not_copied(store, monkeypatch):
+    # This is the state after a kill between the copy and the removal.
     kept = fill(store)
     digests, views, features = (
         np.concatenate(parts) for parts in zip(*[row_parts(seed) for seed in range(COUNT)], strict=True)
@@ -171,7 +171,7 @@ def test_a_damaged_large_shard_is_not_relied_on(store, monkeypatch):
     assert found(store, kept) == kept
 
 
-def test_damaged_small_shards_stay_for_who_looks_after_them(store):
+def test_damaged_small_shards_stay(store):
     kept = fill(store)
     name = store.shard_names()[0]
     lost = {row.tobytes() for row in store.read_index(name)[0]}
@@ -184,11 +184,11 @@ def test_damaged_small_shards_stay_for_who_looks_after_them(store):
 
 
 class Killed(BaseException):
-    """As if the process ended here."""
+    """Stands for the end of the process."""
 
 
 @pytest.mark.parametrize("step", range(0, COUNT + 3, 2))
-def test_a_kill_at_any_step_loses_no_row_and_the_next_run_ends_what_it_began(store, monkeypatch, step):
+def test_a_kill_at_any_step_loses_no_row_and_the_next_run_completes_it(store, monkeypatch, step):
     kept = fill(store)
     steps = iter(range(1000))
 
@@ -217,7 +217,7 @@ def test_a_kill_at_any_step_loses_no_row_and_the_next_run_ends_what_it_began(sto
     assert len(store.shard_names()) <= 2
 
 
-def test_two_at_once_lose_nothing_even_where_one_finds_what_the_other_made(store, monkeypatch):
+def test_two_processes_at_once_lose_nothing_even_if_one_finds_the_result_of_the_other(store, monkeypatch):
     kept = fill(store)
     other = Store(store.folder)
     append, calls = Store.append, []
@@ -226,7 +226,7 @@ def test_two_at_once_lose_nothing_even_where_one_finds_what_the_other_made(store
         name = append(self, rows, engine=engine)
         if not calls:
             calls.append(name)
-            compact(other)  # which finds the small shards, and the joined one of the same bytes that it makes itself
+            compact(other)  # which finds the small shards, and the merged one of the same bytes that it makes itself
         return name
 
     monkeypatch.setattr(Store, "append", append_after_the_other)
@@ -251,12 +251,12 @@ def test_a_full_disk_loses_nothing(store, monkeypatch):
     assert found(store, kept) == kept
 
 
-# Who had the old names in hand
+# Readers that have the old names
 
 
 @pytest.fixture
 def features(tmp_path):
-    """A set of all rows of `store`, written before they were joined."""
+    """A set of all rows of `store`, written before they were merged."""
     store = Store.create(tmp_path / "store", WHOLE_SPEC, about={})
     parts = [make_rows(WHOLE_SPEC, 3, seed=seed) for seed in range(COUNT)]
     addresses = []
@@ -273,7 +273,7 @@ def features(tmp_path):
     return open_features(tmp_path / "set.h5")
 
 
-def test_a_set_that_names_joined_shards_reads_as_before_opened_earlier_or_later(features):
+def test_a_set_that_names_merged_shards_reads_the_same_values(features):
     x, _ = features.arrays()
 
     compact(features.store)
@@ -284,7 +284,7 @@ def test_a_set_that_names_joined_shards_reads_as_before_opened_earlier_or_later(
     assert np.array_equal(again.features(np.array([5, 3])), x[[5, 3]])
 
 
-def test_a_row_that_is_nowhere_is_still_an_error_that_names_its_old_shard(features):
+def test_a_row_that_is_in_no_shard_is_an_error_that_names_its_old_shard(features):
     compact(features.store)
     (shard,) = features.store.shard_names()
     (features.store.folder / shard).unlink()
@@ -293,7 +293,7 @@ def test_a_row_that_is_nowhere_is_still_an_error_that_names_its_old_shard(featur
         features.arrays()
 
 
-def test_an_index_made_before_finds_rows_where_they_are_now(features):
+def test_an_older_index_finds_rows_in_their_new_shard(features):
     index = RowIndex(features.store)
 
     compact(features.store)
@@ -302,24 +302,24 @@ def test_an_index_made_before_finds_rows_where_they_are_now(features):
     assert {index.find(row.tobytes()).shard for row in features.digests()} == {shard}
 
 
-def test_shards_that_go_while_an_index_is_being_made_are_found_where_their_rows_are(features, monkeypatch):
+def test_rows_of_shards_that_go_while_an_index_is_made_are_found(features, monkeypatch):
     read, other = Store.read_index, Store(features.store.folder)
     calls = []
 
-    def joined_meanwhile(self, name):
+    def merged_meanwhile(self, name):
         if not calls:
             calls.append(name)
             compact(other)
         return read(self, name)
 
-    monkeypatch.setattr(Store, "read_index", joined_meanwhile)
+    monkeypatch.setattr(Store, "read_index", merged_meanwhile)
     index = RowIndex(features.store)
 
     assert index.damaged == []
     assert all(index.find(row.tobytes()) for row in features.digests())
 
 
-def test_views_whose_shards_were_joined_read_as_before_and_images_too(tmp_path):
+def test_views_whose_shards_were_merged_read_the_same_values(tmp_path):
     spec = spec_with(augmentation="flip")
     store, images = (Store.create(tmp_path / "store", each, about={}) for each in (spec, WHOLE_SPEC))
     rows = make_rows(WHOLE_SPEC, 4)
@@ -345,7 +345,7 @@ def test_views_whose_shards_were_joined_read_as_before_and_images_too(tmp_path):
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["cached before", "committed by this process"])
-def test_the_extraction_cache_reads_rows_whose_shards_another_process_has_joined(tmp_path, own):
+def test_the_extraction_cache_reads_rows_whose_shards_another_process_merged(tmp_path, own):
     cache = CachedStore(WHOLE_SPEC, tmp_path / "store", ["top"])
     expected = {}
     for seed in range(COUNT):
@@ -364,7 +364,7 @@ def test_the_extraction_cache_reads_rows_whose_shards_another_process_has_joined
         assert np.array_equal(cache.gather(keys)[0], list(expected.values()))
 
 
-def test_reading_looks_again_as_often_as_shards_are_joined(store, monkeypatch):
+def test_reading_looks_again_as_often_as_shards_are_merged(store, monkeypatch):
     wanted = make_rows(WHOLE_SPEC, 3, seed=0)
     fill(store)
     index, gather, other = RowIndex(store), Store.gather, Store(store.folder)
@@ -372,7 +372,7 @@ def test_reading_looks_again_as_often_as_shards_are_joined(store, monkeypatch):
     rows = LocatedRows(shards=shards, places=places, digests=wanted.digests, views=np.zeros(3, np.int64))
     attempts = []
 
-    def joined_meanwhile(self, *arguments, **options):
+    def merged_meanwhile(self, *arguments, **options):
         if len(attempts) < 3:
             for seed in range(COUNT):
                 other.append(make_rows(WHOLE_SPEC, 3, seed=100 * (1 + len(attempts)) + seed), engine=ENGINE)
@@ -380,7 +380,7 @@ def test_reading_looks_again_as_often_as_shards_are_joined(store, monkeypatch):
         attempts.append(arguments)
         return gather(self, *arguments, **options)
 
-    monkeypatch.setattr(Store, "gather", joined_meanwhile)
+    monkeypatch.setattr(Store, "gather", merged_meanwhile)
     tensors, found = read_rows(store, rows)
 
     assert len(attempts) == 4

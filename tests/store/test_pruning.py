@@ -86,7 +86,7 @@ def test_a_store_that_no_set_uses_is_removed_but_not_the_files_of_others_in_it(f
     assert len(features.arrays()[0]) == 20
 
 
-def test_shards_into_which_a_sets_rows_were_joined_stay(folder, features, monkeypatch):
+def test_shards_into_which_a_sets_rows_were_merged_stay(folder, features, monkeypatch):
     x, _ = features.arrays()
     monkeypatch.setattr(compaction, "MANY", 1)
     compact(features.store)

@@ -1,4 +1,4 @@
-"""Shards: written once, found by their content, and never believed when damaged."""
+"""Shards are immutable, named by their content, and refused when damaged."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_rows_come_back_bit_for_bit_in_any_order_and_any_number_of_times(tmp_pat
     assert store.verify(shard) == count
 
 
-def test_bits_of_odd_numbers_come_back_too(store):
+def test_unusual_numbers_come_back_bit_for_bit(store):
     odd = np.array([-0.0, 1e-45, np.finfo(np.float32).max, np.float32(1) / 3, 2**-126, 0], np.float32)
     shard = store.append(dataclasses.replace(make_rows(WHOLE_SPEC, 1), features=(odd.reshape(1, 2, 3),)), engine=ENGINE)
 
@@ -113,15 +113,15 @@ def test_a_shard_records_its_engine_and_nothing_of_time_or_machine(store):
     assert not any(header[0] & 0x20 for header in headers)  # The flag of HDF5's object headers that have times.
 
 
-def test_strings_are_kept_where_checksums_cover_them(store):
+def test_strings_are_stored_under_a_checksum(store):
     # A flipped bit in HDF5's heap of variable strings makes it read for ever.
     shard = store.append(make_rows(WHOLE_SPEC, 2), engine=ENGINE)
 
     assert b"GCOL" not in (store.folder / shard).read_bytes()
 
 
-def test_a_shard_can_be_checked_by_its_written_format_alone(tmp_path):
-    # As `features/README.md` says, in other words than the code's.
+def test_a_shard_is_as_the_page_of_the_format_describes_it(tmp_path):
+    # Written from `features/README.md`, not from the code.
     store = make_store(tmp_path, TWO)
     rows = make_rows(TWO, 3)
     shard = store.append(rows, engine=ENGINE)
@@ -143,7 +143,7 @@ def test_a_shard_can_be_checked_by_its_written_format_alone(tmp_path):
 
 
 def test_row_checksums_are_pinned():
-    # A change here makes every kept row unreadable.
+    # A change here makes every cached row unreadable.
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
 
     assert row_checksums(rows).tolist() == [7541795801147682588, 17314802132487049001]
@@ -151,7 +151,7 @@ def test_row_checksums_are_pinned():
     assert np.array_equal(row_checksums(np.asfortranarray(rows)), row_checksums(rows))
 
 
-def test_only_whole_shards_are_listed(store):
+def test_temporary_and_foreign_files_are_not_listed(store):
     shard = store.append(make_rows(WHOLE_SPEC, 1), engine=ENGINE)
     (store.folder / f".tmp-1-abc-{shard}").write_bytes(b"half")
 
@@ -160,7 +160,7 @@ def test_only_whole_shards_are_listed(store):
     assert store.shard_names() == [shard]
 
 
-def test_a_disk_that_is_full_keeps_nothing_of_the_shard_and_all_of_those_before(store, monkeypatch):
+def test_a_full_disk_leaves_nothing_of_a_shard_and_all_of_those_before(store, monkeypatch):
     rows = make_rows(WHOLE_SPEC, 3)
     shard = store.append(rows, engine=ENGINE)
 
@@ -179,7 +179,7 @@ def test_a_disk_that_is_full_keeps_nothing_of_the_shard_and_all_of_those_before(
 
 
 def outcome(store: Store, shard: str, rows: Rows) -> str:
-    """What reading a shard comes to: `right` or `refused`; a wrong value fails the test."""
+    """Read a shard, and return `right` or `refused`; a wrong value fails the test."""
     try:
         tensors = read_all(store, shard, len(rows))
         digests, views = store.read_index(shard)
@@ -191,7 +191,7 @@ def outcome(store: Store, shard: str, rows: Rows) -> str:
     return "right"
 
 
-def test_every_flipped_bit_is_noticed_and_no_value_is_made_up(tmp_path):
+def test_every_flipped_bit_is_detected_and_no_wrong_value_is_read(tmp_path):
     store = make_store(tmp_path, TWO)
     rows = make_rows(TWO, 3)
     shard = store.append(rows, engine=ENGINE)
@@ -212,7 +212,7 @@ def test_every_flipped_bit_is_noticed_and_no_value_is_made_up(tmp_path):
 
 @PER_EXAMPLE
 @given(data=st.data())
-def test_bytes_overwritten_at_random_are_noticed_and_no_value_is_made_up(tmp_path, data):
+def test_overwritten_bytes_are_detected_and_no_wrong_value_is_read(tmp_path, data):
     store = make_store(tmp_path)
     rows = make_rows(WHOLE_SPEC, 4)
     path = store.folder / store.append(rows, engine=ENGINE)
@@ -231,11 +231,11 @@ def test_bytes_overwritten_at_random_are_noticed_and_no_value_is_made_up(tmp_pat
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.6, 0.9, 0.999])
-def test_a_shard_cut_short_is_refused(store, share):
+@pytest.mark.parametrize("fraction", [0, 0.01, 0.3, 0.6, 0.9, 0.999])
+def test_a_truncated_shard_is_refused(store, fraction):
     rows = make_rows(WHOLE_SPEC, 50)
     path = store.folder / store.append(rows, engine=ENGINE)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
 
     for act in (store.verify, store.read_index, lambda name: read_all(store, name, 50)):
         with pytest.raises(
@@ -244,7 +244,7 @@ def test_a_shard_cut_short_is_refused(store, share):
             act(path.name)
 
 
-def test_a_shard_that_is_gone_is_named_with_what_to_do(store):
+def test_a_missing_shard_is_named_with_what_to_do(store):
     shard = store.append(make_rows(WHOLE_SPEC, 2), engine=ENGINE)
     (store.folder / shard).unlink()
 
@@ -265,7 +265,7 @@ def test_another_trunks_shard_is_refused_with_both_digests(tmp_path, store):
             act(shard)
 
 
-def test_a_whole_shard_under_anothers_name_is_noticed_where_the_images_are_known(store):
+def test_an_intact_shard_under_another_name_is_detected_if_the_images_are_known(store):
     rows, others = make_rows(WHOLE_SPEC, 3), make_rows(WHOLE_SPEC, 3, seed=1)
     first, second = (store.append(each, engine=ENGINE) for each in (rows, others))
     (store.folder / second).rename(store.folder / first)
@@ -284,11 +284,11 @@ def test_rows_that_a_shard_does_not_have_are_refused(store, wanted):
         read_all(store, shard, 4, wanted)
 
 
-# Files from strangers
+# Hostile files
 
 
 def forge(store: Store, name: str, forging) -> str:
-    """A shard in which `forging` has its way; the dataset `name` is gone before."""
+    """A shard in which `forging` replaces the dataset `name`."""
     shard = store.append(make_rows(store.spec, 3), engine=ENGINE)
     with h5py.File(store.folder / shard, "r+", libver=("v110", "v110")) as file:
         shape, dtype = file[name].shape, file[name].dtype
@@ -364,7 +364,7 @@ FORGERIES = [
 
 @pytest.mark.parametrize("forging", FORGERIES)
 @pytest.mark.parametrize("name", ["digests", "view", "checksums", "features"])
-def test_a_shard_that_is_not_plain_data_of_its_shapes_is_refused(store, name, forging):
+def test_datasets_of_another_kind_or_shape_are_refused(store, name, forging):
     shard = forge(store, name, forging)
 
     with pytest.raises(ShardError, match=rf"damaged shard .*{shard}"):
@@ -375,7 +375,7 @@ def test_a_shard_that_is_not_plain_data_of_its_shapes_is_refused(store, name, fo
 
 @pytest.mark.parametrize("name", ["format", "trunk", "engine", "index_checksum", "version"])
 @pytest.mark.parametrize("value", ["of variable length", np.bytes_("other"), 7, None])
-def test_an_attribute_that_is_another_or_of_another_kind_is_refused(store, name, value):
+def test_attributes_of_another_value_or_kind_are_refused(store, name, value):
     shard = store.append(make_rows(WHOLE_SPEC, 3), engine=ENGINE)
     with h5py.File(store.folder / shard, "r+", libver=("v110", "v110")) as file:
         del file.attrs[name]
@@ -386,7 +386,7 @@ def test_an_attribute_that_is_another_or_of_another_kind_is_refused(store, name,
         store.read_index(shard)
 
 
-def test_something_more_in_a_shard_is_refused(store):
+def test_an_unknown_dataset_in_a_shard_is_refused(store):
     shard = store.append(make_rows(WHOLE_SPEC, 3), engine=ENGINE)
     with h5py.File(store.folder / shard, "r+", libver=("v110", "v110")) as file:
         file["more"] = [1]
@@ -395,13 +395,13 @@ def test_something_more_in_a_shard_is_refused(store):
         store.read_index(shard)
 
 
-def test_text_is_read_only_where_it_was_kept_as_such(tmp_path):
+def test_only_text_of_fixed_length_is_read(tmp_path):
     with h5py.File(tmp_path / "file.h5", "w") as file:
-        write_text(file, "kept", "é")
+        write_text(file, "fixed", "é")
         file.attrs["variable"] = "text"
         file.attrs["number"] = 3
 
-        assert read_text(file, "kept") == "é"
+        assert read_text(file, "fixed") == "é"
         for name in ("variable", "number"):
             with pytest.raises(ValueError, match=f"attribute {name} is not a string of fixed length"):
                 read_text(file, name)
@@ -412,7 +412,7 @@ def test_text_is_read_only_where_it_was_kept_as_such(tmp_path):
 # The store's description
 
 
-def test_a_store_opens_with_what_it_was_made_with(store):
+def test_a_store_opens_with_the_description_that_it_was_made_with(store):
     opened = Store(store.folder)
 
     assert opened.spec == WHOLE_SPEC
@@ -420,7 +420,7 @@ def test_a_store_opens_with_what_it_was_made_with(store):
     assert store.folder.name == WHOLE_SPEC.folder_name
 
 
-def test_creating_a_store_that_is_there_opens_it_and_changes_nothing(tmp_path, store):
+def test_creating_an_existing_store_opens_it_unchanged(tmp_path, store):
     shard = store.append(make_rows(WHOLE_SPEC, 2), engine=ENGINE)
     before = (store.folder / DESCRIPTION_FILE).read_bytes()
 
@@ -441,31 +441,31 @@ def test_two_stores_under_one_parent_do_not_see_each_other(tmp_path, store):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "line"),
     [
         ({"weights": "c" * 64}, f"weights; expected {'c' * 64}, found {'b' * 64}"),
         ({"image_size": (8, 9)}, r"image_size; expected \(8, 9\), found \(32, 32\)"),
         ({"precision": "bfloat16"}, "precision; expected bfloat16, found float32"),
     ],
 )
-def test_another_trunk_is_refused_naming_the_field_and_both_values(store, change, told):
-    with pytest.raises(StoreError, match=f"holds another trunk's features: {told}"):
+def test_another_trunk_is_refused_naming_the_field_and_both_values(store, change, line):
+    with pytest.raises(StoreError, match=f"holds another trunk's features: {line}"):
         store.require(spec_with(**change))
 
 
-def test_a_trunk_that_only_has_another_name_is_not_another(store):
+def test_a_trunk_with_another_name_is_the_same_trunk(store):
     store.require(spec_with(base="renamed", weights_source="renamed.h5"))
 
     with pytest.raises(StoreError):
         store.require(spec_with(base="renamed", weights="c" * 64))
 
 
-def test_a_folder_without_a_description_is_no_store(tmp_path):
+def test_a_folder_without_a_description_is_not_a_store(tmp_path):
     with pytest.raises(StoreError, match=r"no store at .*: trunk\.json is missing\. Run extract again"):
         Store(tmp_path)
 
 
-def test_every_flipped_bit_in_the_description_is_noticed(store):
+def test_every_flipped_bit_in_the_description_is_detected(store):
     path = store.folder / DESCRIPTION_FILE
     whole = path.read_bytes()
 
@@ -478,7 +478,7 @@ def test_every_flipped_bit_in_the_description_is_noticed(store):
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"3", b"\xff", b'{"trunk": {}}', b'"text"', b"null"])
-def test_a_description_that_is_none_is_refused(store, text):
+def test_a_malformed_description_is_refused(store, text):
     (store.folder / DESCRIPTION_FILE).write_bytes(text)
 
     with pytest.raises(StoreError, match=r"damaged description .*trunk\.json"):
@@ -502,7 +502,7 @@ def test_a_description_changed_by_hand_is_refused(store):
 
 @settings(PER_EXAMPLE, max_examples=15)
 @given(data=st.data(), shards=st.integers(1, 4))
-def test_a_row_is_found_by_its_images_digest_and_view_and_no_other(tmp_path, data, shards):
+def test_a_row_is_found_by_its_images_digest_and_view_only(tmp_path, data, shards):
     shutil.rmtree(tmp_path)
     store = make_store(tmp_path)
     # Digests that share their first bytes, where the index looks first.
@@ -553,7 +553,7 @@ def test_damaged_shards_are_missing_rows_and_are_named(store):
     assert sorted(first in str(e) or second in str(e) for e in index.damaged) == [True, True]
 
 
-def test_rows_of_a_shard_whose_index_alone_is_whole_are_not_found(store):
+def test_rows_of_a_damaged_shard_with_an_intact_index_are_not_found(store):
     rows = make_rows(WHOLE_SPEC, 5)
     path = store.folder / store.append(rows, engine=ENGINE)
     whole = path.read_bytes()
@@ -569,7 +569,7 @@ def test_rows_of_a_shard_whose_index_alone_is_whole_are_not_found(store):
     ]
 
 
-def test_a_row_that_two_shards_hold_is_found_in_the_one_that_is_whole(store):
+def test_a_row_of_two_shards_is_found_in_the_intact_one(store):
     rows = make_rows(WHOLE_SPEC, 1)
     names = sorted(store.append(rows, engine=engine) for engine in ("one", "two"))
     for damaged, other in (names, names[::-1]):
@@ -580,7 +580,7 @@ def test_a_row_that_two_shards_hold_is_found_in_the_one_that_is_whole(store):
         (store.folder / damaged).write_bytes(whole)
 
 
-# Kills, and several at once
+# Crashes, and several processes
 
 WRITER = """
     import sys
@@ -599,23 +599,23 @@ def start_writer(folder, first: int, last: int) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
 
 
-def test_a_kill_loses_no_row_that_was_acknowledged_and_leaves_no_shard_that_is_not_whole(tmp_path):
+def test_a_kill_loses_no_committed_row_and_leaves_only_intact_shards(tmp_path):
     for moment in range(2):
         with start_writer(tmp_path, moment * 10**6, moment * 10**6 + 10**5) as writer:
-            told = [writer.stdout.readline() for _ in range(5 + 37 * moment)]
+            lines = [writer.stdout.readline() for _ in range(5 + 37 * moment)]
             writer.send_signal(signal.SIGKILL)
-            told += writer.stdout.readlines()
+            lines += writer.stdout.readlines()
 
         store = Store(tmp_path / WHOLE_SPEC.folder_name)
-        kept = store.shard_names()
-        for line in filter(lambda line: line.endswith("\n"), told):
+        names = store.shard_names()
+        for line in filter(lambda line: line.endswith("\n"), lines):
             seed, name = line.split()
-            assert name in kept
+            assert name in names
             assert np.array_equal(read_all(store, name, 20)[0], make_rows(WHOLE_SPEC, 20, seed=int(seed)).features[0])
-        assert all(store.verify(name) == 20 for name in kept)
+        assert all(store.verify(name) == 20 for name in names)
 
 
-def test_two_processes_may_fill_one_store_while_a_third_reads_it(tmp_path):
+def test_two_processes_can_fill_a_store_while_a_third_reads_it(tmp_path):
     store = make_store(tmp_path)
     with start_writer(tmp_path, 0, 40) as first, start_writer(tmp_path, 20, 60) as second:
         while first.poll() is None or second.poll() is None:

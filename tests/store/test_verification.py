@@ -81,7 +81,7 @@ def test_a_missing_shard_is_named_with_the_set_that_needs_it(folder, features):
     assert finding.path == str(shard_path(features)) and str(features.path) in finding.message
 
 
-def test_a_shard_that_was_joined_with_others_is_not_missing(folder, features, monkeypatch):
+def test_a_shard_that_was_merged_with_others_is_not_missing(folder, features, monkeypatch):
     monkeypatch.setattr(compaction, "MANY", 1)
     compact(features.store)
 
@@ -125,12 +125,12 @@ def test_damaged_sets_descriptions_and_trunks_are_named(folder, features):
 # While others extract
 
 
-def test_shards_that_are_joined_meanwhile_are_read_where_they_are_then(folder, features, monkeypatch):
+def test_shards_that_are_merged_meanwhile_are_read_where_they_are_then(folder, features, monkeypatch):
     monkeypatch.setattr(compaction, "MANY", 1)
     for step in ("stat_shard", "verify"):
         act, calls = getattr(Store, step), []
 
-        def joined_meanwhile(self, name, act=act, calls=calls):
+        def merged_meanwhile(self, name, act=act, calls=calls):
             if not calls:
                 calls.append(name)
                 features.store.append(make_rows(WHOLE_SPEC, 10, seed=7), engine=ENGINE)
@@ -138,18 +138,18 @@ def test_shards_that_are_joined_meanwhile_are_read_where_they_are_then(folder, f
             return act(self, name)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Store, step, joined_meanwhile)
+            patched.setattr(Store, step, merged_meanwhile)
             found = verify(folder)
 
         assert calls and found.findings == []
         assert (found.shards, found.rows) == (1, 30)
 
 
-def test_a_sets_rows_that_are_joined_while_they_are_looked_for_are_not_missing(folder, features, monkeypatch):
+def test_a_sets_rows_that_are_merged_while_they_are_looked_for_are_not_missing(folder, features, monkeypatch):
     monkeypatch.setattr(compaction, "MANY", 1)
     other, has_shard, calls = Store(features.store.folder), Store.has_shard, []
 
-    def joined_meanwhile(self, name):
+    def merged_meanwhile(self, name):
         there = has_shard(self, name)
         if len(calls) < 3:
             calls.append(name)
@@ -157,7 +157,7 @@ def test_a_sets_rows_that_are_joined_while_they_are_looked_for_are_not_missing(f
             compact(other)
         return there
 
-    monkeypatch.setattr(Store, "has_shard", joined_meanwhile)
+    monkeypatch.setattr(Store, "has_shard", merged_meanwhile)
 
     assert verify(features.path).findings == []
     assert len(calls) == 3

@@ -121,7 +121,7 @@ class CachedStore:
         digests, views = digest_rows(digest for digest, _ in keys), np.array([view for _, view in keys], np.int64)
         rows = LocatedRows(shards=shards, places=places, digests=digests, views=views)
         tensors, found = read_rows(self._store, rows)
-        if found is not rows:  # Another process has joined shards.
+        if found is not rows:  # Another process has merged shards.
             self._look_again()
         return tensors
 

@@ -1,4 +1,4 @@
-"""Compaction: join many small shards into few large ones.
+"""Compaction: merge many small shards into few large ones.
 
 Each run of `extract` leaves at least one shard, a long one two per second, and each takes a millisecond to open. So the
 rows of many small shards are copied into large ones, and then the small ones are removed.
@@ -25,17 +25,17 @@ SMALL_BYTES: Final = 2 * 2**20
 """Size in bytes below which a shard is small: opening it takes as long as reading it."""
 
 FULL_BYTES: Final = 32 * 2**20
-"""Size in bytes of a joined shard; joining takes three times as much memory."""
+"""Size in bytes of a merged shard; merging takes three times as much memory."""
 
 MANY: Final = 32
-"""Number of small shards above which they are joined."""
+"""Number of small shards above which they are merged."""
 
 
 def compact(store: Store) -> bool:
-    """Join the small shards of a store if there are many; leave damaged ones alone.
+    """Merge the small shards of a store if there are many; leave damaged ones alone.
 
     Returns:
-        Whether shards were joined.
+        Whether shards were merged.
 
     Raises:
         WriteError: the disk is full, or similar. Nothing is lost then.
@@ -44,21 +44,21 @@ def compact(store: Store) -> bool:
     if len(small) <= MANY:
         return False
     large = RowIndex(store, without=small)
-    joints: dict[str, _Joint] = {}
+    mergers: dict[str, _Merger] = {}
     for name in small:
         with contextlib.suppress(ShardError):
             rows, engine = store.load(name)
-            joint = joints.setdefault(engine, _Joint(store, engine, large))
-            joint.add(name, rows)
-            if joint.bytes >= FULL_BYTES:
-                joint.commit()
-                del joints[engine]
-    for joint in joints.values():
-        joint.commit()
+            merger = mergers.setdefault(engine, _Merger(store, engine, large))
+            merger.add(name, rows)
+            if merger.bytes >= FULL_BYTES:
+                merger.commit()
+                del mergers[engine]
+    for merger in mergers.values():
+        merger.commit()
     return True
 
 
-class _Joint:
+class _Merger:
     """Rows of several shards of one engine, to become one shard."""
 
     def __init__(self, store: Store, engine: str, large: RowIndex) -> None:
@@ -82,7 +82,7 @@ class _Joint:
         """Commit the rows as one shard, then delete the shards that they came from."""
         if len(self._names) < 2:
             return
-        parts, self._parts, joined = self._parts, [], ""
+        parts, self._parts, merged = self._parts, [], ""
         rows = Rows(
             np.concatenate([part.digests for part in parts]),
             np.concatenate([part.views for part in parts]),
@@ -90,11 +90,11 @@ class _Joint:
         )
         del parts  # They take as much memory as `rows`, and so do the bytes that are written.
         if len(rows):
-            joined = self._store.append(rows, engine=self._engine)
-            self._store.verify(joined)
+            merged = self._store.append(rows, engine=self._engine)
+            self._store.verify(merged)
         for name in self._names:
-            # Another process may have joined the same shards: then its result may be among them.
-            if name != joined:
+            # Another process may have merged the same shards: then its result may be among them.
+            if name != merged:
                 with contextlib.suppress(OSError):
                     self._store.delete_shard(name)
 

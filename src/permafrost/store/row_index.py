@@ -27,7 +27,7 @@ class RowIndex:
     Shards that are damaged or another trunk's are left out: their rows are missing, to be computed again. The index of
     a shard is checked at once, and all of its rows when one of them is first found.
 
-    An address is true when it is returned; another process may join the shard with others at any time. To read rows,
+    An address is true when it is returned; another process may merge the shard with others at any time. To read rows,
     use `row_reader.read_rows`, which looks again.
 
     Attributes:

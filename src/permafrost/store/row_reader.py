@@ -1,4 +1,4 @@
-"""Read rows wherever they lie now: shards may be joined by another process at any moment."""
+"""Read rows wherever they lie now: shards may be merged by another process at any moment."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ R = TypeVar("R", bound=LocatedRows)
 def read_rows(store: Store, rows: R) -> tuple[tuple[np.ndarray, ...], R]:
     """Read rows, and look for them again if a shard has gone.
 
-    Whatever reads rows by their places reads them with this function: shards are joined while others read.
+    Whatever reads rows by their places reads them with this function: shards are merged while others read.
 
     Returns:
         For each tensor of the trunk (n, *shape) float32, and the rows with the places where they were found:

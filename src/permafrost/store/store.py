@@ -218,7 +218,7 @@ class Store:
     ) -> tuple[np.ndarray, ...]:
         """Read rows from any shards, in any order.
 
-        A shard may have been joined with others meanwhile: `row_reader.read_rows` looks again then.
+        A shard may have been merged with others meanwhile: `row_reader.read_rows` looks again then.
 
         Args:
             shards: names of shards.

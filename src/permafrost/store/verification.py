@@ -83,7 +83,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
             for shard_rows, shard_bytes in _verify_shards(store, findings):
                 shards, rows, size = shards + 1, rows + shard_rows, size + shard_bytes
             findings += _verify_files(store)
-    # Sets come last: shards may be joined while others are read, and a set's rows are looked for where they lie then.
+    # Sets come last: shards may be merged while others are read, and a set's rows are looked for where they lie then.
     findings[:0] = [finding for each in sets for finding in _verify_set(each)]
     return Verification(sets=len(sets), shards=shards, rows=rows, bytes=size, findings=findings)
 
@@ -147,7 +147,7 @@ def _verify_shards(store: Store, findings: list[Finding]) -> Iterator[tuple[int,
                 if store.has_shard(name):
                     path = store.storage.location(name)
                     findings.append(Finding(kind=error.kind, path=path, message=str(error)))
-                else:  # It was joined with others: its rows are in a shard that may be new.
+                else:  # It was merged with others: its rows are in a shard that may be new.
                     gone = True
                     continue
                 rows = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 import permafrost as pf
@@ -63,6 +64,7 @@ def test_an_unknown_setting_is_refused():
         ("hidden", "0", ()),
         ("hidden", 256, (256,)),
         ("hidden", [512, 128], (512, 128)),
+        ("hidden", np.array([512, 128]), (512, 128)),
         ("filter_dropout", "0.25,0", (0.25, 0.0)),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from permafrost.errors import OptionError
@@ -210,14 +210,14 @@ def _divide(settings: Mapping[str, Any], record: type) -> tuple[dict[str, Any], 
     return own, {name: value for name, value in settings.items() if name not in names}
 
 
-def parse_numbers(name: str, value: float | str | Sequence[float]) -> tuple[Any, ...]:
+def parse_numbers(name: str, value: float | str | Iterable[float]) -> tuple[Any, ...]:
     """Return one number per layer from a number, numbers, or text such as "512,128"; "0" is no hidden layer.
 
     Raises:
         OptionError: the text is not numbers.
     """
     if not isinstance(value, str):
-        return tuple(value) if isinstance(value, Sequence) else (value,)
+        return tuple(value) if isinstance(value, Iterable) else (value,)
     kind: type[float] = float if name == "filter_dropout" else int
     try:
         numbers = tuple(kind(part) for part in value.split(","))

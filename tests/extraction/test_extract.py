@@ -412,12 +412,11 @@ def test_a_damaged_shard_is_noticed_by_the_reader_and_mended_by_the_next_run(
     with_rows = whole.index(x[[name.tobytes() in whole for name in first.digests()]][0].tobytes())
     flipped[with_rows] ^= 1
     contents = {"a bit in a row": flipped, "another's bytes": other.read_bytes()}
-    if damage == "gone":
-        path.unlink()
-    else:
+    path.unlink()  # A set that is open reads on from this file, and HDF5 would share what it has read of it.
+    if damage != "gone":
         path.write_bytes(contents[damage])
     with pytest.raises(ShardError, match=path.name):
-        open_features(first.path).arrays()  # A set that is open reads on from files that are gone.
+        open_features(first.path).arrays()
     computed.clear()
 
     mended = take(photos, batch_size=6)

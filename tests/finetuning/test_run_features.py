@@ -46,6 +46,22 @@ def test_a_run_of_a_project_folder_that_has_moved_is_fine_tuned_and_so_is_the_ru
     assert find_features(pf.open_run(again / "runs" / "tuned")).path.parent == again / "features"
 
 
+def test_the_images_of_a_project_folder_that_has_moved_are_found(split_photos, tiny_base, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(split_photos, project / "photos")
+    options = {"base": str(tiny_base), "pool": "avg", "out": project / "features" / "set.h5", "progress": False}
+    features = pf.extract(project / "photos", **options)
+    pf.fit_head(features, "logistic", out=project / "runs" / "first", progress=False)
+    moved = project.rename(tmp_path / "moved")
+
+    tuned = pf.finetune(moved / "runs" / "first", "top", views="live", out=moved / "runs" / "tuned", **QUICK)
+
+    assert tuned.about["data"] == str(moved / "photos")
+    assert not tuned.about["parity"]["synthetic"]
+    third = moved.rename(tmp_path / "third")
+    assert find_features(pf.open_run(third / "runs" / "tuned")).root == str(third / "photos")
+
+
 def test_a_run_that_has_moved_alone_finds_its_set_by_the_absolute_path(project, tmp_path):
     moved = Path(shutil.move(project / "runs" / "first", tmp_path / "alone"))
 

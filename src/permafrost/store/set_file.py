@@ -60,7 +60,7 @@ def write_set(path: str | os.PathLike[str], content: SetContent) -> None:
         "places": np.asarray(content.places, np.int64).reshape(-1, 2),
         "path_bytes": path_bytes,
         "path_offsets": path_offsets,
-        "description": np.frombuffer(json.dumps(_description(content)).encode("ascii"), np.uint8),
+        "description": np.frombuffer(json.dumps(_description(content, Path(path))).encode("ascii"), np.uint8),
     }
     if content.views is not None:
         arrays[VIEW_PLACES] = np.asarray(content.views.places, np.int64).reshape(-1, len(content.labels), 2)
@@ -120,11 +120,12 @@ def pack_names(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(b"".join(encoded), np.uint8), bounds
 
 
-def _description(content: SetContent) -> dict[str, Any]:
+def _description(content: SetContent, path: Path) -> dict[str, Any]:
     description = {
         "trunk": content.spec.to_json(),
         "store": content.store,
         "root": content.root,
+        "root_relative": os.path.relpath(content.root, os.path.dirname(os.path.abspath(path))),
         "class_names": list(content.class_names),
         "shards": list(content.shards),
         "skipped": [list(entry) for entry in content.skipped],

@@ -67,7 +67,7 @@ def _read_content(path: Path, file: h5py.File) -> SetContent:
     content = SetContent(
         spec=_read_spec(path, description["trunk"]),
         store=description["store"],
-        root=description["root"],
+        root=_root(path, description),
         names=PackedNames(arrays["path_bytes"], arrays["path_offsets"]),
         digests=arrays["digests"],
         labels=arrays["labels"],
@@ -81,6 +81,15 @@ def _read_content(path: Path, file: h5py.File) -> SetContent:
     )
     _require_names(path, content)
     return content
+
+
+def _root(path: Path, description: dict[str, Any]) -> str:
+    """Return where the dataset is: at its absolute path, or beside a set that has moved with it."""
+    root, relative = str(description["root"]), description.get("root_relative")
+    if relative is None or os.path.exists(root):
+        return root
+    moved = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(path)), str(relative)))
+    return moved if os.path.exists(moved) else root
 
 
 def _require_version(path: Path, file: h5py.File) -> None:

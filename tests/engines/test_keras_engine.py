@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from permafrost.engines.keras_engine import size_for_few
 from permafrost.engines.selection import Engine, make_engine
 from permafrost.errors import OptionError
 from samples import PX, tiny_model
@@ -83,3 +84,8 @@ def test_an_engine_says_what_it_is(engine):
 def test_an_engine_that_is_not_there_is_refused_with_those_that_are(model):
     with pytest.raises(OptionError, match=r"unknown engine; expected auto or keras or openvino, found abacus"):
         make_engine("abacus", model, batch_size=1)
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 1), (2, 2), (3, 4), (9, 16), (17, 32), (32, 32), (100, 32)])
+def test_few_images_are_padded_to_a_power_of_two(count, size):
+    assert size_for_few(count, 32) == size

@@ -26,6 +26,8 @@ def command(name: str, summary: str) -> Callable[[Callable[..., Any]], click.Com
     def decorate(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         def quiet(*args: Any, debug: bool, **options: Any) -> Any:
+            if options["as_json"] and "progress" in options:
+                options["progress"] = False
             if debug:
                 return function(*args, **options)
             with quiet_libraries():

@@ -20,7 +20,7 @@ from permafrost.units import size
 @click.argument("data", type=click.Path())
 @record_options(ExtractOptions)
 @click.option("--dry-run", is_flag=True, help="Print what would be computed, and write nothing.")
-def extract(*, data: str, cut: str | None, progress: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
+def extract(*, data: str, cut: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Run the frozen base once over the images and cache its features.
 
     DATA is a folder with one folder per class, or with train/, validation/ and test/ folders of those; a CSV with the
@@ -30,7 +30,7 @@ def extract(*, data: str, cut: str | None, progress: bool, dry_run: bool, as_jso
     """
     from permafrost.extraction.extract import Extraction
 
-    extraction = Extraction(data, ExtractOptions(cut=cut, progress=progress and not as_json, **options))
+    extraction = Extraction(data, ExtractOptions(cut=cut, **options))
     if dry_run:
         plans = [dataclasses.asdict(plan) for plan in extraction.plan()]
         lines = [line for plan in plans for line in _plan_lines(plan)]

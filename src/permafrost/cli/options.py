@@ -60,4 +60,6 @@ def split_fractions(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def progress_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option that turns progress bars off."""
-    return click.option("--progress/--no-progress", default=True, help="Draw progress bars on a terminal.")(function)
+    return click.option(
+        "--progress/--no-progress", default=True, help="Draw progress bars on a terminal or in a notebook."
+    )(function)

@@ -10,11 +10,19 @@ import numpy as np
 from permafrost.engines.device import sees_gpu
 
 
-class KerasEngine:
-    """Runs a model by Keras' own compiled `predict_on_batch`.
+def size_for_few(count: int, maximum: int) -> int:
+    """Return the batch size for an engine that computes `count` images: the next power of two, up to `maximum`.
 
-    Every batch is filled up to one size, so that the last one neither makes the backend compile anew nor computes by
-    another path than the others. Pixels go to the device as bytes, a quarter of what floats take, and while one batch
+    Few images are not padded to a whole batch, and the backend compiles for few different sizes.
+    """
+    return min(maximum, 1 << max(count - 1, 0).bit_length())
+
+
+class KerasEngine:
+    """Runs a model with Keras' own compiled `predict_on_batch`.
+
+    Every batch is padded to one size, so that the last one neither makes the backend compile again nor is computed
+    differently from the others. Pixels go to the device as bytes, a quarter of the size of floats, and while one batch
     is computed the next is copied there.
 
     Attributes:

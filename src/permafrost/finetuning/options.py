@@ -69,7 +69,7 @@ class FineTuneOptions:
     out: str | os.PathLike[str] | None = option(
         None, "The new run's folder.", shown="runs/<RUN>-finetuned", metavar="RUN/"
     )
-    progress: bool = option(True, "Draw progress bars on a terminal.")
+    progress: bool = option(True, "Draw progress bars on a terminal or in a notebook.")
 
     def __post_init__(self) -> None:
         check(self)

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import keras
 import numpy as np
 
-from permafrost.engines.keras_engine import KerasEngine
+from permafrost.engines.keras_engine import KerasEngine, size_for_few
 from permafrost.errors import ImageError, RunError
 from permafrost.extraction.reader import DECODING_BYTES
 from permafrost.images.decoding import DecodingMemory
@@ -89,7 +89,7 @@ def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_siz
     Args:
         model: from images to probabilities.
         images: (h, w, 3), 0 to 255, all of one size: what `resizer(model)` returns. Up to `batch_size` are held.
-        batch_size: images per batch; fewer images are computed as one batch of their number.
+        batch_size: images per batch; fewer are computed as a smaller batch.
 
     Returns:
         (n, classes) float32.
@@ -103,8 +103,7 @@ def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_siz
     while batch := [pixels.astype(np.float32, copy=False) for pixels in itertools.islice(remaining, batch_size)]:
         if len({pixels.shape for pixels in batch}) > 1:
             raise ImageError("images of different sizes", expected="a model that resizes them")
-        # The engine fills up batches to its size: a single image must not compute a whole batch.
-        engine = engine or KerasEngine(model, batch_size=len(batch))
+        engine = engine or KerasEngine(model, batch_size=size_for_few(len(batch), batch_size))
         results.append(engine(np.stack(batch))[0])
     return np.concatenate(results)
 

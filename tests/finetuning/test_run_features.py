@@ -81,6 +81,22 @@ def test_another_set_at_the_relative_path_does_not_hide_the_one_at_the_absolute_
     assert find_features(pf.open_run(run)).digest == features.digest
 
 
+def test_a_set_of_another_version_at_the_relative_path_does_not_hide_the_one_at_the_absolute_path(project, features):
+    run = project / "runs" / "first"
+    old = Path(__file__).parents[1] / "formats" / "version-1" / "photos.h5"
+    edit_json(run / "run.json", lambda about: about.update(features_relative=os.path.relpath(old, run)))
+
+    assert find_features(pf.open_run(run)).digest == features.digest
+
+
+def test_a_run_whose_trunk_has_other_fields_is_named_as_another_versions(project):
+    run = project / "runs" / "first"
+    edit_json(run / "run.json", lambda about: about["trunk"].update(colors="rgb"))
+
+    with pytest.raises(RunError, match=r"first is a run of another version: the description of a trunk does not have"):
+        find_features(pf.open_run(run))
+
+
 def test_a_set_that_is_gone_is_refused_with_the_paths_that_were_tried(project, tmp_path):
     (path,) = (project / "features").glob("*.h5")
     moved = project.rename(tmp_path / "elsewhere")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from permafrost.errors import RunError, SetError
+from permafrost.errors import RunError, SetError, VersionError
 from permafrost.model.run import Run
 from permafrost.store.feature_set import FeatureSet, open_features
 from permafrost.trunk.spec import TrunkSpec, first_difference
@@ -41,7 +41,7 @@ def find_features(run: Run, given: FeatureSet | str | os.PathLike[str] | None = 
     for path in found[:-1]:
         try:
             return find_features(run, path)
-        except (RunError, SetError):
+        except (RunError, SetError, VersionError):
             continue  # Another set lies at this path now; the run's own may be at the other.
     return find_features(run, found[-1])
 
@@ -54,7 +54,11 @@ def recorded_paths(run: Run) -> list[Path]:
 
 def _require_same(run: Run, features: FeatureSet) -> None:
     what = f"{features.path} is not the feature set that {run.folder} was fitted to"
-    difference = first_difference(TrunkSpec.from_json(run.about["trunk"]), features.spec)
+    try:
+        spec = TrunkSpec.from_json(run.about["trunk"])
+    except VersionError as error:
+        raise RunError(f"{run.folder} is a run of another version: {error}", do="fit the head again") from error
+    difference = first_difference(spec, features.spec)
     if difference:
         field, expected, found = difference
         raise RunError(f"{what}: {field}", expected=expected, found=found, do="fit the head again")

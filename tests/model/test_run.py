@@ -383,7 +383,7 @@ def test_a_run_without_a_history_has_an_empty_file(tmp_path):
 def test_a_folder_that_another_process_took_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "theirs.txt").write_text("kept")
+    (folder / "theirs.txt").write_text("theirs")
 
     with staging(folder) as stage:
         (stage / MODEL_FILE).write_bytes(b"ours")

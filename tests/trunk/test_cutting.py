@@ -377,7 +377,7 @@ def test_the_names_of_the_base_and_its_weights_file_do_not_change_the_digest(bas
 # Keeping a trunk
 
 
-def kept(trunk: Trunk, folder) -> Store:
+def saved(trunk: Trunk, folder) -> Store:
     store = Store.create(folder, trunk.spec, about={"base_layers": list(trunk.base_layers)})
     save_trunk(trunk, store.folder)
     return store
@@ -388,7 +388,7 @@ def kept(trunk: Trunk, folder) -> Store:
 )
 def test_a_loaded_trunk_has_the_same_features(base, tmp_path, rule, precision):
     trunk = trunk_of(base_of(base.model, preprocessing=rule), "joined", pool="max", precision=precision)
-    store = kept(trunk, tmp_path)
+    store = saved(trunk, tmp_path)
 
     back = load_trunk(store.folder / TRUNK_FILE, store.spec, store.about["base_layers"])
 
@@ -398,7 +398,7 @@ def test_a_loaded_trunk_has_the_same_features(base, tmp_path, rule, precision):
 
 
 def test_an_existing_trunk_is_not_written_again(base, tmp_path):
-    store = kept(trunk_of(base, "stem"), tmp_path)
+    store = saved(trunk_of(base, "stem"), tmp_path)
     before = (store.folder / TRUNK_FILE).stat()
 
     save_trunk(trunk_of(base, "stem"), store.folder)
@@ -408,7 +408,7 @@ def test_an_existing_trunk_is_not_written_again(base, tmp_path):
 
 @pytest.mark.parametrize(("other", "field"), [({"seed": 1}, "weights"), ({"activation": "gelu"}, "architecture")])
 def test_a_changed_trunk_is_refused_and_the_difference_named(base, tmp_path, other, field):
-    store = kept(trunk_of(base, "stem"), tmp_path)
+    store = saved(trunk_of(base, "stem"), tmp_path)
     (store.folder / TRUNK_FILE).unlink()
     changed = trunk_of(base_of(tiny_model(**other)), "stem")
     save_trunk(changed, store.folder)

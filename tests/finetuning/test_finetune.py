@@ -20,7 +20,7 @@ from permafrost.trunk.bases import load_base
 pytest_plugins = ["upper"]
 pytestmark = [
     pytest.mark.usefixtures("light"),
-    # TensorFlow says that its own part of reading data is compiled all the same.
+    # TensorFlow warns that its data pipeline is compiled even in eager mode.
     pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
 ]
 

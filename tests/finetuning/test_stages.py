@@ -14,7 +14,7 @@ from tuning import TINY, history_of, same_weights
 pytest_plugins = ["upper", "tuning"]
 pytestmark = [
     pytest.mark.usefixtures("light"),
-    # TensorFlow says that its own part of reading data is compiled all the same.
+    # TensorFlow warns that its data pipeline is compiled even in eager mode.
     pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
 ]
 

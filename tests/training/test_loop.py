@@ -19,7 +19,7 @@ from permafrost.training.options import OPTIMIZERS, TrainingOptions
 pytest_plugins = ["upper"]
 pytestmark = [
     pytest.mark.usefixtures("light"),
-    # TensorFlow says that its own part of reading data is compiled all the same.
+    # TensorFlow warns that its data pipeline is compiled even in eager mode.
     pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
 ]
 CLASSES = 3
@@ -274,7 +274,7 @@ def test_each_epoch_has_its_own_order_that_follows_from_the_seed():
 
 
 def test_each_epoch_trains_on_its_own_examples():
-    # Keras looks at the first batches before the first epoch; they are no part of it.
+    # Keras looks at the first batches before the first epoch; they do not belong to it.
     taken: list[tuple[int, int]] = []
 
     def of_epoch(epoch: int):

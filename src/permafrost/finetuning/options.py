@@ -61,7 +61,7 @@ class FineTuneOptions:
     train_batchnorm: bool = option(False, "Train BatchNorm layers of the base too; otherwise they stay frozen.")
     mixed_precision: bool = option(False, "Train in bfloat16 with float32 weights; needs a GPU.")
     # Its large gradients would destroy what the base has learnt.
-    untrained_head: bool = option(False, "Go on although the run's head is no better than guessing.")
+    untrained_head: bool = option(False, "Fine-tune even if the run's head is no better than guessing.")
     dtype: str = option("float32", "Number format of cached features.", choices=("float32", "float16"))
     cache_limit: int | str = option(
         "20GB", "Maximum size of the cached features on disk; 0 caches nothing.", metavar="SIZE"

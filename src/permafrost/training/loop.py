@@ -184,13 +184,34 @@ def train(
             batches, best, weights, validate=lambda: _validate(model, validation), save=saved.save, history=history
         )
         _fit(model, batches, options, [epochs, ProgressBar(options.epochs, len(history), progress)])
-    improved, value = best.epoch is not None, best.value
+    return _finish(model, training, options, best, weights, start_value, history)
+
+
+def _finish(
+    model: keras.Model,
+    training: Examples,
+    options: TrainingOptions,
+    best: BestEpoch,
+    weights: Weights,
+    start_value: float | None,
+    history: list[dict[str, float]],
+) -> TrainingResult:
+    """Leave the model with the weights of the best epoch, or of the start, and return the result.
+
+    Args:
+        model, training, options: as for `train`.
+        best: the best epoch.
+        weights: its weights, and those of the start.
+        start_value: the monitored metric before training; None if the result may be worse.
+        history: the result's history.
+    """
     if weights.best is not None:
         weights.assign(weights.best)
-    if improved and never_worse and monitored is training:
+    improved, value = best.epoch is not None, best.value
+    if improved and start_value is not None and not options.monitor.startswith("val_"):
         value = _monitored(model, training, options)
         improved = is_better(value, start_value, options)
-    if never_worse and not improved:
+    if start_value is not None and not improved:
         weights.assign(weights.start)
     return TrainingResult(
         history=history,

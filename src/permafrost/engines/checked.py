@@ -1,4 +1,4 @@
-"""An engine whose first answer is held against that of Keras."""
+"""An engine whose first batch is compared with Keras."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from permafrost.engines.openvino_engine import OpenVINOEngine
 
 TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 0.05}
-"""Of the largest feature. Averaged features agree to about 2e-6, maps of MobileNet to 2e-5. In bfloat16, of 8 bits,
-engines differ by 2 % that are equal to 1e-6 in float32."""
+"""Permitted difference by precision, relative to the largest feature. Averaged features agree to about 2e-6, maps of
+MobileNet to 2e-5. In bfloat16, with 8 bits, engines differ by 2 % that agree to 1e-6 in float32."""
 
 IMAGES: Final = 4
-"""Of the first batch that Keras computes as well: more would cost a slow base seconds, and show no more."""
+"""Images of the first batch that are compared: more would take seconds with a slow base, and show no more."""
 
 
 class CheckedEngine:
-    """Another engine, held against Keras on the first batch that it is given.
+    """An engine that is compared with Keras on its first batch.
 
     Attributes:
-        difference: from Keras, as a share of the largest feature; None before the first batch, and where it is Keras.
-        batch_size: images in a batch: the other engine's, or Keras' where that took its place.
+        difference: difference from Keras, relative to the largest feature; None before the first batch and for Keras.
+        batch_size: images per batch: that of the engine, or that of Keras if it took over.
 
     Args:
-        engine: the other engine.
-        model: what it runs.
-        precision: what the model computes in.
-        fall_back: Keras' batch size, where it takes the other's place if that does not agree; None where that is an
-            error. Bases that hang on rounding give the same as with `--engine keras` only in batches of the same size.
+        engine: the engine.
+        model: the model that it runs.
+        precision: the precision in which the model computes.
+        fall_back: batch size of Keras, which takes over if the engine does not agree; None makes that an error. A base
+            that is sensitive to rounding gives the features of `--engine keras` only in batches of the same size.
     """
 
     def __init__(self, engine: OpenVINOEngine, model: keras.Model, *, precision: str, fall_back: int | None) -> None:
@@ -52,24 +52,24 @@ class CheckedEngine:
 
     @property
     def name(self) -> str:
-        """The name of the engine that is used."""
+        """The name of the engine in use."""
         return self._engine.name
 
     @property
     def why(self) -> str:
-        """Why it is Keras, where `auto` had to fall back."""
+        """Why Keras took over."""
         return self._engine.why
 
     @property
     def converted(self) -> ConvertedModel | None:
-        """The model in the form of the engine that is used."""
+        """The model in the form of the engine in use."""
         return self._engine.converted
 
     @property
     def record(self) -> str:
-        """What shards record: of OpenVINO, with the difference from Keras that was found.
+        """What shards record: the engine, with a bound of its difference from Keras.
 
-        It is rounded up to a power of ten, since shards of one record are joined when there are many small ones.
+        The bound is a power of ten, because only small shards with equal records are joined.
         """
         if self.difference is None:
             return self._engine.record
@@ -77,15 +77,15 @@ class CheckedEngine:
         return f"{self._engine.record}, within {bound:.0e} of Keras"
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """As `engines.Engine`.
+        """Compute features, as `Engine`.
 
         Raises:
-            EngineError: what the engine gives is not what Keras gives.
+            EngineError: the features differ from those of Keras.
         """
         engine = self._engine
         features = engine(pixels)
         if not self._checked:
-            with self._checking:  # Others compute meanwhile, but nothing is handed out before the check is over.
+            with self._checking:  # Other threads compute meanwhile; none returns before the check is over.
                 if not self._checked:
                     self._check(pixels, features)
         return features if engine is self._engine else self._engine(pixels)
@@ -110,9 +110,9 @@ class CheckedEngine:
 
 
 def largest_difference(features: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference of `features` from what is `expected`, as a share of the largest of these.
+    """Return the largest difference of `features` from `expected`, relative to the largest value expected.
 
-    What is not finite in both counts as equal: that is an error with another name.
+    Values that are not finite in `expected` are left out: they are reported as another error.
     """
     finite = np.isfinite(expected)
     if not finite.any():

@@ -1,8 +1,8 @@
-"""A Keras model in OpenVINO's form: converted once, and kept beside the features.
+"""Convert a Keras model to OpenVINO's form once, and store it beside the features.
 
-OpenVINO reads TensorFlow's graphs, so the conversion runs on TensorFlow; where Keras was started with another backend,
-in a process of its own. What is kept is one zip file with OpenVINO's two (the graph as XML, the weights as they lie in
-memory) and what they were made from, so that a stale one is never used; its CRCs notice damage.
+OpenVINO reads TensorFlow's graphs, so the conversion runs on TensorFlow; if Keras uses another backend, in a process of
+its own. The stored file is a zip of OpenVINO's two files (the graph as XML, the weights as in memory) and a record of
+what they were made from, so that a stale file is never used; its CRCs detect damage.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import keras
 
 FORMAT: Final = "permafrost openvino 1"
-"""Raised when the conversion changes: what was kept before is then converted anew."""
+"""Change it when the conversion changes: stored models are then converted again."""
 
 GRAPH, WEIGHTS, ABOUT = "model.xml", "model.bin", "about.json"
 
@@ -39,11 +39,11 @@ _LOADING: Final = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedModel:
-    """A model in OpenVINO's form: from (n, h, w, 3) uint8 to one or several outputs.
+    """A model in OpenVINO's form, from (n, h, w, 3) uint8 to one or several outputs.
 
     Attributes:
         graph: OpenVINO's intermediate representation, XML.
-        weights: the bytes that it refers to, float32.
+        weights: the bytes of its float32 weights.
     """
 
     graph: bytes
@@ -52,11 +52,11 @@ class ConvertedModel:
 
 @dataclasses.dataclass(frozen=True)
 class ConversionFile:
-    """Where a converted model is kept.
+    """The file of a converted model.
 
     Attributes:
-        folder: the store of the first trunk that it computes.
-        trunks: the digests of all of them, in the order of its outputs.
+        folder: folder of the store of its first trunk.
+        trunks: digests of its trunks, in the order of its outputs.
     """
 
     folder: Path
@@ -64,32 +64,32 @@ class ConversionFile:
 
     @property
     def path(self) -> Path:
-        """`trunk.openvino`; with a name of its own where the features of several trunks are computed at once."""
+        """Path of the file: `trunk.openvino`, or a name of its own for a model of several trunks."""
         several = hashlib.sha256("\n".join(self.trunks).encode()).hexdigest()[:12]
         return self.folder / (f"trunk-{several}.openvino" if len(self.trunks) > 1 else "trunk.openvino")
 
     def load(self, *, max_bytes: int) -> ConvertedModel | None:
-        """What was kept; None where there is nothing, or it is damaged, stale, or larger than `max_bytes` bytes."""
+        """Return the stored model; None if it is absent, damaged, stale, or larger than `max_bytes`."""
         try:
             if self.path.stat().st_size > max_bytes:
                 return None
             with zipfile.ZipFile(self.path) as file:
-                # What was written lies there as it is, so no member is larger than the file.
+                # Nothing is compressed, so no member is larger than the file.
                 if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
                     return None
                 if json.loads(file.read(ABOUT)) != self._about():
                     return None
                 return ConvertedModel(file.read(GRAPH), file.read(WEIGHTS))
         except Exception:
-            # There is none, OpenVINO is not installed, or the file is damaged, and the reader of zip files raises
-            # whatever it meets. All that is lost is the time to convert again.
+            # The file is absent or damaged (zipfile raises many kinds of errors), or OpenVINO is not installed. The
+            # model is converted again.
             return None
 
     def save(self, converted: ConvertedModel) -> None:
-        """Keep a converted model, whole or not at all.
+        """Write a converted model atomically.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: the file cannot be written.
         """
         with replacing(self.path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
             file.writestr(ABOUT, json.dumps(self._about()))
@@ -121,25 +121,25 @@ def convert(model: keras.Model) -> ConvertedModel:
         except EngineError:
             raise
         except Exception as error:
-            # What a frontend meets it raises: RuntimeError, its own OpConversionFailure, TypeError, ImportError.
+            # OpenVINO raises RuntimeError, its own OpConversionFailure, TypeError, ImportError.
             raise EngineError(f"OpenVINO cannot run {model.name}: {error}", do="use --engine keras") from error
         return ConvertedModel(*(Path(folder, name).read_bytes() for name in (GRAPH, WEIGHTS)))
 
 
 def output_names(count: int) -> list[str]:
-    """Names of what gives a model's outputs, in the order of the Keras model's; OpenVINO keeps them in another."""
+    """Return names of a model's outputs, in the order of the Keras model: OpenVINO orders outputs differently."""
     return [f"features_{i}" for i in range(count)]
 
 
 def load_openvino() -> ModuleType:
-    """OpenVINO's module, imported so that it reports to nobody and threads may use it at once.
+    """Import OpenVINO without telemetry, and so that several threads may use it.
 
-    At each import it would otherwise tell its makers so, over the network and without asking. And its binding looks up
-    NumPy at the first use, under a lock of its own for which it gives up the interpreter's: two threads that come to
-    that together wait for each other for ever (pybind11's pull request 4877 explains how).
+    Each import would report to its makers over the network. And its bindings look NumPy up at first use, under a lock
+    for which they release the GIL: two threads that get there together would deadlock (see pull request 4877 of
+    pybind11).
 
     Raises:
-        EngineError: it is not installed.
+        EngineError: OpenVINO is not installed.
     """
     try:
         with _LOADING:
@@ -157,8 +157,8 @@ def load_openvino() -> ModuleType:
 def openvino_core() -> Any:
     """Return the process's one `openvino.Core`, which lives as long as the process.
 
-    Where the processor has AMX, OpenVINO's plugin gives the thread that first uses it an alternate signal stack, and
-    unmaps it with the last core, on whatever thread that is. The next signal, such as Ctrl-C, then ends the process
+    On a CPU with AMX, OpenVINO's plugin gives the thread that first uses it an alternate signal stack, and unmaps it
+    with the last core, whatever thread that is on. The next signal, such as Ctrl-C, then ends the process
     with a segmentation fault. So the core is never destroyed.
 
     Raises:
@@ -168,7 +168,7 @@ def openvino_core() -> Any:
 
 
 def _convert_here(model: keras.Model, folder: str) -> None:
-    """Trace the model with its weights as constants: OpenVINO reads that four times as fast as a graph of variables."""
+    """Trace the model with its weights as constants, which OpenVINO reads four times as fast as variables."""
     import keras
     import tensorflow
 
@@ -192,7 +192,7 @@ def _convert_here(model: keras.Model, folder: str) -> None:
 
 
 def _convert_elsewhere(model: keras.Model, folder: str) -> None:
-    """In another process, on TensorFlow: this one has started Keras with something else."""
+    """Convert in another process, on TensorFlow: Keras has another backend in this one."""
     path = os.path.join(folder, "model.keras")
     model.save(path)
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -205,7 +205,7 @@ def _convert_elsewhere(model: keras.Model, folder: str) -> None:
 
 @contextlib.contextmanager
 def _without(name: str) -> Iterator[None]:
-    """Have the import of a module fail in this block, as if it were not installed."""
+    """Make the import of a module fail in this block, as if it were not installed."""
     before = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment]
     try:

@@ -1,4 +1,4 @@
-"""What an engine is."""
+"""The interface of an engine."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """For people, e.g. `keras/tensorflow`."""
+        """The engine's name, e.g. `keras/tensorflow`."""
         ...
 
     @property
     def record(self) -> str:
-        """What shards record: the name, with versions, and how near it came to Keras."""
+        """What shards record: the name with versions, and a bound of the difference from Keras."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """Images in a batch; it may become larger after the first."""
+        """Images per batch; it may become larger after the first batch."""
         ...
 
     @property
     def streams(self) -> int:
-        """How many batches it computes best at once; so many threads may call it."""
+        """Number of batches that are best computed at once: that many threads may call the engine."""
         ...
 
     @property
     def difference(self) -> float | None:
-        """From Keras on the first batch, as a share of the largest feature; None where it is Keras."""
+        """Difference from Keras on the first batch, relative to the largest feature; None for Keras itself."""
         ...
 
     @property
     def why(self) -> str:
-        """Why it is this one, where `auto` did not take the fastest that a processor has."""
+        """Why `auto` chose this engine, unless it is the fastest one on a CPU."""
         ...
 
     @property
     def converted(self) -> ConvertedModel | None:
-        """The model in the engine's own form, to be kept and given to the next one; None for Keras."""
+        """The model in the engine's own form, to be stored for the next run; None for Keras."""
         ...
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features.
 
         Args:
-            pixels: (n, h, w, 3) uint8, 0 to 255; n at most the engine's batch size.
+            pixels: (n, h, w, 3) uint8, 0 to 255; n is at most the batch size.
 
         Returns:
             For each output of the model (n, *shape) float32.

@@ -1,4 +1,4 @@
-"""Keras itself as an engine, on whatever backend it was started with."""
+"""Keras as an engine, on its current backend."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class KerasEngine:
 
     Attributes:
         name: `keras/` and the backend.
-        record: the same with Keras' version.
-        batch_size: as it was given.
-        streams: 2 on a GPU: one batch that is computed, one that is copied there. 1 elsewhere.
-        why: as it was given.
+        record: the name with the version of Keras.
+        batch_size: images per batch.
+        streams: 2 on a GPU, where one batch is copied while another is computed; else 1.
+        why: why `auto` chose Keras; empty if it was requested.
         difference, converted: None.
 
     Args:
-        model: of one input.
-        batch_size: examples in a batch.
-        why: why it is Keras that computes, for people, where they left the choice to `auto`.
+        model: a model with one input.
+        batch_size: examples per batch.
+        why: why `auto` chose Keras.
     """
 
     def __init__(self, model: keras.Model, *, batch_size: int, why: str = "") -> None:
@@ -50,7 +50,7 @@ class KerasEngine:
         self._computing = threading.Lock()
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """As `engines.Engine`; any numbers will do for pixels, as (n, *shape)."""
+        """Compute features, as `Engine`; `pixels` may be any numbers (n, *shape)."""
         count = len(pixels)
         batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8 if pixels.dtype == np.uint8 else np.float32)
         batch[:count] = pixels
@@ -63,9 +63,9 @@ class KerasEngine:
 
 
 def compute_once(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
-    """What Keras gives for one batch, without compiling for more to come.
+    """Return what Keras computes for one batch, without compiling for more batches.
 
-    JAX compiles each operation by itself if it is not told to compile them all together, which takes longer.
+    On JAX the whole model is compiled, since compiling each operation by itself takes longer.
 
     Args:
         model: from (n, h, w, 3), 0 to 255, to one or several outputs.

@@ -1,7 +1,7 @@
-"""OpenVINO as an engine: the same graph as Keras', several batches at once, each on its own cores.
+"""OpenVINO as an engine: the graph of the Keras model, several batches at once, each on cores of its own.
 
-How many batches at once, and on how many cores each, is OpenVINO's own choice for throughput. On two cores it takes two
-batches, one a core, which also leaves no core waiting for another while threads that decode take their share.
+OpenVINO chooses the number of batches and their cores for throughput. On two cores it computes two batches, one per
+core, so that no core waits for another while threads decode.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _CAPABILITIES: Final = {"float32": "FP32", "bfloat16": "BF16"}
 
 
 class OpenVINOEngine:
-    """Runs a model with OpenVINO on the processor, in exactly the precision that was asked for.
+    """Runs a model with OpenVINO on the CPU, in exactly the requested precision.
 
     Attributes:
         name: `openvino`.
-        record: the same with its version.
-        batch_size: images in a batch.
-        streams: batches that are computed at once.
-        converted: the model in OpenVINO's form, to be kept.
-        why, difference: nothing yet; see `checked.CheckedEngine`.
+        record: the name with the version of OpenVINO.
+        batch_size: images per batch.
+        streams: number of batches that are computed at once.
+        converted: the model in OpenVINO's form, to be stored.
+        why, difference: empty and None; `checked.CheckedEngine` sets them.
 
     Args:
         model: from (n, h, w, 3) float32, 0 to 255, to one or several outputs.
-        batch_size: images in a batch; `OPENVINO_BATCH` if None.
+        batch_size: images per batch; `OPENVINO_BATCH` if None.
         precision: `float32` or `bfloat16`.
-        converted: the model in OpenVINO's form, where it has been kept; it is converted if None.
+        converted: the model in OpenVINO's form, if it is stored; None converts it.
 
     Raises:
-        EngineError: OpenVINO is not installed, lacks an operation of the model, or this processor the precision.
+        EngineError: OpenVINO is not installed, lacks an operation of the model, or this CPU lacks the precision.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class OpenVINOEngine:
             self._requests.put(compiled.create_infer_request())
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """As `engines.Engine`. May be called by several threads at once; more than `streams` wait for each other."""
+        """Compute features, as `Engine`. Of threads that call it at once, those beyond `streams` wait."""
         count = len(pixels)
         if count < self.batch_size:
             batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8)
@@ -86,10 +86,10 @@ class OpenVINOEngine:
 
 
 def require_precision(core: Any, precision: str) -> None:
-    """Refuse a precision that this processor has not: OpenVINO would compute in another one without a word.
+    """Refuse a precision that this CPU lacks: OpenVINO would silently compute in another one.
 
     Raises:
-        EngineError: it has not.
+        EngineError: the CPU lacks the precision.
     """
     known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if _CAPABILITIES[precision] not in known:
@@ -105,8 +105,8 @@ def _compile(core: Any, converted: ConvertedModel, shape: tuple[int, ...], preci
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        # Threads that decode, and other programs, want the cores too: a thread bound to a core would wait for them
-        # there while another core is free.
+        # Threads that decode, and other programs, use the cores too: a pinned thread would wait for its core while
+        # another core is free.
         "ENABLE_CPU_PINNING": False,
     }
     return core.compile_model(graph, "CPU", settings)

@@ -1,4 +1,4 @@
-"""What runs a trunk on batches. An engine is made from a Keras model, and called on pixels."""
+"""Choose and make the engine that runs a Keras model."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def make_engine(
     precision: str = "float32",
     converted: ConvertedModel | None = None,
 ) -> Engine:
-    """The engine called `name`, for `model`.
+    """Make an engine.
 
-    `auto` measures nothing: it is Keras where Keras sees a GPU, OpenVINO where that is installed and this processor
-    computes in `precision`, and Keras otherwise.
+    `auto` measures nothing: it is Keras if Keras sees a GPU; else OpenVINO if it is installed and this CPU computes in
+    `precision`; else Keras.
 
     Args:
         name: one of `ENGINES`.
         model: from (n, h, w, 3) float32, 0 to 255, to one or several outputs.
-        batch_size: images in a batch; what suits the engine if None.
-        precision: what the model computes in: `float32` or `bfloat16`.
-        converted: the model in OpenVINO's form, where it has been kept.
+        batch_size: images per batch; a number that suits the engine if None.
+        precision: the precision in which the model computes: `float32` or `bfloat16`.
+        converted: the model in OpenVINO's form, if it is stored.
 
     Raises:
-        OptionError: there is no such engine.
-        EngineError: it was asked for by name and cannot be had here.
+        OptionError: the name is unknown.
+        EngineError: an engine that was requested by name is not available.
     """
     if name not in ENGINES:
         raise OptionError("unknown engine", expected=" or ".join(ENGINES), found=name)

@@ -1,9 +1,8 @@
-"""Ctrl-C, heard between two steps of work that threads share, and not wherever Python happens to be.
+"""Defer Ctrl-C to safe points.
 
-Python raises `KeyboardInterrupt` between any two instructions of the main thread. Between those that take a future's
-lock and those that see to its being given back, the lock is never given back, and a thread that needs it to hand over
-its result waits for ever, and the process with it (https://docs.python.org/3/library/signal.html, "Note on Signal
-Handlers and Exceptions").
+Python raises `KeyboardInterrupt` between any two instructions of the main thread. If that is just after it has acquired
+the lock of a future, the lock is never released, and the thread that needs it to set its result waits forever, and the
+process with it (https://docs.python.org/3/library/signal.html, "Note on Signal Handlers and Exceptions").
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ from types import FrameType
 
 
 class Interrupts:
-    """Whether Ctrl-C was pressed in a block that `deferred` guards."""
+    """Whether Ctrl-C was pressed in a `deferred` block."""
 
     def __init__(self) -> None:
         self._heard = False
         self._at_once = False
 
     def check(self) -> None:
-        """Stop here if Ctrl-C was pressed.
+        """Raise `KeyboardInterrupt` if Ctrl-C was pressed.
 
         Raises:
-            KeyboardInterrupt: it was.
+            KeyboardInterrupt: Ctrl-C was pressed.
         """
         if self._heard:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within this block, which waits for no other thread and may take long, stop wherever it is.
+        """Do not defer Ctrl-C in this block, which waits for no other thread and may take long.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed, before or in the block.
@@ -46,7 +45,7 @@ class Interrupts:
             self._at_once = False
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """What Python calls when Ctrl-C is pressed. Whoever presses it again does not want to wait."""
+        """Handle the signal. A second Ctrl-C interrupts immediately."""
         if self._heard or self._at_once:
             signal.default_int_handler(number, frame)
         self._heard = True
@@ -54,12 +53,12 @@ class Interrupts:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Interrupts]:
-    """Within this block, Ctrl-C stops at the next `Interrupts.check`, at the end of the block at the latest.
+    """Defer Ctrl-C in this block to the next `Interrupts.check`, or to its end.
 
-    A program that has its own way with Ctrl-C keeps it; threads other than the main one never hear it.
+    A handler that the program has installed stays in place. Only the main thread receives signals.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed, and nobody checked.
+        KeyboardInterrupt: Ctrl-C was pressed, and `check` was not called afterwards.
     """
     interrupts = Interrupts()
     main = threading.current_thread() is threading.main_thread()

@@ -1,4 +1,4 @@
-"""Where the time of work that overlaps goes: what the one thread that ties it together waits for."""
+"""Measure where overlapping work spends its time: what the thread that connects it waits for."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
 STAGES: Final = {"read": "reading", "compute": "computing", "write": "writing"}
-"""What can be waited for, and what it is called."""
+"""What can be waited for, with the name for people."""
 
 WINDOW: Final = 2.0
-"""Seconds that what limits the speed just now is judged by."""
+"""Seconds of the window in which the current limit is measured."""
 
 Item = TypeVar("Item")
 
 
 class Stopwatch:
-    """Seconds waited for each stage, in all and lately.
+    """Measures the seconds waited for each stage, since the start and recently.
 
     Attributes:
-        seconds: waited for each of `STAGES` since the start.
+        seconds: seconds waited for each of `STAGES` since the start.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def waiting(self, stage: str) -> Iterator[None]:
-        """Count the time that the block takes as waiting for `stage`."""
+        """Count the duration of the block as waiting for `stage`."""
         started = time.perf_counter()
         try:
             yield
@@ -38,7 +38,7 @@ class Stopwatch:
             self.seconds[stage] += time.perf_counter() - started
 
     def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """`items`, with the time that each lets wait counted as `stage`."""
+        """Yield `items`, and count the time waited for each as `stage`."""
         iterator = iter(items)
         while True:
             started = time.perf_counter()
@@ -52,12 +52,12 @@ class Stopwatch:
 
     @property
     def limit(self) -> str:
-        """What was waited for most, since the start: `reading`, `computing` or `writing`."""
+        """What was waited for most since the start: `reading`, `computing` or `writing`."""
         return STAGES[max(self.seconds, key=lambda stage: self.seconds[stage])]
 
     @property
     def limit_lately(self) -> str:
-        """The same of the last two to four seconds."""
+        """What was waited for most in the last two to four seconds."""
         now = time.perf_counter()
         if now - self._turned >= WINDOW:
             self._before, self._since, self._turned = self._since, dict(self.seconds), now

@@ -22,7 +22,7 @@ from permafrost.cli import COMMANDS, program
 from permafrost.heads.options import HeadSettings
 from permafrost.heads.table import find_head
 from permafrost.training.options import TrainingSettings
-from permafrost.trunk.table import parse_base
+from permafrost.trunk.table import BASES, parse_base
 from samples import write_photos
 
 pytest_plugins = ["upper"]
@@ -136,6 +136,13 @@ def test_source_files_that_a_page_names_exist(page):
     named = re.findall(r"`((?:src|bin|tests|docs|tools|benchmarks)/[\w./-]+)`", page.read_text("utf-8"))
 
     assert [name for name in named if name != "bin/NAME" and not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_set_names_of_a_page_have_a_known_base(page):
+    named = re.findall(r"features/photos-([\w.]+)-\w+\.h5", page.read_text("utf-8"))
+
+    assert set(named) <= {name.replace("-", "_") for name in BASES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -77,7 +77,7 @@ def test_a_model_with_several_outputs_gives_one_array_each(model):
     assert (left.shape, top.shape) == ((3, 16, 16, 8), (3, 8, 8, 16))
 
 
-def test_an_engine_says_what_it_is(engine):
+def test_an_engine_has_a_name_and_a_record(engine):
     assert engine.name == f"keras/{keras.backend.backend()}"
 
 

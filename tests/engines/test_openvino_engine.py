@@ -1,4 +1,4 @@
-"""OpenVINO runs what Keras runs, as Keras does, or not at all; its form of a trunk is kept and never stale."""
+"""OpenVINO runs what Keras runs, as Keras does, or not at all; its form of a trunk is stored and never stale."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def take(tiny_base, tmp_path):
     return take
 
 
-def wrong_by(share: float, monkeypatch) -> None:
+def wrong_by(fraction: float, monkeypatch) -> None:
     """Have OpenVINO give features that differ by so much of the largest that is checked, from now on."""
     run = OpenVINOEngine.__call__
 
     def wrong(self, pixels):
-        return [features + share * np.abs(features[: checked.IMAGES]).max() for features in run(self, pixels)]
+        return [features + fraction * np.abs(features[: checked.IMAGES]).max() for features in run(self, pixels)]
 
     monkeypatch.setattr(OpenVINOEngine, "__call__", wrong)
 
@@ -208,7 +208,7 @@ def test_loading_it_tells_nobody():
 # Which engine it is, and that it agrees with Keras
 
 
-def test_auto_takes_openvino_where_keras_sees_no_gpu(model, monkeypatch):
+def test_auto_is_openvino_if_keras_sees_no_gpu(model, monkeypatch):
     assert make_engine("auto", model).name == "openvino"
 
     monkeypatch.setattr(device, "sees_gpu", lambda: True)
@@ -228,7 +228,7 @@ def test_on_a_gpu_one_batch_is_copied_while_another_is_computed(model, expected,
     assert largest_difference(np.concatenate([first, second]), expected) <= 1e-6
 
 
-def test_without_openvino_auto_takes_keras_and_says_why_and_asking_for_it_is_an_error(model, monkeypatch):
+def test_without_openvino_auto_is_keras_with_a_reason_and_a_request_for_it_is_an_error(model, monkeypatch):
     not_installed(monkeypatch)
 
     engine = make_engine("auto", model)
@@ -251,7 +251,7 @@ def test_a_model_that_it_cannot_convert_is_run_by_keras(model, monkeypatch):
         make_engine("openvino", model)
 
 
-def test_the_first_batch_is_held_against_keras_and_the_difference_is_kept(take, photos):
+def test_the_first_batch_is_compared_with_keras_and_the_difference_is_recorded(take, photos):
     features = take(photos, engine="openvino")
 
     assert features.summary["engine"] == "openvino"
@@ -268,7 +268,7 @@ def shard_engine(features: FeatureSet) -> str:
         return file.attrs["engine"].decode()
 
 
-def test_features_that_are_not_those_of_keras_are_refused_before_any_is_kept(take, photos, monkeypatch, tmp_path):
+def test_features_that_differ_from_keras_are_refused_before_any_is_committed(take, photos, monkeypatch, tmp_path):
     wrong_by(2e-4, monkeypatch)
 
     with pytest.raises(EngineError, match=r"features of openvino are not those of Keras; .* 1e-04 .*, found 2\.0e-04"):
@@ -276,7 +276,7 @@ def test_features_that_are_not_those_of_keras_are_refused_before_any_is_kept(tak
     assert not list(tmp_path.rglob("*.h5"))
 
 
-def test_auto_falls_back_to_keras_where_features_differ_and_says_so(take, photos, monkeypatch):
+def test_auto_falls_back_to_keras_with_a_reason_if_features_differ(take, photos, monkeypatch):
     wrong_by(2e-4, monkeypatch)
 
     features = take(photos)
@@ -288,13 +288,13 @@ def test_auto_falls_back_to_keras_where_features_differ_and_says_so(take, photos
     assert largest_difference(features.arrays()[0], take(photos, dtype="float16").arrays()[0]) <= 1e-3
 
 
-def test_a_difference_within_the_tolerance_is_none(take, photos, monkeypatch):
+def test_a_difference_within_the_tolerance_is_accepted(take, photos, monkeypatch):
     wrong_by(5e-5, monkeypatch)
 
     assert take(photos).summary["engine_difference"] == pytest.approx(5e-5, rel=0.05)
 
 
-def test_the_largest_difference_is_a_share_of_the_largest_feature():
+def test_the_largest_difference_is_relative_to_the_largest_feature():
     expected = np.array([[0.0, -4.0], [2.0, 1.0]], np.float32)
 
     assert largest_difference(expected, expected) == 0
@@ -309,9 +309,7 @@ def test_a_feature_that_is_not_finite_is_not_the_engines_fault():
     assert largest_difference(np.array([1.0, np.inf]), expected) == 0
 
 
-def test_batches_that_were_computed_while_the_first_was_checked_are_computed_again_where_it_failed(
-    model, engine, expected, monkeypatch
-):
+def test_batches_computed_during_a_failed_check_are_computed_again(model, engine, expected, monkeypatch):
     wrong_by(2e-4, monkeypatch)
     checking = threading.Event()
     compute_once = checked.compute_once
@@ -334,7 +332,7 @@ def test_batches_that_were_computed_while_the_first_was_checked_are_computed_aga
     assert largest_difference(np.concatenate(features), expected[:8]) <= 1e-6
 
 
-def test_keras_computes_in_its_own_batches_where_it_takes_over(model, engine, monkeypatch):
+def test_keras_uses_its_own_batch_size_after_taking_over(model, engine, monkeypatch):
     wrong_by(2e-4, monkeypatch)
     sizes = []
     predict = type(model).predict_on_batch
@@ -358,7 +356,7 @@ def test_nothing_goes_on_before_the_first_batch_has_been_checked(model, engine, 
             whole(PIXELS[:2])
 
 
-# What is kept
+# The stored model
 
 
 def test_a_trunk_is_converted_once_and_then_read(take, photos, own_photos, monkeypatch):
@@ -371,14 +369,14 @@ def test_a_trunk_is_converted_once_and_then_read(take, photos, own_photos, monke
     assert take(own_photos).summary["computed"] > 0
 
 
-def test_several_trunks_at_once_are_kept_under_a_name_of_their_own(take, photos):
+def test_several_trunks_in_one_model_are_stored_under_a_name_of_their_own(take, photos):
     stem, joined = take(photos, cut=["stem", "joined"])
 
     names = [path.name for features in (stem, joined) for path in features.store.folder.glob("*.openvino")]
     assert len(names) == 1 and names[0] != "trunk.openvino"
 
 
-def test_what_is_kept_comes_back_to_the_byte(tmp_path):
+def test_a_stored_model_is_read_back_byte_for_byte(tmp_path):
     place, whole = ConversionFile(tmp_path, ("a",)), ConvertedModel(b"<graph/>", bytes(range(256)))
 
     assert place.load(max_bytes=10**6) is None
@@ -419,15 +417,15 @@ def test_what_is_too_large_or_compressed_is_not_read(tmp_path):
 
 
 def test_a_damaged_conversion_is_made_anew_and_replaced(take, photos, own_photos):
-    kept = take(photos).store.folder / "trunk.openvino"
-    whole = kept.read_bytes()
-    kept.write_bytes(whole[:-100])
+    stored = take(photos).store.folder / "trunk.openvino"
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[:-100])
     changed = own_photos / "dots" / "dots-000.png"
     changed.write_bytes(changed.read_bytes() + b"\0")
 
     assert take(own_photos).summary["computed"] == 1
 
-    assert ConversionFile(kept.parent, (take(photos).spec.digest,)).load(max_bytes=10**6) is not None
+    assert ConversionFile(stored.parent, (take(photos).spec.digest,)).load(max_bytes=10**6) is not None
 
 
 def test_a_run_that_computes_nothing_needs_no_engine(take, photos, monkeypatch):

@@ -51,7 +51,7 @@ def reference(photos, tiny_base, tmp_path_factory) -> FeatureSet:
 
 
 def close(left, right, tolerance: float) -> bool:
-    """Whether features agree to a share of the largest."""
+    """Return whether features agree relative to the largest one."""
     return np.abs(left - right).max() <= tolerance * np.abs(right).max()
 
 
@@ -68,7 +68,7 @@ def test_features_are_what_keras_predicts_on_the_same_pixels(reference):
     assert close(x, expected, 1e-4)
 
 
-def test_the_set_says_what_the_dataset_says(reference, photos):
+def test_the_set_lists_the_images_of_the_dataset(reference, photos):
     dataset = read_dataset(photos)
 
     assert reference.names() == list(dataset.names)
@@ -99,7 +99,7 @@ def test_the_summary_counts_and_the_file_opens_to_the_same(reference):
     assert again.spec == reference.spec and again.digest == reference.digest
 
 
-def test_given_splits_are_kept(take, split_photos):
+def test_given_splits_are_used(take, split_photos):
     features = take(split_photos)
 
     assert [len(features.rows(split)) for split in ("train", "validation", "test")] == [18, 9, 9]
@@ -107,7 +107,7 @@ def test_given_splits_are_kept(take, split_photos):
         assert all(name.startswith(f"{split}/") for name in features.names(split))
 
 
-def test_shares_decide_the_splits_where_none_are_given(take, photos, reference):
+def test_fractions_decide_the_splits_if_none_are_given(take, photos, reference):
     features = take(photos, validation_fraction=0, test_fraction=0.5)
 
     assert len(features.rows("validation")) == 0
@@ -163,7 +163,7 @@ def test_several_cuts_in_one_pass_give_the_same_as_one_by_one(take, photos, comp
         assert features.spec == other.spec
 
 
-def test_beside_a_cut_that_is_kept_already_another_is_computed(take, photos, tmp_path):
+def test_a_second_cut_is_computed_beside_a_cached_one(take, photos, tmp_path):
     take(photos, cut="stem", out=tmp_path / "features" / "set.h5")
 
     several = take(photos, cut=["stem", "joined"], out=tmp_path / "features" / "several.h5")
@@ -178,7 +178,7 @@ def test_a_list_of_one_cut_gives_a_list_of_one_set(take, photos):
     assert features.spec.cut == "stem"
 
 
-def test_features_of_a_cut_with_height_and_width_are_kept_so(take, photos):
+def test_unpooled_features_keep_their_height_and_width(take, photos):
     features = take(photos, cut="right", pool="none")
 
     assert features.arrays()[0].shape == (18, 16, 16, 8)
@@ -206,7 +206,7 @@ def test_the_default_place_is_the_folder_features(photos, tiny_base, tmp_path, m
     )
 
 
-def test_nothing_is_printed_where_standard_error_is_no_terminal(tiny_base, photos, tmp_path, capfd):
+def test_nothing_is_printed_if_standard_error_is_not_a_terminal(tiny_base, photos, tmp_path, capfd):
     extract(photos, base=str(tiny_base), pool="avg", out=tmp_path / "set.h5", progress=True)
 
     printed = capfd.readouterr()
@@ -244,7 +244,7 @@ def test_in_a_folder_that_grew_only_the_new_images_are_computed(take, own_photos
     assert all(np.array_equal(now[name], row) for name, row in known.items())
 
 
-def test_removing_images_computes_nothing_and_leaves_the_others_where_they_were(take, own_photos, computed):
+def test_removing_images_computes_nothing_and_changes_no_other_row(take, own_photos, computed):
     first = take(own_photos)
     removed = first.names()[::3]
     for name in removed:
@@ -277,7 +277,7 @@ def test_renaming_every_file_relabelling_it_and_moving_the_folder_computes_nothi
     assert {row.tobytes() for row in features.digests()} == {row.tobytes() for row in first.digests()}
 
 
-def test_one_image_edited_with_its_size_and_time_kept_is_computed_again_alone(take, own_photos, computed):
+def test_an_edited_image_of_the_same_size_and_time_is_computed_again_alone(take, own_photos, computed):
     first = take(own_photos)
     path = Path(first.paths()[0])
     before, data = path.stat(), bytearray(path.read_bytes())
@@ -318,23 +318,23 @@ def test_duplicates_in_several_splits_or_under_several_labels_are_reported_with_
 
     features = take(data)
 
-    told = features.summary["duplicates"]
-    assert (told["images"], told["across_splits"], told["across_labels"]) == (3, 1, 1)
-    assert [[tuple(each.values()) for each in group] for group in told["groups"]] == [
+    duplicates = features.summary["duplicates"]
+    assert (duplicates["images"], duplicates["across_splits"], duplicates["across_labels"]) == (3, 1, 1)
+    assert [[tuple(each.values()) for each in group] for group in duplicates["groups"]] == [
         [("test/dots/again.png", "test", "dots"), (one, "train", "dots")],
         [("train/checks/other.jpg", "train", "checks"), (two, "train", "dots")],
     ]
-    assert describe_set(open_features(features.path))["duplicates"] == told
+    assert describe_set(open_features(features.path))["duplicates"] == duplicates
     assert [len(group) for group in find_duplicates(features.digests())] == [2, 2, 2]
 
 
-def test_a_dataset_without_duplicates_reports_none(reference):
+def test_a_dataset_without_duplicates_reports_no_duplicates(reference):
     assert find_duplicates(reference.digests()) == []
     assert reference.summary["duplicates"] == {"images": 0, "across_splits": 0, "across_labels": 0, "groups": []}
 
 
 @pytest.mark.parametrize("change", [{"cut": "joined"}, {"image_size": 40}, {"dtype": "float16"}])
-def test_whatever_changes_a_feature_computes_all_again_into_another_store(take, photos, computed, change):
+def test_an_option_that_changes_features_computes_all_into_another_store(take, photos, computed, change):
     first = take(photos)
     computed.clear()
 
@@ -345,7 +345,7 @@ def test_whatever_changes_a_feature_computes_all_again_into_another_store(take, 
     assert other.store.folder.parent == first.store.folder.parent
 
 
-def test_another_data_set_uses_what_is_kept_of_the_same_images(take, photos, tmp_path, computed):
+def test_another_dataset_uses_the_cached_features_of_the_same_images(take, photos, tmp_path, computed):
     take(photos)
     computed.clear()
     some = write_photos(tmp_path / "some", per_class=2, classes=CLASSES[:2])
@@ -370,9 +370,7 @@ def test_results_are_the_same_when_the_features_folder_is_moved_as_a_whole(take,
     assert opened.digest == again.digest == first.digest
 
 
-def test_features_without_a_set_come_in_the_datasets_order_and_are_kept_all_the_same(
-    photos, tiny_base, reference, tmp_path, computed
-):
+def test_features_without_a_set_are_in_the_datasets_order_and_cached(photos, tiny_base, reference, tmp_path, computed):
     trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
     dataset, options = read_dataset(photos), PipelineOptions(engine="keras", progress=False)
 
@@ -422,7 +420,7 @@ def test_a_damaged_shard_is_noticed_by_the_reader_and_mended_by_the_next_run(
     mended = take(photos, batch_size=6)
 
     assert computed == [6]
-    assert damage == "gone" or any(path.name in told for told in mended.summary["damaged"])
+    assert damage == "gone" or any(path.name in message for message in mended.summary["damaged"])
     assert close(mended.arrays()[0], x, 1e-6)
     assert mended.names() == first.names()
 
@@ -458,7 +456,7 @@ def test_a_trunk_file_that_is_gone_is_written_anew(take, photos):
     assert (features.store.folder / "trunk.keras").is_file()
 
 
-def test_a_description_that_is_damaged_is_told(take, photos):
+def test_a_damaged_description_is_an_error(take, photos):
     features = take(photos)
     (features.store.folder / "trunk.json").write_bytes(b"{")
 
@@ -506,7 +504,7 @@ def test_a_bad_image_is_read_again_in_the_next_run(take, own_photos, computed):
     assert features.skipped == ()
 
 
-def test_a_bad_image_ends_the_run_where_that_was_asked_for_and_is_named(take, own_photos):
+def test_with_on_bad_fail_a_bad_image_is_an_error_that_names_it(take, own_photos):
     (own_photos / "dots" / "empty.png").write_bytes(b"")
 
     line = r"bad image dots/empty\.png: the file is empty\. Remove it, or use --on-bad skip"
@@ -514,7 +512,7 @@ def test_a_bad_image_ends_the_run_where_that_was_asked_for_and_is_named(take, ow
         take(own_photos, on_bad="fail")
 
 
-def test_where_no_image_can_be_decoded_that_is_the_fault_and_nothing_is_written(take, tmp_path):
+def test_if_no_image_can_be_decoded_the_error_says_so_and_nothing_is_written(take, tmp_path):
     for kind in CLASSES:
         (tmp_path / "broken" / kind).mkdir(parents=True)
         (tmp_path / "broken" / kind / "1.jpg").write_bytes(b"<html>")
@@ -525,15 +523,15 @@ def test_where_no_image_can_be_decoded_that_is_the_fault_and_nothing_is_written(
     assert not (tmp_path / "features").exists()
 
 
-def test_every_broken_or_odd_file_has_one_verdict(take, own_photos, shared):
+def test_every_broken_or_odd_file_is_either_used_or_skipped_with_a_reason(take, own_photos, shared):
     odd = own_photos / "odd"
     shutil.copytree(shared / "data" / "corrupt", odd)
 
     features = take(own_photos)
 
     files = {os.path.relpath(path, own_photos) for path in odd.rglob("*") if path.is_file()}
-    told = [name for name in (*features.names(), *(name for name, _ in features.skipped)) if name.startswith("odd/")]
-    assert sorted(told) == sorted(files)
+    listed = [name for name in (*features.names(), *(name for name, _ in features.skipped)) if name.startswith("odd/")]
+    assert sorted(listed) == sorted(files)
     assert sum("undecodable" in name for name, _ in features.skipped) == 6
     assert sum("odd_but_decodable" in name for name in features.names()) == 7
     assert all(reason for _, reason in features.skipped)
@@ -568,9 +566,9 @@ def test_a_plan_for_a_folder_that_grew_counts_only_what_is_new(take, own_photos,
     write_photos(own_photos, per_class=1, first=60)
     files = {path: path.stat().st_mtime_ns for path in features.path.parent.rglob("*")}
 
-    (told,) = plan(own_photos, base=str(tiny_base), pool="avg", out=features.path)
+    (after,) = plan(own_photos, base=str(tiny_base), pool="avg", out=features.path)
 
-    assert (told.images, told.compute, told.cached, told.skipped) == (21, 3, 18, 0)
+    assert (after.images, after.compute, after.cached, after.skipped) == (21, 3, 18, 0)
     assert {path: path.stat().st_mtime_ns for path in features.path.parent.rglob("*")} == files
 
 
@@ -682,7 +680,7 @@ def test_features_that_are_not_finite_are_refused_naming_the_image(take, photos,
 # Real weights and images
 
 
-def test_real_features_tell_real_images_apart(take, shared, tmp_path):
+def test_real_features_separate_real_classes(take, shared, tmp_path):
     for kind in ("red", "green"):
         names = sorted(path.name for path in (shared / "data" / "traffic_lights" / "test" / kind).iterdir())[:8]
         (tmp_path / "lights" / kind).mkdir(parents=True)

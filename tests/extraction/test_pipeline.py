@@ -17,14 +17,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_bar_says_how_many_were_kept_and_what_limits_the_speed(monkeypatch):
+def test_the_bar_shows_how_many_images_were_cached_and_what_limits_the_speed(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     watch = Stopwatch()
     watch.seconds["compute"] = 5.0
 
     with _progress(100, watch, shown=True) as image_done:
-        for kept in (True, True, False, False):
-            image_done(kept)
+        for cached in (True, True, False, False):
+            image_done(cached)
             time.sleep(0.11)
 
     drawn = sys.stderr.getvalue()
@@ -32,7 +32,7 @@ def test_the_bar_says_how_many_were_kept_and_what_limits_the_speed(monkeypatch):
     assert "2 cached, limited by computing" in drawn
 
 
-def test_no_bar_is_drawn_where_none_is_wanted(monkeypatch):
+def test_no_bar_is_drawn_if_progress_is_off(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
 
     with _progress(1, Stopwatch(), shown=False) as image_done:

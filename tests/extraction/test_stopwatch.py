@@ -28,7 +28,7 @@ def test_time_is_counted_for_the_stage_that_was_waited_for():
     assert watch.limit == "reading"
 
 
-def test_waiting_counts_where_it_ends_in_an_error_too():
+def test_waiting_that_ends_in_an_error_is_counted():
     watch = Stopwatch()
 
     with pytest.raises(ValueError, match="broken"), watch.waiting("compute"):

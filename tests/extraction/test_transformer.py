@@ -62,16 +62,16 @@ def test_each_check_that_needs_no_table_of_numbers_holds(check, extractor: Featu
 def test_features_are_those_of_extract(
     extractor: FeatureExtractor, tiny_base: Path, photos: Path, paths: list[str], tmp_path: Path
 ) -> None:
-    kept = pf.extract(photos, base=str(tiny_base), pool="avg", out=tmp_path / "features" / "photos.h5")
+    extracted = pf.extract(photos, base=str(tiny_base), pool="avg", out=tmp_path / "features" / "photos.h5")
 
     features = extractor.fit(paths).transform(paths)
 
-    rows = [kept.paths().index(path) for path in paths]
-    np.testing.assert_array_equal(features, kept.features(np.array(rows)))
+    rows = [extracted.paths().index(path) for path in paths]
+    np.testing.assert_array_equal(features, extracted.features(np.array(rows)))
     assert features.dtype == np.float32
 
 
-def test_kept_features_are_not_computed_again(extractor: FeatureExtractor, paths: list[str], tmp_path: Path) -> None:
+def test_cached_features_are_not_computed_again(extractor: FeatureExtractor, paths: list[str], tmp_path: Path) -> None:
     first = extractor.fit_transform(paths)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.h5")}
 

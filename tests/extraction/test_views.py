@@ -51,7 +51,7 @@ def test_a_views_features_are_the_trunks_on_the_augmented_pixels(viewed, tiny_ba
         assert np.array_equal(y, viewed.labels("train"))
 
 
-def test_a_set_says_how_many_views_it_has_and_how_they_were_made(viewed):
+def test_a_set_records_the_number_of_views_and_their_augmentation(viewed):
     assert (viewed.views, viewed.summary["views"], describe_set(viewed)["views"]) == (3, 3, 3)
     assert viewed.augmentation.startswith(f"{AUGMENT};")
     assert describe_set(viewed)["augmentation"] == viewed.augmentation
@@ -94,7 +94,7 @@ def test_a_set_without_views_has_the_images_alone(take, photos):
         features.arrays("train", view=1)
 
 
-def test_images_that_are_kept_are_found_again_with_any_augmentation(take, split_photos, computed):
+def test_cached_images_are_used_with_any_augmentation(take, split_photos, computed):
     plain = take(split_photos)
     computed.clear()
 
@@ -106,7 +106,7 @@ def test_images_that_are_kept_are_found_again_with_any_augmentation(take, split_
     assert np.array_equal(plain.arrays()[0], second.arrays()[0])
 
 
-def test_more_views_later_cost_only_the_new_ones_and_change_none(take, split_photos, computed):
+def test_more_views_compute_only_the_new_ones_and_change_no_other(take, split_photos, computed):
     two = take(split_photos, views=2, augment=AUGMENT).arrays("train", view=1)[0]
     computed.clear()
 
@@ -130,7 +130,7 @@ def test_new_images_change_no_other_views(take, own_photos, computed):
     assert all(np.array_equal(now[name], known[name]) for name in known)
 
 
-def test_a_set_says_the_same_of_its_images_with_views_and_without(take, split_photos, viewed):
+def test_a_set_describes_its_images_equally_with_and_without_views(take, split_photos, viewed):
     # What a head was fitted to is the same dataset, so its run stays good when views are added.
     assert take(split_photos).digest == viewed.digest
 
@@ -185,7 +185,7 @@ def test_a_head_of_scikit_learn_is_fitted_to_all_views_at_once(viewed, tmp_path,
     assert run.metrics["train"]["n"] == 18
 
 
-def test_a_head_may_be_fitted_to_fewer_views_than_are_kept(viewed, tmp_path):
+def test_a_head_may_be_fitted_to_fewer_views_than_are_cached(viewed, tmp_path):
     run = fit_head(viewed, "ridge", views=1, out=tmp_path / "run", progress=False)
 
     assert run.about["options"]["views"] == 1
@@ -206,10 +206,10 @@ def test_a_plan_counts_views_too_and_writes_nothing(split_photos, tiny_base, tmp
         fixed = {"base": str(tiny_base), "pool": "avg", "batch_size": 32, "progress": False, "out": out}
         return Extraction(split_photos, ExtractOptions(**fixed, **options)).plan()[0]
 
-    told = plan(views=3, augment=AUGMENT)
+    planned = plan(views=3, augment=AUGMENT)
 
-    assert (told.images, told.views, told.compute, told.cached) == (36, 3, 72, 0)
-    assert told.bytes == 72 * (16 * 4 + 44)
+    assert (planned.images, planned.views, planned.compute, planned.cached) == (36, 3, 72, 0)
+    assert planned.bytes == 72 * (16 * 4 + 44)
     assert not out.parent.exists()
     take(split_photos)
     assert (plan(views=3, augment=AUGMENT).compute, plan().compute) == (36, 0)

@@ -337,7 +337,7 @@ def test_a_store_without_its_trunk_is_refused_with_advice(own_features, tmp_path
         fit(own_features, out=tmp_path / "run")
 
     line = one_error_line(caught.value)
-    assert line == f"no trunk at {path}. Run the same extract again: it is written anew"
+    assert line == f"no trunk at {path}. Run the same extract again to save it"
 
 
 def test_an_open_set_reads_its_trunk_once(own_features, tmp_path):

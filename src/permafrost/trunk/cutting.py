@@ -162,7 +162,7 @@ def load_trunk(path: Path, spec: TrunkSpec, base_layers: Sequence[str]) -> Trunk
         StoreError: it is missing or damaged, or gives other features than `spec` describes.
     """
     if not path.is_file():
-        raise StoreError(f"no trunk at {path}", do="run the same extract again: it is written anew")
+        raise StoreError(f"no trunk at {path}", do="run the same extract again to save it")
     model = load_model_file(path)
     for field, found in (("architecture", architecture_digest(model)), ("weights", weights_digest(model))):
         if found != getattr(spec, field):
@@ -182,9 +182,9 @@ def _part(base: Base, model: keras.Model, layer: str) -> keras.Model:
     member = model.get_layer(layer)
     if isinstance(member, keras.Model):
         raise CutError(
-            f"layer {layer} is a model of its own",
+            f"layer {layer} is a nested model",
             expected="a layer",
-            do="cut at the layer after it, or save it to a file of its own and give that as the base",
+            do="cut at the layer after it, or save it to its own file and give that as the base",
         )
     output = member.output
     if not isinstance(output, keras.KerasTensor):

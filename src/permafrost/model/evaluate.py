@@ -61,14 +61,20 @@ def evaluate(
 def _run(
     model: OpenModel, dataset: Dataset, candidates: list[int], wanted: Wanted
 ) -> tuple[list[int], np.ndarray, int]:
-    """Run a model on those of some images that are wanted.
+    """Run a model on a dataset's images.
+
+    Args:
+        model: the model.
+        dataset: the dataset.
+        candidates: indices of the images to read.
+        wanted: given an image's index in the dataset and its content digest, whether to decode it and run the model.
 
     Returns:
-        The indices of these images (n of them), the probabilities (n, classes), and the number of images that could not
-        be decoded.
+        The indices (n,) of the images that the model was run on, its probabilities (n, classes), and the number of
+        images that could not be decoded.
     """
-    sources = [dataset.image(index) for index in candidates]
-    results = read_images(sources, model, lambda position, digest: wanted(candidates[position], digest))
+    images = [dataset.image(index) for index in candidates]
+    results = read_images(images, model, lambda position, digest: wanted(candidates[position], digest))
     scored: list[int] = []
     skipped: list[int] = []
 

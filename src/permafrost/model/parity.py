@@ -164,5 +164,5 @@ def sample_images(
             image = originals.load(int(row))
         except ImageError:
             continue
-        # Extraction decoded this very content: that it cannot be decoded now is an error, not an image less.
+        # Extraction decoded this very content, so it is an error if it cannot be decoded now.
         yield image.full_size(), expected

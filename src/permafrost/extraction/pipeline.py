@@ -117,19 +117,22 @@ def run_images(
         EngineError: the requested engine is not available, or does not agree with Keras.
         WriteError: the disk is full, or the like; committed features are intact.
     """
-    started = time.perf_counter()
-    stores = [store for cache in caches for store in cache.stores]
-    for store in stores:
-        clear_leftovers(store.folder)
+    for cache in caches:
+        for store in cache.stores:
+            clear_leftovers(store.folder)
     reader = Reader(dataset=dataset, caches=caches, options=options, views_of=views_of, augmentation=augmentation)
+    return _run(reader, converted)
+
+
+def _run(reader: Reader, converted: ConvertedModel | None) -> PipelineResult:
+    started, stopwatch = time.perf_counter(), Stopwatch()
     images: list[UsedImage] = []
     skipped: list[tuple[int, str]] = []
-    stopwatch = Stopwatch()
     with (
         interrupts.deferred() as interrupted,
         contextlib.closing(reader.read()) as results,
         _Computation(reader, stopwatch, converted, interrupted) as computation,
-        _progress(len(dataset), stopwatch, shown=options.progress) as image_done,
+        _progress(len(reader.dataset), stopwatch, shown=reader.options.progress) as image_done,
     ):
         for index, image in enumerate(stopwatch.each("read", results)):
             if image.digest is None:
@@ -140,8 +143,9 @@ def run_images(
             image_done(image.digest is not None and not image.missing)
             interrupted.check()
         computation.finish()
-    for store in stores:
-        store.compact()
+    for cache in reader.caches:
+        for store in cache.stores:
+            store.compact()
     seconds = stopwatch.seconds | {"engine": computation.engine_seconds, "all": time.perf_counter() - started}
     return PipelineResult(
         images=images, skipped=skipped, engine=computation.engine_used, seconds=seconds, limit=stopwatch.limit

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import keras
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import permafrost as pf
-from helpers import edit_json, leftovers, one_error_line
+from helpers import leftovers, one_error_line
 from permafrost.errors import HeadError, OptionError, RunError
 from tuning import QUICK
 
@@ -47,11 +50,20 @@ def test_an_untrained_head_is_refused_unless_untrained_head_is_given(features, t
     assert pf.finetune(run, "top", out=tmp_path / "tuned", **options).folder.exists()
 
 
-def test_a_head_without_a_gradient_is_refused(own_run, tmp_path):
-    edit_json(own_run / "run.json", lambda about: about.update(head="knn"))
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        ("knn", "knn"),
+        (KNeighborsClassifier(3), "kneighborsclassifier"),
+        (make_pipeline(StandardScaler(), KNeighborsClassifier(3)), "pipeline"),
+    ],
+    ids=["knn", "estimator", "pipeline"],
+)
+def test_a_head_without_a_gradient_is_refused(features, tmp_path, head, name):
+    run = pf.fit_head(features, head, out=tmp_path / "run", progress=False)
 
-    with pytest.raises(HeadError, match=r"knn has no useful gradient.*Fit another head"):
-        pf.finetune(own_run, "top", out=tmp_path / "tuned", progress=False)
+    with pytest.raises(HeadError, match=rf"{name} has no useful gradient.*Fit another head"):
+        pf.finetune(run, "top", out=tmp_path / "tuned", progress=False)
 
 
 def test_mixed_precision_needs_a_gpu(tune):

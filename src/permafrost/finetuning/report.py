@@ -36,6 +36,7 @@ def run_record(
     return {
         "kind": "finetune",
         "head": run.about["head"],
+        "passes_gradient": run.about["passes_gradient"],
         "started_from": os.path.abspath(run.folder),
         "options": request.settings(),
         "unfrozen": {key: stages[-1][key] for key in ("from", "index", "layers")},

@@ -15,7 +15,6 @@ from permafrost.finetuning.options import FineTuneOptions
 from permafrost.finetuning.run_features import find_features
 from permafrost.finetuning.selection import ImageSelection
 from permafrost.heads.data import split_rows
-from permafrost.heads.options import WITHOUT_GRADIENT
 from permafrost.images.augmentation import read_views
 from permafrost.model.run import Run, free_folder, open_run
 from permafrost.training.loop import require_validation
@@ -86,13 +85,13 @@ def check_request(run: Run | str | os.PathLike[str], options: FineTuneOptions) -
 
 
 def require_trained_head(run: Run, untrained_allowed: bool) -> None:
-    """Refuse a head that gives no useful gradient: one of a kind that has none, or one that only guesses.
+    """Refuse a head that passes no useful gradient: one of a kind that has none, or one that only guesses.
 
     Raises:
         HeadError: the head is such a head.
     """
     head, metrics = run.about["head"], run.metrics["train"]
-    if head in WITHOUT_GRADIENT:
+    if not run.about["passes_gradient"]:
         raise HeadError(
             f"nothing can be trained through the head of {run.folder}: {head} has no useful gradient",
             do="fit another head, such as logistic, and fine-tune that run",

@@ -44,6 +44,7 @@ class ClassicalHead(Head):
         scores_only: whether it gives scores, which a temperature turns into probabilities.
         valid: tests a value of the setting, with the permitted range in words.
         scalings: the scalings that `auto` tries.
+        passes_gradient: see `Head`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ClassicalHead(Head):
     scores_only: bool = False
     valid: tuple[Callable[[float], bool], str] = (lambda value: value > 0, "more than 0")
     scalings: tuple[str, ...] = SCALINGS
+    passes_gradient: bool = True
 
     @property
     def streams(self) -> bool:

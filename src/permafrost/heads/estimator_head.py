@@ -8,7 +8,7 @@ from sklearn.calibration import CalibratedClassifierCV
 
 from permafrost.errors import HeadError
 from permafrost.heads.cross_validation import make_folds, quiet_convergence
-from permafrost.heads.estimators import convert, has_probabilities, require_convertible
+from permafrost.heads.estimators import convert, has_probabilities, passes_gradient, require_convertible
 from permafrost.heads.head import FittedHead, Head, HeadData
 from permafrost.heads.options import HeadOptions
 from permafrost.heads.to_keras import to_keras
@@ -27,6 +27,7 @@ class EstimatorHead(Head):
     def __init__(self, estimator: BaseEstimator) -> None:
         require_convertible(estimator)
         self.name = type(estimator).__name__.lower()
+        self.passes_gradient = passes_gradient(estimator)
         self._estimator = estimator
 
     def fit(self, data: HeadData, options: HeadOptions, *, labels_only: bool = False) -> FittedHead:  # noqa: ARG002

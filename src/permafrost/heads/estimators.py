@@ -52,6 +52,11 @@ def has_probabilities(estimator: BaseEstimator) -> bool:
     return not isinstance(_members(estimator)[-1], RidgeClassifier | RidgeClassifierCV | LinearSVC)
 
 
+def passes_gradient(estimator: BaseEstimator) -> bool:
+    """Return whether the converted classifier passes a useful gradient to its features."""
+    return CLASSIFIERS[type(_members(estimator)[-1])].passes_gradient
+
+
 def convert(estimator: BaseEstimator) -> list[Step]:
     """Convert a fitted estimator to steps from flattened features (n, d) to the probabilities of its `predict_proba`.
 
@@ -78,10 +83,12 @@ class _Converter:
     Attributes:
         convert: returns the steps of a fitted estimator.
         refusal: returns why an estimator cannot be converted; empty if it can.
+        passes_gradient: whether the converted estimator passes a useful gradient.
     """
 
     convert: Callable[[Any], list[Step]]
     refusal: Callable[[Any], str] = lambda _: ""
+    passes_gradient: bool = True
 
 
 def _convert_standard(scaler: StandardScaler) -> list[Step]:
@@ -252,7 +259,7 @@ CLASSIFIERS: Final[dict[type, _Converter]] = {
         _convert_linear, lambda model: "" if model.multi_class == "ovr" else "is not one against the rest"
     ),
     LinearDiscriminantAnalysis: _Converter(_convert_linear),
-    KNeighborsClassifier: _Converter(_convert_neighbours, _refuse_neighbours),
+    KNeighborsClassifier: _Converter(_convert_neighbours, _refuse_neighbours, passes_gradient=False),
     GaussianNB: _Converter(_convert_bayes),
     MLPClassifier: _Converter(_convert_mlp),
     CalibratedClassifierCV: _Converter(_convert_calibrated, _refuse_calibrated),

@@ -275,6 +275,7 @@ def _run_content(
         about={
             "kind": "fit-head",
             "head": result.head.name,
+            "passes_gradient": result.head.passes_gradient,
             "chosen_from": sorted(data.name for data in sets) if len(sets) > 1 else None,
             "options": dataclasses.asdict(request.options) | {"views": result.data.training.views},
             "details": {"fitted": "in memory"} | result.fitted.details,

@@ -69,10 +69,12 @@ class Head(abc.ABC):
     Attributes:
         name: its name in commands and runs.
         monitors_validation: whether it needs validation images to monitor while it is trained.
+        passes_gradient: whether it passes a useful gradient, so that layers below it can be trained.
     """
 
     name: str
     monitors_validation: bool = False
+    passes_gradient: bool = True
 
     @property
     def streams(self) -> bool:

@@ -23,9 +23,6 @@ CLASSICAL_HEADS: Final = ("logistic", "ridge", "svm", "lda", "knn", "nb", "mlp")
 HEADS: Final = (*KERAS_HEADS, *CLASSICAL_HEADS)
 """All heads, each the `HEAD` of its module in `permafrost.heads.kinds`, which is loaded when it is used."""
 
-WITHOUT_GRADIENT: Final = frozenset({"knn"})
-"""Heads that pass no useful gradient, so that nothing below them can be trained."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadOptions:

@@ -31,4 +31,5 @@ HEAD: Final = ClassicalHead(
     fitter=fitter,
     rotation_invariant=True,
     valid=(lambda value: value >= 1 and value == int(value), "a whole number, 1 or more"),
+    passes_gradient=False,
 )

@@ -14,6 +14,8 @@ import pytest
 from permafrost import extract, open_features
 from permafrost.errors import DatasetError
 from permafrost.extraction.extracted import ExtractedSet
+from permafrost.store.pruning import prune
+from permafrost.store.verification import set_files
 from samples import write_photos
 
 
@@ -40,6 +42,15 @@ def test_the_name_says_data_base_and_cut(take, photos):
         "photos-tiny-stem.h5",
         "photos-tiny-top.h5",
     ]
+
+
+@pytest.mark.parametrize("hidden", [".photos", "my\\photos"])
+def test_a_set_is_found_again_whatever_the_name_of_its_dataset(take, photos, tmp_path, hidden):
+    data = shutil.copytree(photos, tmp_path / hidden)
+    features = take(data)
+
+    assert set_files(features.path.parent) == [features.path]
+    assert prune(features.path.parent, confirm=lambda _: True)[0].removals == []
 
 
 @pytest.mark.parametrize("other", [{"pool": "max"}, {"image_size": 40}, {"dtype": "float16"}])

@@ -66,6 +66,7 @@ WRONG = {
     "no workers": ({"workers": 0}, OptionError, "workers is out of range"),
     "nothing to train on": ({"validation_fraction": 1.0}, OptionError, "leave nothing to train on"),
     "another ending": ({"out": "set.txt"}, OptionError, "a feature set is an HDF5 file; expected --out NAME.h5"),
+    "a hidden file": ({"out": ".set.h5"}, OptionError, "not a name for a feature set; expected a visible file"),
 }
 
 

@@ -40,20 +40,23 @@ class SetIdentity:
 
     def names(self, dataset: str) -> list[str]:
         """Return possible names of the set's file, the shortest first; the last belongs to this identity alone."""
-        name = f"{dataset}-{portable_name(f'{self.spec.base}-{self.spec.cut}')}"
+        visible = dataset.lstrip(".").replace("\\", "-")  # `features list` and `prune` ignore hidden files.
+        name = f"{visible}-{portable_name(f'{self.spec.base}-{self.spec.cut}')}"
         views = f"-views{self.views}" if self.views > 1 else ""
         key = dataclasses.replace(self.spec, augmentation=self.augmentation).key
         return list(dict.fromkeys([f"{name}.h5", f"{name}{views}.h5", f"{name}-{key}{views}.h5"]))
 
 
 def check_set_path(path: Path) -> Path:
-    """Return the path of a set's file if its ending is right.
+    """Return the path of a set's file if its name is one for sets.
 
     Raises:
-        OptionError: it is not.
+        OptionError: it has another ending, is hidden, or has a backslash.
     """
     if path.suffix != ".h5":
         raise OptionError("a feature set is an HDF5 file", expected="--out NAME.h5", found=str(path))
+    if path.name.startswith(".") or "\\" in path.name:
+        raise OptionError("not a name for a feature set", expected="a visible file, no backslash", found=path.name)
     return path
 
 

@@ -171,10 +171,7 @@ def clear_leftovers(folder: Path) -> None:
             if not is_left_over:
                 continue
             with contextlib.suppress(OSError):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+                remove_path(path)
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -185,6 +182,27 @@ def leftovers(folder: Path) -> list[Path]:
             if is_left_over:
                 found.append(path)
     return found
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def path_size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder; 0 if it has gone."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            return sum(path_size(each) for each in path.iterdir())
+        return path.lstat().st_size
+    return 0
 
 
 def _make_folders(folder: Path) -> None:

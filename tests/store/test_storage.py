@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from permafrost.errors import WriteError
+from permafrost.store.memory_storage import MemoryStorage
 from permafrost.store.pruning import prune
-from permafrost.store.storage import LocalStorage, MemoryStorage
+from permafrost.store.storage import LocalStorage
 from permafrost.store.storage_suite import WAIT, StorageSuite
 from permafrost.store.store import DESCRIPTION_FILE, Store, store_folder
 from samples import WHOLE_SPEC
@@ -87,6 +88,22 @@ def test_files_being_written_are_not_listed(storage):
     (storage.folder / ".tmp-1-0123abcd-b").write_bytes(b"half")
 
     assert storage.list() == ["a"]
+
+
+def test_what_a_crashed_process_left_is_found_and_removed(storage):
+    storage.put("a", b"1")
+    (storage.folder / ".tmp-4194305-0123abcd-b").write_bytes(b"half")
+    (storage.folder / ".tmp-4194305-0123abcd-c").mkdir()
+    (storage.folder / ".tmp-4194305-0123abcd-c" / "part").write_bytes(b"a part")
+    (storage.folder / f".tmp-{os.getpid()}-0123abcd-d").write_bytes(b"of this process")
+
+    found = storage.leftovers()
+
+    assert [(Path(each.location).name[-1], each.size) for each in found] == [("b", 4), ("c", 6)]
+    for each in found:
+        each.remove()
+    assert storage.leftovers() == [] and storage.list() == ["a"]
+    assert len(os.listdir(storage.folder)) == 2
 
 
 def test_a_folder_that_is_missing_cannot_be_held_exclusively_and_is_not_made(storage):

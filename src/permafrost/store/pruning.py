@@ -7,18 +7,16 @@ import dataclasses
 import functools
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from permafrost.atomic import leftovers
 from permafrost.errors import SetError, StoreError, VersionError
 from permafrost.store.hdf5 import plain_dataset
 from permafrost.store.row_reader import relocate
 from permafrost.store.set_content import Part, parts
 from permafrost.store.set_reading import read_set
 from permafrost.store.shard import is_shard_name
-from permafrost.store.storage import LocalStorage
+from permafrost.store.storage import LocalStorage, Storage
 from permafrost.store.store import DESCRIPTION_FILE, Store
 from permafrost.store.verification import TRUNK_FILES, set_files, store_folders
 
@@ -100,7 +98,7 @@ def prune(folder: str | os.PathLike[str], *, confirm: Callable[[Pruning], bool])
             stack.enter_context(held)
         sets = _read_sets(folder)
         spared = [Spared(path=str(path), why="a feature set of another format version") for path in sets.others]
-        deletions = _leftovers(folder)
+        deletions = _leftovers(LocalStorage(folder))
         for each, lock in locks.items():
             why = "an extraction is using it" if lock is None else sets.reason_to_spare(each)
             if why:
@@ -181,7 +179,7 @@ def _deletions(folder: Path, needs: list[Part]) -> list[_Deletion]:
     if not needs:
         names = [name for name in storage.list() if is_shard_name(name) or TRUNK_FILES.fullmatch(name)]
         names.append(DESCRIPTION_FILE)  # Last, so that an interrupted removal still is a store.
-        size = sum(storage.stat(name).size for name in names) + sum(each.bytes for each, _ in _leftovers(folder))
+        size = sum(storage.stat(name).size for name in names) + sum(each.size for each in storage.leftovers())
         removal = Removal(path=str(folder), why="a store that no set uses", bytes=size)
         return [(removal, functools.partial(_delete_store, storage, names))]
     store = Store(storage)
@@ -192,39 +190,21 @@ def _deletions(folder: Path, needs: list[Part]) -> list[_Deletion]:
         for name in unused
     ]
     deletions = [functools.partial(store.delete_shard, name) for name in unused]
-    return [*zip(shards, deletions, strict=True), *_leftovers(folder)]
+    return [*zip(shards, deletions, strict=True), *_leftovers(storage)]
 
 
 def _delete_store(storage: LocalStorage, names: list[str]) -> None:
-    for _, delete in _leftovers(storage.folder):
-        delete()
+    for leftover in storage.leftovers():
+        leftover.remove()
     for name in names:
         storage.delete(name)
     with contextlib.suppress(OSError):  # Files of others are in it, and stay.
         storage.folder.rmdir()
 
 
-def _leftovers(folder: Path) -> list[_Deletion]:
-    """Return the temporary files and folders of crashed processes in `folder`."""
+def _leftovers(storage: Storage) -> list[_Deletion]:
+    """Return what crashed processes left in a folder of sets or in a store."""
     return [
-        (
-            Removal(path=str(path), why="left by a crashed process", bytes=_size(path)),
-            functools.partial(_delete_tree, path),
-        )
-        for path in leftovers(folder)
+        (Removal(path=each.location, why="left by a crashed process", bytes=each.size), each.remove)
+        for each in storage.leftovers()
     ]
-
-
-def _delete_tree(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _size(path: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        if path.is_dir() and not path.is_symlink():
-            return sum(_size(each) for each in path.iterdir())
-        return path.lstat().st_size
-    return 0

@@ -1,4 +1,4 @@
-"""The place where a store lies: a folder or memory. All that a store does to its files goes through this interface.
+"""The place where sets and stores lie. All that is done to their files goes through this interface.
 
 Another place, such as a bucket of an object store, is another subclass of `Storage`. A test class that inherits
 `storage_suite.StorageSuite` shows that it keeps the promises made here.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import io
 import os
-import threading
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from permafrost.atomic import commit_bytes, create_bytes, make_folders
+from permafrost.atomic import commit_bytes, create_bytes, leftovers, make_folders, path_size, remove_path
 from permafrost.errors import StoreError
 from permafrost.locks import FolderLock
 
@@ -31,6 +31,21 @@ class ObjectInfo:
 
     size: int
     modified: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Leftover:
+    """What a crashed process left of an object that it was writing.
+
+    Attributes:
+        location: a path or a URL.
+        size: in bytes.
+        remove: removes it; raises `OSError` if it cannot be removed.
+    """
+
+    location: str
+    size: int
+    remove: Callable[[], None]
 
 
 class Hold(abc.ABC):
@@ -128,6 +143,14 @@ class Storage(abc.ABC):
             StoreError: the place cannot be locked.
         """
 
+    @abc.abstractmethod
+    def below(self, path: str) -> Storage:
+        """Return the place at a relative path without `..`. Its objects are not listed here, and it need not exist."""
+
+    def leftovers(self) -> Sequence[Leftover]:
+        """Return what crashed processes left here, sorted by location; none where crashes leave nothing."""
+        return []
+
     def get(self, name: str) -> bytes:
         """Return the bytes of an object.
 
@@ -224,6 +247,17 @@ class LocalStorage(Storage):
             if lock.is_of(self.folder):
                 return _LocalHold(lock)
 
+    def below(self, path: str) -> LocalStorage:
+        """Return a folder in this one."""
+        return LocalStorage(self.folder / path)
+
+    def leftovers(self) -> Sequence[Leftover]:
+        """Return the temporary files and folders that no running process is writing."""
+        return [
+            Leftover(location=str(path), size=path_size(path), remove=functools.partial(remove_path, path))
+            for path in leftovers(self.folder)
+        ]
+
     def _path(self, name: str) -> Path:
         require_plain_name(name)
         return self.folder / name
@@ -236,90 +270,6 @@ class _LocalHold(Hold):
     def close(self) -> None:
         """Release the lock."""
         self._lock.close()
-
-
-class MemoryStorage(Storage):
-    """A place in this process's memory, for tests and for features that need not last."""
-
-    def __init__(self) -> None:
-        self._objects: dict[str, tuple[bytes, int]] = {}
-        self._changed = threading.Condition()
-        self._holders = 0
-        """How many hold a shared lock; -1 for an exclusive one."""
-
-    def location(self, name: str = "") -> str:
-        """Return a made-up URL."""
-        return f"memory://{id(self):x}/{name}"
-
-    def readable(self, name: str) -> io.BufferedIOBase:
-        """Return the bytes as an open file."""
-        return io.BytesIO(self._object(name)[0])
-
-    def put(self, name: str, data: bytes) -> None:
-        """Keep the bytes."""
-        require_plain_name(name)
-        with self._changed:
-            self._objects[name] = bytes(data), time.time_ns()
-
-    def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Keep the bytes unless there are some of that name."""
-        with self._changed:
-            if name in self._objects:
-                return False
-            self.put(name, data)
-            return True
-
-    def delete(self, name: str) -> None:
-        """Drop the bytes."""
-        require_plain_name(name)
-        with self._changed:
-            self._objects.pop(name, None)
-
-    def list(self) -> list[str]:
-        """Return all names."""
-        with self._changed:
-            return sorted(self._objects)
-
-    def stat(self, name: str) -> ObjectInfo:
-        """Return the size and time."""
-        data, modified = self._object(name)
-        return ObjectInfo(size=len(data), modified=modified)
-
-    def hold(self, *, exclusive: bool) -> Hold | None:
-        """Lock the place for threads of this process."""
-        with self._changed:
-            if exclusive:
-                if self._holders:
-                    return None
-                self._holders = -1
-            else:
-                self._changed.wait_for(lambda: self._holders >= 0)
-                self._holders += 1
-        return _MemoryHold(self, exclusive=exclusive)
-
-    def _object(self, name: str) -> tuple[bytes, int]:
-        require_plain_name(name)
-        try:
-            return self._objects[name]
-        except KeyError:
-            raise FileNotFoundError(f"no object {self.location(name)}") from None
-
-    def _release(self, *, exclusive: bool) -> None:
-        with self._changed:
-            self._holders = 0 if exclusive else self._holders - 1
-            self._changed.notify_all()
-
-
-class _MemoryHold(Hold):
-    def __init__(self, storage: MemoryStorage, *, exclusive: bool) -> None:
-        self._storage: MemoryStorage | None = storage
-        self._exclusive = exclusive
-
-    def close(self) -> None:
-        """Release the lock."""
-        storage, self._storage = self._storage, None
-        if storage is not None:
-            storage._release(exclusive=self._exclusive)
 
 
 def require_plain_name(name: str) -> None:

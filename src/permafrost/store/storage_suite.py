@@ -160,6 +160,25 @@ class StorageSuite:
         with h5py.File(storage.readable("a.h5"), "r", locking=False) as file:
             assert file["numbers"][10:13].tolist() == [10, 11, 12]
 
+    # Places
+
+    def test_a_place_below_has_objects_of_its_own(self, storage: Storage) -> None:
+        storage.put("a", b"here")
+        storage.below("b/c").put("a", b"below")
+
+        assert storage.get("a") == b"here"
+        for below in (storage.below("b/c"), storage.below("b").below("c")):
+            assert below.list() == ["a"] and below.get("a") == b"below"
+        assert not storage.below("b").exists("a") and not storage.below("c").exists("a")
+        assert storage.below("c").list() == []
+
+    def test_what_is_written_leaves_nothing_behind(self, storage: Storage) -> None:
+        assert storage.leftovers() == []
+        storage.put("a", b"1")
+        storage.put_if_absent("a", b"2")
+
+        assert storage.leftovers() == []
+
     # Locks
 
     def test_several_hold_a_place_at_once_and_write_to_it(self, storage: Storage) -> None:

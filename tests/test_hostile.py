@@ -66,7 +66,7 @@ def made_set(folder: Path, **changes) -> Path:
         ({"store": "/etc"}, "its store '/etc' lies outside its folder"),
         ({"labels": np.array([0, 1, 2, 0])}, "labels has numbers outside 0 to 1"),
         ({"labels": np.array([0, -1, 1, 0])}, "labels has numbers outside 0 to 1"),
-        ({"splits": np.array([0, 1, 7, 0], np.uint8)}, "splits has others than train, validation, test"),
+        ({"splits": np.array([0, 1, 7, 0], np.uint8)}, "splits has values other than train, validation, test"),
         ({"places": np.array([[9, 0]] * 4)}, "places has numbers outside 0 to 0"),
         ({"places": np.array([[0, 0]] * 3)}, r"places has shape \(3, 2\) instead of \(4, 2\)"),
         ({"spec": spec_with(shapes=((2, 3), (4,)))}, "its trunk has 2 tensors per image instead of one"),

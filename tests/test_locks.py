@@ -36,9 +36,9 @@ def test_a_lock_is_not_of_a_folder_made_anew_in_the_place_of_the_locked_one(tmp_
     folder.mkdir()
 
     with FolderLock(folder, exclusive=True) as lock:
-        assert lock.is_of(folder)
+        assert lock.is_at(folder)
         folder.rename(tmp_path / "moved")
-        assert not lock.is_of(folder)
+        assert not lock.is_at(folder)
         folder.mkdir()
-        assert not lock.is_of(folder)
-        assert lock.is_of(tmp_path / "moved")
+        assert not lock.is_at(folder)
+        assert lock.is_at(tmp_path / "moved")

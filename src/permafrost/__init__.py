@@ -7,7 +7,11 @@
     run = pf.fit_head(features, head="logistic", out="runs/first")
     tuned = pf.finetune(run, unfreeze="mixed6", epochs=5)
 
-Importing the package loads none of NumPy, TensorFlow, Keras, scikit-learn and h5py. Each public name is imported from
+The packages follow the work: `images` reads pixels, `trunk` cuts a pretrained base, `engines` run it, `store` holds the
+features, `extraction` fills the store, `heads` are fitted to the features, `model` exports one Keras model, and
+`finetuning` trains the top of the base. `training` is the loop that heads and fine-tuning share.
+
+Importing the package does not load NumPy, TensorFlow, Keras, scikit-learn or h5py. Each public name is imported from
 its module when it is first used.
 """
 

@@ -82,7 +82,7 @@ def commit_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def create_bytes(path: Path, data: bytes | memoryview) -> bool:
-    """Write `data` to `path` atomically and durably, unless there is such a file; missing folders are made.
+    """Write `data` to `path` atomically and durably, unless the file exists; missing folders are made.
 
     Returns:
         Whether this call wrote it: of several processes at once exactly one does.
@@ -108,12 +108,12 @@ def create_bytes(path: Path, data: bytes | memoryview) -> bool:
 
 
 def _link(temporary: Path, path: Path) -> bool:
-    """Give a file the name `path` unless it is taken; return whether it was free."""
+    """Link a temporary file to `path` unless that name is taken; return whether it was free."""
     try:
         os.link(temporary, path)
     except FileExistsError:
         return False
-    except OSError:  # A file system without hard links: two that write at once may both find the name free.
+    except OSError:  # A file system without hard links: two concurrent writers may both find the name free.
         if path.exists():
             return False
         os.replace(temporary, path)
@@ -124,7 +124,7 @@ def _link(temporary: Path, path: Path) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield an empty temporary file beside `path`, and rename it to `path` if the block succeeds.
 
-    The block writes to the file by its name. It must not replace it by another file, which would not be locked.
+    The block writes to this file. It must not replace it with another one, which would not be locked.
 
     Raises:
         WriteError: the disk is full, the folder is read-only, or similar.
@@ -197,7 +197,7 @@ def remove_path(path: Path) -> None:
 
 
 def path_size(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder; 0 if it has gone."""
+    """Return the size in bytes of a file, or of all files in a folder; 0 if it is gone."""
     with contextlib.suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             return sum(path_size(each) for each in path.iterdir())
@@ -231,8 +231,8 @@ def _locked_temporary(path: Path, make: Callable[[Path], int]) -> Iterator[Path]
         temporary = temporary_name(path)
         handle = make(temporary)
         try:
-            # Another process may look for leftovers right now: it holds a shared lock for a moment, and removes the
-            # file if it finds it without a lock of ours.
+            # Another process may be looking for leftovers: it takes a shared lock for a moment, and removes the file
+            # if it is not locked yet. Then this starts again with a new file.
             try_lock(handle, exclusive=True, wait=True)
             if is_at(handle, temporary):
                 yield temporary
@@ -268,7 +268,7 @@ def _left_over(path: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        # On a network file system a lock may not be visible to other machines; a process's number never is.
+        # On a network file system a lock may not be visible to other machines; a process ID never is.
         free = try_lock(handle, exclusive=False)
         yield bool(named and free and not _is_running(int(named[1]), since=os.fstat(handle).st_mtime))
     finally:
@@ -276,7 +276,7 @@ def _left_over(path: Path) -> Iterator[bool]:
 
 
 def _is_running(process: int, *, since: float) -> bool:
-    """Return whether the process with this number runs, and had it at the time `since` already."""
+    """Return whether the process with this ID is running, and was at the time `since`."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

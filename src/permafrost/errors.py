@@ -4,14 +4,14 @@ Each prints as one line and ends a command with exit status 2. Any other excepti
 
     PermafrostError
     ├── OptionError             an option has a wrong value, or two options contradict each other
-    ├── DatasetError            the dataset cannot be read: no folder, no images, one class, a wrong table
+    ├── DatasetError            the dataset cannot be read: no folder, no images, only one class, a bad table
     ├── ImageError              an image cannot be decoded
     ├── BaseError               an unknown base, or one that cannot be built as requested
     │   ├── WeightsError        weights are missing, do not fit, or are not finite
     │   └── CutError            an unknown layer, or one that cannot be cut at
     ├── EngineError             an engine is not installed, or does not agree with Keras
     ├── FeatureError            a feature is not finite
-    ├── StoreError              the files of cached features
+    ├── StoreError              the files of cached features cannot be used
     │   ├── ShardError          a shard is missing, damaged, or from another trunk
     │   ├── SetError            not a feature set, a damaged one, or one that does not match its store
     │   ├── VersionError        a store or feature set of another format version

@@ -59,8 +59,8 @@ class FolderLock:
     def __del__(self) -> None:
         self.close()
 
-    def is_of(self, folder: Path) -> bool:
-        """Return whether `folder` still names the folder that is locked, and not one made anew in its place."""
+    def is_at(self, folder: Path) -> bool:
+        """Return whether `folder` still names the locked folder, and not a new one in its place."""
         return self._handle is not None and is_at(self._handle, folder)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _MemoryController:
-    """Where one version of Linux control groups keeps its memory limits.
+    """The files in which one version of Linux control groups gives its memory limits.
 
     Attributes:
         name: the controller's name in `/proc/self/cgroup`.

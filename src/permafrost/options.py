@@ -22,11 +22,11 @@ _Documented = TypeVar("_Documented", bound=Callable[..., Any])
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a field says about its option.
+    """The metadata of an option, attached to its field.
 
     Attributes:
         help: one or two sentences for `--help` and the documentation.
-        default: text for the default where the value itself does not explain it, e.g. "the base's own" for None.
+        default: text shown instead of the default value, e.g. "the base's own" for None.
         metavar: a placeholder for the value on the command line.
         choices: the permitted strings; any if empty.
         minimum, maximum: the permitted range of a number, both included; None for no limit.
@@ -56,7 +56,7 @@ class Description:
         return ", ".join(f"{words} {limit:g}" for words, limit in parts if limit is not None)
 
     def allows(self, value: float) -> bool:
-        """Return whether a number lies in the permitted range; NaN lies in none."""
+        """Return whether a number is in the permitted range; NaN is in no limited range."""
         if not self.range:
             return True
         return (
@@ -74,7 +74,7 @@ def option(default: Any, help: str, *, shown: str | None = None, **limits: Any) 
     Args:
         default: the default value.
         help: as in `Description`.
-        shown: text for the default, as `Description.default`.
+        shown: `Description.default`.
         **limits: further fields of `Description`.
     """
     return dataclasses.field(default=default, metadata={_KEY: Description(help=help, default=shown, **limits)})

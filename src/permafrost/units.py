@@ -21,11 +21,12 @@ def size(count: float) -> str:
 
 
 def parse_size(text: str | int) -> int:
-    """Return the number of bytes that a text means.
+    """Parse a number of bytes.
 
     Args:
-        text: a number with or without a unit, such as `20GB`, `20G`, `1.5 GiB` or `0`. Upper and lower case are the
-            same. `K`, `M`, `G` and `T` are powers of 1000, `Ki`, `Mi`, `Gi` and `Ti` powers of 1024; a `B` may follow.
+        text: a number with or without a unit, such as `20GB`, `20G`, `1.5 GiB` or `0`, in upper or
+            lower case. `K`, `M`, `G` and `T` are powers of 1000, `Ki`, `Mi`, `Gi` and `Ti` powers of 1024; a `B` may
+            follow.
 
     Raises:
         OptionError: the text is not a number of bytes.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permafrost.engines.keras_engine import size_for_few
+from permafrost.engines.keras_engine import batch_size_for
 from permafrost.engines.selection import Engine, make_engine
 from permafrost.errors import OptionError
 from samples import PX, tiny_model
@@ -88,4 +88,4 @@ def test_an_engine_that_is_not_there_is_refused_with_those_that_are(model):
 
 @pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 1), (2, 2), (3, 4), (9, 16), (17, 32), (32, 32), (100, 32)])
 def test_few_images_are_padded_to_a_power_of_two(count, size):
-    assert size_for_few(count, 32) == size
+    assert batch_size_for(count, 32) == size

@@ -22,7 +22,7 @@ def press() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_is_heard_at_the_next_check():
+def test_ctrl_c_takes_effect_at_the_next_check():
     steps = []
 
     with pytest.raises(KeyboardInterrupt), interrupts.deferred() as interrupted:
@@ -35,7 +35,7 @@ def test_ctrl_c_is_heard_at_the_next_check():
     assert steps == ["after it was pressed"]
 
 
-def test_it_is_heard_at_the_end_of_the_block_at_the_latest():
+def test_it_takes_effect_at_the_end_of_the_block_at_the_latest():
     done = False
 
     with pytest.raises(KeyboardInterrupt), interrupts.deferred():
@@ -45,15 +45,15 @@ def test_it_is_heard_at_the_end_of_the_block_at_the_latest():
     assert done
 
 
-def test_pressed_again_it_stops_at_once():
+def test_a_second_ctrl_c_takes_effect_immediately():
     with pytest.raises(KeyboardInterrupt), interrupts.deferred():
         press()
         press()
         pytest.fail("it went on")
 
 
-def test_what_waits_for_no_thread_is_stopped_at_once():
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred() as interrupted, interrupted.at_once():
+def test_ctrl_c_takes_effect_immediately_where_no_thread_is_waited_for():
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred() as interrupted, interrupted.immediate():
         press()
         pytest.fail("it went on")
 
@@ -61,7 +61,7 @@ def test_what_waits_for_no_thread_is_stopped_at_once():
 def test_what_takes_long_is_not_begun_after_ctrl_c():
     with pytest.raises(KeyboardInterrupt), interrupts.deferred() as interrupted:
         press()
-        with interrupted.at_once():
+        with interrupted.immediate():
             pytest.fail("it was begun")
 
 
@@ -69,7 +69,7 @@ def test_after_what_takes_long_it_waits_for_a_check_again():
     done = False
 
     with pytest.raises(KeyboardInterrupt), interrupts.deferred() as interrupted:
-        with interrupted.at_once():
+        with interrupted.immediate():
             pass
         press()
         done = True

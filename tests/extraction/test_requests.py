@@ -50,7 +50,7 @@ WRONG = {
         "expected a number of pixels, or HEIGHTxWIDTH, found small",
     ),
     "unknown cut": ({"cut": "mixed7"}, CutError, "tiny has no layer mixed7"),
-    "a cut twice": ({"cut": ["top", -1]}, CutError, "cut at twice"),
+    "a cut twice": ({"cut": ["top", -1]}, CutError, "given twice"),
     "no cut": ({"cut": []}, OptionError, "no layer to cut at"),
     "one of several cuts": ({"cut": ["top", "mixed7"]}, CutError, "tiny has no layer mixed7"),
     "no weights file": ({"weights": "gone.h5"}, WeightsError, "no weights file gone.h5"),

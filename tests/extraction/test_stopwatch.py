@@ -46,7 +46,7 @@ def test_what_limits_lately_changes_with_the_times(monkeypatch):
     def wait(stage: str, seconds: float) -> str:
         with watch.waiting(stage):
             now[0] += seconds
-        return watch.limit_lately
+        return watch.recent_limit
 
     assert wait("read", 10) == "reading"
     assert [wait("compute", 3) for _ in range(2)][-1] == "computing"

@@ -233,5 +233,5 @@ def test_a_flipped_bit_in_the_places_of_views_is_noticed(take, split_photos):
     data[data.index(places) + 3] ^= 1
     Path(features.path).write_bytes(data)
 
-    with pytest.raises(SetError, match="its checksum does not hold"):
+    with pytest.raises(SetError, match="its checksum does not match"):
         open_features(features.path)

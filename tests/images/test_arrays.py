@@ -75,7 +75,7 @@ def test_labels_that_are_numbers_are_sorted_as_numbers_and_named_by_class_names(
             r"2 labels of X in .* are empty, the first is number 2; expec",
         ),
         ({"X": PIXELS[:2], "y": np.array([b"a", b""])}, r"1 labels of X in .* are empty, the first is number 1"),
-        ({"X": np.zeros((3, 4)), "y": [0, 1, 1]}, r"is not images; expected shape \(n, h, w, 3\), found \(3, 4\)"),
+        ({"X": np.zeros((3, 4)), "y": [0, 1, 1]}, r"not hold images; expected shape \(n, h, w, 3\), found \(3, 4\)"),
         ({"X": PIXELS, "y": [0] * 6}, r"only one class in .*; expected at least two, found 0"),
         ({"X": PIXELS[:0], "y": np.zeros(0, int)}, r"no images in .*arrays\.npz"),
         ({"X": PIXELS[:2], "y": [0, 3], "class_names": ["a", "b"]}, r"class_names in .* do not fit the labels"),

@@ -272,7 +272,7 @@ def test_an_intact_shard_under_another_name_is_detected_if_the_images_are_known(
 
     with pytest.raises(ShardError, match="it holds other images' rows"):
         read_all(store, first, 3, digests=rows.digests)
-    with pytest.raises(ShardError, match="its bytes are not those of its name"):
+    with pytest.raises(ShardError, match="its content does not match its name"):
         store.verify(first)
 
 
@@ -492,7 +492,7 @@ def test_a_description_changed_by_hand_is_refused(store):
     path.write_text(json.dumps(description))
 
     with pytest.raises(
-        StoreError, match=r"damaged description .*: its checksum does not hold\. Remove it and run extract"
+        StoreError, match=r"damaged description .*: its checksum does not match\. Remove it and run extract"
     ):
         Store(store.folder)
 
@@ -564,7 +564,7 @@ def test_rows_of_a_damaged_shard_with_an_intact_index_are_not_found(store):
 
     assert index.find(rows.digests[4].tobytes()) is None
     assert [str(error) for error in index.damaged] == [
-        f"damaged shard {path}: the checksum of row 0 of features does not hold. "
+        f"damaged shard {path}: the checksum of row 0 of features does not match. "
         "Run the same extract again: it computes what is missing"
     ]
 

@@ -158,7 +158,7 @@ def test_an_unknown_option_is_refused_with_the_known_ones(base, options, line):
 
 @pytest.mark.parametrize("cuts", [["top", "top"], ["top", -1], [None, 7]])
 def test_cutting_twice_at_one_layer_is_refused(base, cuts):
-    with pytest.raises(CutError, match="the same layer is cut at twice; found top, top"):
+    with pytest.raises(CutError, match="the same layer is given twice; found top, top"):
         build_trunks(base, cuts)
 
 

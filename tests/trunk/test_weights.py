@@ -142,7 +142,7 @@ def test_an_hdf5_file_of_another_kind_is_refused(tiny_base, tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["numbers"] = np.zeros(3)
 
-    with pytest.raises(WeightsError, match=r"not in a layout of weights .* Give a whole model as --base FILE\.keras"):
+    with pytest.raises(WeightsError, match=r"not a weights file in .* Give a whole model as --base FILE\.keras"):
         load_base(str(tiny_base), weights=str(tmp_path / "other.h5"))
 
 

@@ -1,1 +1,1 @@
-"""Engines run a trunk on batches of pixels, with Keras or OpenVINO. May import `images` and `trunk`."""
+"""Run a trunk on batches of pixels, with Keras or OpenVINO. May import `images` and `trunk`."""

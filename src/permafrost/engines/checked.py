@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from permafrost.engines.openvino_engine import OpenVINOEngine
 
 TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 0.05}
-"""Permitted difference by precision, relative to the largest feature. Averaged features agree to about 2e-6, maps of
-MobileNet to 2e-5. In bfloat16, with 8 bits, engines differ by 2 % that agree to 1e-6 in float32."""
+"""Permitted difference by precision, relative to the largest feature. Pooled features agree to about 2e-6, the feature
+maps of MobileNet to 2e-5. In bfloat16, which has 8 bits, engines that agree to 1e-6 in float32 differ by 2 %."""
 
 IMAGES: Final = 4
-"""Images of the first batch that are compared: more would take seconds with a slow base, and show no more."""
+"""Images of the first batch that are compared: with a slow base more would take seconds, and would show no more."""
 
 
 class CheckedEngine:
@@ -69,7 +69,7 @@ class CheckedEngine:
     def record(self) -> str:
         """What shards record: the engine, with a bound of its difference from Keras.
 
-        The bound is a power of ten, because only small shards with equal records are joined.
+        The bound is a power of ten, because shards are merged only if their records are equal.
         """
         if self.difference is None:
             return self._engine.record
@@ -112,7 +112,7 @@ class CheckedEngine:
 def largest_difference(features: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference of `features` from `expected`, relative to the largest value expected.
 
-    Values that are not finite in `expected` are left out: they are reported as another error.
+    Values that are not finite in `expected` are ignored here: they are another error, reported elsewhere.
     """
     finite = np.isfinite(expected)
     if not finite.any():

@@ -1,7 +1,7 @@
-"""Convert a Keras model to OpenVINO's form once, and store it beside the features.
+"""Convert a Keras model to OpenVINO's format once, and store it beside the features.
 
 OpenVINO reads TensorFlow's graphs, so the conversion runs on TensorFlow; if Keras uses another backend, in a process of
-its own. The stored file is a zip of OpenVINO's two files (the graph as XML, the weights as in memory) and a record of
+its own. The stored file is a zip of OpenVINO's two files (the graph as XML, the weights as raw bytes) and a record of
 what they were made from, so that a stale file is never used; its CRCs detect damage.
 """
 
@@ -39,7 +39,7 @@ _LOADING: Final = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedModel:
-    """A model in OpenVINO's form, from (n, h, w, 3) uint8 to one or several outputs.
+    """A model in OpenVINO's format, from (n, h, w, 3) uint8 to one or several outputs.
 
     Attributes:
         graph: OpenVINO's intermediate representation, XML.
@@ -64,7 +64,7 @@ class ConversionFile:
 
     @property
     def path(self) -> Path:
-        """Path of the file: `trunk.openvino`, or a name of its own for a model of several trunks."""
+        """Path of the file: `trunk.openvino`, or a distinct name for a model of several trunks."""
         several = hashlib.sha256("\n".join(self.trunks).encode()).hexdigest()[:12]
         return self.folder / (f"trunk-{several}.openvino" if len(self.trunks) > 1 else "trunk.openvino")
 
@@ -127,16 +127,16 @@ def convert(model: keras.Model) -> ConvertedModel:
 
 
 def output_names(count: int) -> list[str]:
-    """Return names of a model's outputs, in the order of the Keras model: OpenVINO orders outputs differently."""
+    """Return names for a model's outputs, in the order of the Keras model: OpenVINO orders outputs differently."""
     return [f"features_{i}" for i in range(count)]
 
 
 def load_openvino() -> ModuleType:
-    """Import OpenVINO without telemetry, and so that several threads may use it.
+    """Import OpenVINO without its telemetry, and make it ready for several threads.
 
-    Each import would report to its makers over the network. And its bindings look NumPy up at first use, under a lock
-    for which they release the GIL: two threads that get there together would deadlock (see pull request 4877 of
-    pybind11).
+    Otherwise each import would report to its makers over the network. Its bindings look up NumPy at first use, under a
+    lock for which they release the GIL: two threads that got there together would deadlock (see pull request 4877 of
+    pybind11), so this uses them once.
 
     Raises:
         EngineError: OpenVINO is not installed.
@@ -158,8 +158,8 @@ def openvino_core() -> Any:
     """Return the process's one `openvino.Core`, which lives as long as the process.
 
     On a CPU with AMX, OpenVINO's plugin gives the thread that first uses it an alternate signal stack, and unmaps it
-    with the last core, whatever thread that is on. The next signal, such as Ctrl-C, then ends the process
-    with a segmentation fault. So the core is never destroyed.
+    with the last core, whatever thread that is on. The next signal, such as Ctrl-C, then ends the process with a
+    segmentation fault. So the core is never destroyed.
 
     Raises:
         EngineError: OpenVINO is not installed.
@@ -205,7 +205,7 @@ def _convert_elsewhere(model: keras.Model, folder: str) -> None:
 
 @contextlib.contextmanager
 def _without(name: str) -> Iterator[None]:
-    """Make the import of a module fail in this block, as if it were not installed."""
+    """Make the import of a module fail in the block, as if it were not installed."""
     before = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment]
     try:

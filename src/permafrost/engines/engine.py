@@ -25,12 +25,12 @@ class Engine(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Images per batch; it may become larger after the first batch."""
+        """Images per batch; it may grow after the first batch, if Keras takes over."""
         ...
 
     @property
     def streams(self) -> int:
-        """Number of batches that are best computed at once: that many threads may call the engine."""
+        """Number of batches to compute at once for the best throughput: that many threads may call the engine."""
         ...
 
     @property
@@ -40,7 +40,7 @@ class Engine(Protocol):
 
     @property
     def why(self) -> str:
-        """Why `auto` chose this engine, unless it is the fastest one on a CPU."""
+        """Why `auto` chose this engine; empty for the one that is fastest on a CPU, and for a requested one."""
         ...
 
     @property
@@ -55,6 +55,6 @@ class Engine(Protocol):
             pixels: (n, h, w, 3) uint8, 0 to 255; n is at most the batch size.
 
         Returns:
-            For each output of the model (n, *shape) float32.
+            One array per output of the model, each (n, *shape) float32.
         """
         ...

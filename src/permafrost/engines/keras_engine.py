@@ -10,10 +10,10 @@ import numpy as np
 from permafrost.engines.device import sees_gpu
 
 
-def size_for_few(count: int, maximum: int) -> int:
+def batch_size_for(count: int, maximum: int) -> int:
     """Return the batch size for an engine that computes `count` images: the next power of two, up to `maximum`.
 
-    Few images are not padded to a whole batch, and the backend compiles for few different sizes.
+    A few images are then not padded to a full batch, and the backend compiles for only a few sizes.
     """
     return min(maximum, 1 << max(count - 1, 0).bit_length())
 
@@ -22,8 +22,8 @@ class KerasEngine:
     """Runs a model with Keras' own compiled `predict_on_batch`.
 
     Every batch is padded to one size, so that the last one neither makes the backend compile again nor is computed
-    differently from the others. Pixels go to the device as bytes, a quarter of the size of floats, and while one batch
-    is computed the next is copied there.
+    differently from the others. Pixels go to the device as bytes, a quarter of the size of floats. On a GPU the next
+    batch is copied while one is computed.
 
     Attributes:
         name: `keras/` and the backend.
@@ -35,7 +35,7 @@ class KerasEngine:
 
     Args:
         model: a model with one input.
-        batch_size: examples per batch.
+        batch_size: images per batch.
         why: why `auto` chose Keras.
     """
 
@@ -54,16 +54,16 @@ class KerasEngine:
         count = len(pixels)
         batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8 if pixels.dtype == np.uint8 else np.float32)
         batch[:count] = pixels
-        there = keras.ops.convert_to_tensor(batch) if self.streams > 1 else batch
+        inputs = keras.ops.convert_to_tensor(batch) if self.streams > 1 else batch
         with self._computing:
-            outputs = self._model.predict_on_batch(there)
+            outputs = self._model.predict_on_batch(inputs)
         if not isinstance(outputs, list | tuple):
             outputs = [outputs]
         return [np.asarray(output, np.float32)[:count] for output in outputs]
 
 
 def compute_once(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
-    """Return what Keras computes for one batch, without compiling for more batches.
+    """Compute one batch with Keras, without compiling for further batches.
 
     On JAX the whole model is compiled, since compiling each operation by itself takes longer.
 
@@ -72,7 +72,7 @@ def compute_once(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
         pixels: (n, h, w, 3) uint8.
 
     Returns:
-        For each output of the model (n, *shape) float32.
+        One array per output of the model, each (n, *shape) float32.
     """
     if keras.backend.backend() == "jax":
         return KerasEngine(model, batch_size=len(pixels))(pixels)

@@ -30,14 +30,14 @@ class OpenVINOEngine:
         record: the name with the version of OpenVINO.
         batch_size: images per batch.
         streams: number of batches that are computed at once.
-        converted: the model in OpenVINO's form, to be stored.
+        converted: the model in OpenVINO's format, to be stored.
         why, difference: empty and None; `checked.CheckedEngine` sets them.
 
     Args:
         model: from (n, h, w, 3) float32, 0 to 255, to one or several outputs.
         batch_size: images per batch; `OPENVINO_BATCH` if None.
         precision: `float32` or `bfloat16`.
-        converted: the model in OpenVINO's form, if it is stored; None converts it.
+        converted: the model in OpenVINO's format, if it is stored; None converts it.
 
     Raises:
         EngineError: OpenVINO is not installed, lacks an operation of the model, or this CPU lacks the precision.
@@ -70,7 +70,7 @@ class OpenVINOEngine:
             self._requests.put(compiled.create_infer_request())
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Compute features, as `Engine`. Of threads that call it at once, those beyond `streams` wait."""
+        """Compute features, as `Engine`. At most `streams` threads compute at once; the others wait."""
         count = len(pixels)
         if count < self.batch_size:
             batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8)
@@ -86,7 +86,7 @@ class OpenVINOEngine:
 
 
 def require_precision(core: Any, precision: str) -> None:
-    """Refuse a precision that this CPU lacks: OpenVINO would silently compute in another one.
+    """Refuse a precision that this CPU lacks, because OpenVINO would silently compute in another one.
 
     Raises:
         EngineError: the CPU lacks the precision.

@@ -7,7 +7,7 @@ from typing import Final
 ENGINES: Final = ("auto", "keras", "openvino")
 
 KERAS_BATCH: Final = 32
-"""Images in a batch with Keras."""
+"""Images per batch with Keras."""
 
 OPENVINO_BATCH: Final = 8
-"""Images in a batch with OpenVINO: what lies between two layers of common bases then fits a core's cache, or nearly."""
+"""Images per batch with OpenVINO: the data between two layers of common bases then nearly fits a core's cache."""

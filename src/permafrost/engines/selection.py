@@ -32,9 +32,9 @@ def make_engine(
     Args:
         name: one of `ENGINES`.
         model: from (n, h, w, 3) float32, 0 to 255, to one or several outputs.
-        batch_size: images per batch; a number that suits the engine if None.
+        batch_size: images per batch; the engine's default if None.
         precision: the precision in which the model computes: `float32` or `bfloat16`.
-        converted: the model in OpenVINO's form, if it is stored.
+        converted: the model in OpenVINO's format, if it is stored.
 
     Raises:
         OptionError: the name is unknown.

@@ -1,1 +1,1 @@
-"""Extraction runs images through a trunk into a store. May import the packages up to `store`."""
+"""Run images through a trunk and cache their features in a store. May import the packages up to `store`."""

@@ -89,7 +89,7 @@ class CachedStore:
             engine: the engine that computed them, for the record.
 
         Raises:
-            WriteError: the disk is full, or the like; nothing was committed.
+            WriteError: the disk is full, or similar; nothing was committed.
         """
         if self._store is None:
             about = {"libraries": library_versions(), "base_layers": self._base_layers}
@@ -103,7 +103,7 @@ class CachedStore:
         self._new |= {key: RowAddress(shard, row) for row, key in enumerate(keys)}
 
     def compact(self) -> None:
-        """Join the small shards of the store if there are many and this object has committed rows."""
+        """Merge the small shards of the store if there are many and this object has committed rows."""
         if self._store is None or not self._new:
             return
         with contextlib.suppress(WriteError):  # All rows are committed; a later run may find more room.
@@ -126,8 +126,8 @@ class CachedStore:
         return tensors
 
     def _look_again(self) -> None:
-        """Forget where rows lay, and read which rows the store holds now."""
-        assert self._store is not None, "rows move only in a store that is there"
+        """Read again which rows the store holds, and where."""
+        assert self._store is not None, "rows can only move in an existing store"
         self._damaged += self._index.damaged if self._index else []
         self._index, self._new = RowIndex(self._store), {}
 
@@ -135,8 +135,8 @@ class CachedStore:
 class FeatureCache:
     """A trunk and the stores of its features: one for images, one for augmented views.
 
-    They are two stores because only the key of views covers the augmentation: so the cached features of images are
-    found with any augmentation.
+    There are two stores because only the key of views covers the augmentation: the cached features of images are cache
+    hits with any augmentation.
 
     Attributes:
         trunk: the trunk.

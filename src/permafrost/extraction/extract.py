@@ -1,4 +1,4 @@
-"""Images to a feature set: the work behind `extract`."""
+"""`extract`: turn the images of a dataset into a feature set."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def extract(data: str | os.PathLike[str], **options: Unpack[ExtractSettings]) ->
 
 
 class Extraction:
-    """A prepared extraction: the dataset is listed, the trunks are built.
+    """A prepared extraction: the dataset has been read, and the trunks have been built.
 
     Args:
         data: the dataset, as for `extract`.
@@ -146,7 +146,7 @@ class Extraction:
         seconds = 0.0
         if compute:
             engine = engine_for(self._caches, self._options, cached_conversion(self._caches))
-            seconds = compute / try_rate(engine, self._caches[0].spec.image_size)
+            seconds = compute / measure_rate(engine, self._caches[0].spec.image_size)
         return [
             Plan(
                 set=str(path),
@@ -248,7 +248,7 @@ class Extraction:
 
 
 def _view_rows(cache: FeatureCache, path: Path, result: PipelineResult, count: int) -> ViewRows | None:
-    """Return where the augmented views are, `count` per training image; None if there are none."""
+    """Return where the augmented views are, `count` with the image itself; None without augmented views."""
     if cache.views is None:
         return None
     wanted = [(view, row, image.digest) for row, image in enumerate(result.images) for view in image.views if view]
@@ -261,7 +261,7 @@ def _view_rows(cache: FeatureCache, path: Path, result: PipelineResult, count: i
 
 
 def compute_features(dataset: Dataset, trunk: Trunk, parent: Path, options: PipelineOptions) -> np.ndarray:
-    """Return the features of images, cached ones and new ones, without writing a set.
+    """Return the features of images, cached or computed now, without writing a set.
 
     Args:
         dataset: the images; labels and splits do not matter.
@@ -284,7 +284,7 @@ def compute_features(dataset: Dataset, trunk: Trunk, parent: Path, options: Pipe
 
 
 def build_trunks_of(options: TrunkOptions) -> list[Trunk]:
-    """Load a base and cut it."""
+    """Load the base that the options name, and cut it."""
     from permafrost.trunk.bases import load_base
     from permafrost.trunk.cutting import build_trunks
     from permafrost.trunk.options import DEFAULT_BASE
@@ -297,8 +297,8 @@ def build_trunks_of(options: TrunkOptions) -> list[Trunk]:
     return build_trunks(loaded, options.cuts, pool=options.pool, precision=options.precision, dtype=options.dtype)
 
 
-def try_rate(engine: Engine, size: tuple[int, int]) -> float:
-    """Return how many images per second an engine computes, after a batch per stream to warm up."""
+def measure_rate(engine: Engine, size: tuple[int, int]) -> float:
+    """Measure how many images per second an engine computes, after a warm-up of one batch per stream."""
     pixels = np.zeros((engine.batch_size, *size, 3), np.uint8)
     with ThreadPoolExecutor(engine.streams) as threads:
         for _ in range(2):

@@ -40,7 +40,8 @@ def trunk_of(features: FeatureSet) -> Trunk:
 
     Raises:
         SetError: the store is gone, or holds another trunk's features.
-        StoreError: the trunk is missing or damaged, or gives other features than the store says.
+        StoreError: the trunk is missing, or is not the one that the store describes.
+        BaseError: the trunk's file is damaged.
     """
     if isinstance(features, ExtractedSet) and features.trunk is not None:
         return features.trunk

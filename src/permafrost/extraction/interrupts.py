@@ -1,8 +1,8 @@
 """Defer Ctrl-C to safe points.
 
-Python raises `KeyboardInterrupt` between any two instructions of the main thread. If that is just after it has acquired
-the lock of a future, the lock is never released, and the thread that needs it to set its result waits forever, and the
-process with it (https://docs.python.org/3/library/signal.html, "Note on Signal Handlers and Exceptions").
+Python raises `KeyboardInterrupt` between any two instructions of the main thread. If that thread has just acquired the
+lock of a future, the lock is never released: the thread that needs it to set its result waits forever, and so does the
+process (https://docs.python.org/3/library/signal.html, "Note on Signal Handlers and Exceptions").
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from types import FrameType
 
 
 class Interrupts:
-    """Whether Ctrl-C was pressed in a `deferred` block."""
+    """Remember whether Ctrl-C was pressed in a `deferred` block."""
 
     def __init__(self) -> None:
-        self._heard = False
-        self._at_once = False
+        self._pressed = False
+        self._immediate = False
 
     def check(self) -> None:
         """Raise `KeyboardInterrupt` if Ctrl-C was pressed.
@@ -27,28 +27,28 @@ class Interrupts:
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed.
         """
-        if self._heard:
+        if self._pressed:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
+    def immediate(self) -> Iterator[None]:
         """Do not defer Ctrl-C in this block, which waits for no other thread and may take long.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed, before or in the block.
         """
-        self._at_once = True
+        self._immediate = True
         try:
             self.check()
             yield
         finally:
-            self._at_once = False
+            self._immediate = False
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal. A second Ctrl-C interrupts immediately."""
-        if self._heard or self._at_once:
+        if self._pressed or self._immediate:
             signal.default_int_handler(number, frame)
-        self._heard = True
+        self._pressed = True
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ def deferred() -> Iterator[Interrupts]:
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield interrupts
         return
-    signal.signal(signal.SIGINT, interrupts.hear)
+    signal.signal(signal.SIGINT, interrupts.handle)
     try:
         yield interrupts
     finally:

@@ -1,4 +1,4 @@
-"""Names of feature sets: which file a set gets if none is given, and when a file may be replaced."""
+"""Default names of feature sets, and when an existing file may be replaced."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from permafrost.store.set_reading import is_feature_set, read_set
 from permafrost.trunk.spec import TrunkSpec, portable_name
 
 COMPARED: Final = 16
-"""Images that are compared at most to find out whether two folders hold one dataset."""
+"""Maximum number of images compared to find out whether two folders hold the same dataset."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SetIdentity:
-    """What tells the feature sets of one dataset apart.
+    """What distinguishes the feature sets of one dataset.
 
     Attributes:
         spec: the spec of the trunk of images.
-        views: views of each training image, the image itself included.
-        augmentation: how views are made; empty if there are none.
+        views: number of views of each training image, the image itself included.
+        augmentation: how views are made; empty without augmented views.
     """
 
     spec: TrunkSpec
     views: int = 1
     augmentation: str = ""
 
-    def is_of(self, content: SetContent) -> bool:
-        """Return whether a set's file has this identity."""
+    def matches(self, content: SetContent) -> bool:
+        """Return whether the content of a set has this identity."""
         count = 1 if content.views is None else 1 + len(content.views.places)
         augmentation = "" if content.views is None else content.views.spec.augmentation
         found = content.spec.digest, count, augmentation
@@ -48,10 +48,10 @@ class SetIdentity:
 
 
 def check_set_path(path: Path) -> Path:
-    """Return the path of a set's file if its name is one for sets.
+    """Return the path of a set's file after checking its name.
 
     Raises:
-        OptionError: it has another ending, is hidden, or has a backslash.
+        OptionError: it does not end with `.h5`, is hidden, or has a backslash.
     """
     if path.suffix != ".h5":
         raise OptionError("a feature set is an HDF5 file", expected="--out NAME.h5", found=str(path))
@@ -61,9 +61,9 @@ def check_set_path(path: Path) -> Path:
 
 
 def default_path(dataset: Dataset, identity: SetIdentity, folder: Path = Path(DEFAULT_FOLDER)) -> Path:
-    """Return the file for a set whose name is not given: `<data>-<base>-<cut>.h5`.
+    """Return the default file of a set: `<data>-<base>-<cut>.h5`.
 
-    If that name belongs to another trunk, other views, another format version or a file that is no feature set, the
+    If that name belongs to another trunk, other views, another format version or a file that is not a feature set, the
     number of views or the key of the trunk is added. The file of the same set is replaced.
 
     Raises:
@@ -72,7 +72,7 @@ def default_path(dataset: Dataset, identity: SetIdentity, folder: Path = Path(DE
     paths = [folder / name for name in identity.names(dataset.name)]
     contents = [_content(path) for path in paths]
     for path, content in zip(paths, contents, strict=True):
-        if content is not None and identity.is_of(content):
+        if content is not None and identity.matches(content):
             if not is_same_dataset(content, dataset):
                 raise DatasetError(
                     f"{path} holds the features of another dataset of this name",
@@ -88,10 +88,10 @@ def default_path(dataset: Dataset, identity: SetIdentity, folder: Path = Path(DE
 
 
 def is_same_dataset(content: SetContent, dataset: Dataset) -> bool:
-    """Return whether a set is of this dataset, which may have been moved, and have grown or changed meanwhile.
+    """Return whether a set belongs to this dataset, which may have been moved or changed since.
 
-    It is if it was made of the same folder or file, or if an image of the set is in the dataset: the same path relative
-    to it, and the same content. Up to 16 images are compared.
+    It does if it was extracted from the same folder or file, or if one of its images is in the dataset: with the same
+    path relative to the dataset, and the same content. At most `COMPARED` images are compared.
     """
     if content.root == dataset.root:
         return True
@@ -107,7 +107,7 @@ def is_same_dataset(content: SetContent, dataset: Dataset) -> bool:
 
 
 def _content(path: Path) -> SetContent | None:
-    """Read the set in a file; return None if there is none that this version reads."""
+    """Read the set in a file; return None if the file is missing, damaged or of another version."""
     try:
         return read_set(path) if path.exists() else None
     except (SetError, VersionError):

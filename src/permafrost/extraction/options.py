@@ -1,4 +1,4 @@
-"""How images are turned into features: the options of `extract`. Loads nothing heavy."""
+"""The options of `extract`: how images become features. Loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ON_BAD: Final = ("skip", "fail")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrunkOptions:
-    """Which trunk computes the features.
+    """The options that define the trunk.
 
     Raises:
         OptionError: a value is not permitted.
@@ -146,7 +146,7 @@ class ExtractOptions(PipelineOptions, TrunkOptions):
 
 
 class ExtractSettings(TypedDict, total=False):
-    """The fields of `ExtractOptions` as optional keywords, for type checkers; a test compares them."""
+    """The fields of `ExtractOptions` as optional keywords, for type checkers; a test compares the two."""
 
     base: str | None
     weights: str | None

@@ -15,7 +15,7 @@ from permafrost.store.feature_set import FeatureSet
 
 
 def max_pixels_of(features: FeatureSet) -> int:
-    """Return the limit on pixels that a set was extracted with: images below it are read again."""
+    """Return the limit on pixels with which a set was extracted: its images are read again with the same one."""
     return int(features.about.get("max_pixels", MAX_PIXELS))
 
 

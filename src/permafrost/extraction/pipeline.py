@@ -1,4 +1,4 @@
-"""Images through an engine into stores: read, decode, compute and commit at the same time.
+"""Run images through an engine into stores: read, decode, compute and commit at the same time.
 
 Threads read, hash and decode (`reader`); others compute (`batcher`); one commits (`writer`); the calling thread
 connects them and keeps the order. An image is identified by its content: if its features are cached, it is neither
@@ -68,14 +68,14 @@ class UsedImage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PipelineResult:
-    """What became of the images of a dataset.
+    """The result of `run_images`.
 
     Attributes:
         images: the images whose features are cached now.
         skipped: index and reason of each image that could not be decoded.
         engine: the engine that computed; None if everything was cached.
-        seconds: `all`; of it, `engine` for making the engine and storing its form of the trunk; and how long the
-            calling thread waited for images (`read`), features (`compute`) and commits (`write`).
+        seconds: `all` in total; `engine` to make the engine and store the converted trunk; and what the calling thread
+            waited for images (`read`), features (`compute`) and commits (`write`).
         limit: what it waited for most: `reading`, `computing` or `writing`.
     """
 
@@ -108,14 +108,14 @@ def run_images(
         options: how images are read and computed.
         augmentation: how views are made; None if only images themselves are wanted.
         views_of: the wanted views of each image.
-        converted: the trunks in OpenVINO's form if they have just been converted and are not stored yet.
+        converted: the trunks in OpenVINO's format if they have just been converted and are not stored yet.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; finished features are committed.
         ImageError: an image cannot be decoded, and `options.on_bad` is `fail`.
         FeatureError: features are not finite; the image is named.
         EngineError: the requested engine is not available, or does not agree with Keras.
-        WriteError: the disk is full, or the like; committed features are intact.
+        WriteError: the disk is full, or similar; committed features are intact.
     """
     for cache in caches:
         for store in cache.stores:
@@ -158,7 +158,7 @@ def engine_for(caches: Sequence[FeatureCache], options: PipelineOptions, convert
     Args:
         caches: caches of trunks of one base, built together.
         options: which engine, and its batch size.
-        converted: the trunks in OpenVINO's form; None converts them.
+        converted: the trunks in OpenVINO's format; None converts them.
 
     Raises:
         EngineError: the requested engine is not available.
@@ -176,20 +176,20 @@ def engine_for(caches: Sequence[FeatureCache], options: PipelineOptions, convert
 
 
 def cached_conversion(caches: Sequence[FeatureCache]) -> ConvertedModel | None:
-    """Return the stored trunks of all caches in OpenVINO's form; None if there are none."""
+    """Return the stored trunks of all caches in OpenVINO's format; None if they are not stored."""
     weights = sum(cache.trunk.model.count_params() for cache in caches)
     return conversion_file(caches).load(max_bytes=CONVERTED_BYTES + 8 * weights)  # Twice the size of float32.
 
 
 def conversion_file(caches: Sequence[FeatureCache]) -> ConversionFile:
-    """Return the file of the trunks of all caches in OpenVINO's form, in the store of the first."""
+    """Return the file of the trunks of all caches in OpenVINO's format, in the store of the first."""
     from permafrost.engines.conversion import ConversionFile
 
     return ConversionFile(caches[0].folder, tuple(cache.spec.digest for cache in caches))
 
 
 class _Computation:
-    """Computes and commits missing rows. The engine is made for the first of them: there may be none."""
+    """Computes and commits missing rows. The engine is made for the first of them, as there may not be any."""
 
     def __init__(
         self, reader: Reader, stopwatch: Stopwatch, converted: ConvertedModel | None, interrupted: Interrupts
@@ -239,7 +239,7 @@ class _Computation:
     def _start(self) -> Batcher:
         """Make the engine, and start the threads that compute and commit."""
         caches, started = self._reader.caches, time.perf_counter()
-        with self._interrupted.at_once():
+        with self._interrupted.immediate():
             self._stored = cached_conversion(caches)
             self._engine = engine_for(caches, self._reader.options, self._stored or self._converted)
         names = self._reader.dataset.names
@@ -259,7 +259,7 @@ def _progress(count: int, stopwatch: Stopwatch, *, shown: bool) -> Iterator[Call
         def done(was_cached: bool) -> None:
             nonlocal cached
             cached += was_cached
-            if bar.update():  # It has just been drawn: the text of the next drawing is made now, not for each image.
-                bar.set_postfix_str(f"{cached:,} cached, limited by {stopwatch.limit_lately}", refresh=False)
+            if bar.update():  # Just redrawn: set the text of the next drawing now, not for each image.
+                bar.set_postfix_str(f"{cached:,} cached, limited by {stopwatch.recent_limit}", refresh=False)
 
         yield done

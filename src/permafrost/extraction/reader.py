@@ -35,7 +35,7 @@ CACHED_TASK: Final = 32
 """Images per task if none had to be."""
 
 AHEAD: Final = 64
-"""Images decoded ahead at least, so that the engine need not wait: a few megabytes at common sizes."""
+"""Minimum number of images decoded ahead, so that the engine need not wait: a few megabytes at common sizes."""
 
 LOADED_BYTES: Final = 4 * 2**20
 """Approximate bytes of undecoded images that a thread holds while it looks their rows up."""
@@ -44,7 +44,7 @@ SERIALIZE_BELOW: Final = 0.00025
 """Below this many seconds per image, reads are serialized: an image of up to about 200 kB in the file cache."""
 
 DECODING_BYTES: Final = 512 * 2**20
-"""Bytes of full-size images that are decoded at the same time; a larger one is decoded alone."""
+"""Maximum bytes of full-size images being decoded at the same time; a larger image is decoded alone."""
 
 ViewsOf = Callable[[int, bytes], Sequence[int]]
 """Returns the wanted views of an image, given its index in the dataset and its digest."""

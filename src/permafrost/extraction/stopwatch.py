@@ -1,4 +1,4 @@
-"""Measure where overlapping work spends its time: what the thread that connects it waits for."""
+"""Measure which stage limits overlapping work: the one that the calling thread waits for most."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
 STAGES: Final = {"read": "reading", "compute": "computing", "write": "writing"}
-"""What can be waited for, with the name for people."""
+"""The stages, each with its name for people."""
 
 WINDOW: Final = 2.0
 """Seconds of the window in which the current limit is measured."""
@@ -56,7 +56,7 @@ class Stopwatch:
         return STAGES[max(self.seconds, key=lambda stage: self.seconds[stage])]
 
     @property
-    def limit_lately(self) -> str:
+    def recent_limit(self) -> str:
         """What was waited for most in the last two to four seconds."""
         now = time.perf_counter()
         if now - self._turned >= WINDOW:

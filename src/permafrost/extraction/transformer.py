@@ -32,7 +32,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     Args:
         base, weights, cut, pool, image_size, preprocessing, dtype, precision, engine, batch_size, workers: as for
             `extract`. Features that are not pooled are flattened.
-        store: folder of the cache, as the folder of `out` in `extract`.
+        store: folder of the cache, like the folder of `out` in `extract`.
 
     Attributes:
         spec_: everything that a feature value depends on, a `TrunkSpec`.
@@ -91,7 +91,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Return the features of images; cached ones are not computed again.
 
         Args:
-            X: n paths of files; or n arrays (h, w, 3), numbers from 0 to 255, of any sizes, or one array of them.
+            X: n paths of files; or n arrays (h, w, 3), of numbers from 0 to 255 and of any sizes, or one array of them.
 
         Returns:
             (n, n_features_out_) float32, in the order of `X`.

@@ -1,4 +1,4 @@
-"""Commit finished features in a thread of its own, a shard whenever enough have come together."""
+"""Commit finished features in a separate thread, as one shard whenever enough have accumulated."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from permafrost.engines.selection import Engine
 
 COMMIT_SECONDS: Final = 0.5
-"""Seconds after which finished rows are committed: a kill loses no more than those."""
+"""Seconds after which finished rows are committed: a kill loses no more than these."""
 
 COMMIT_BYTES: Final = 64 * 2**20
-"""Bytes of finished rows that are committed at once if they come together sooner."""
+"""Bytes of finished rows after which they are committed, if these accumulate sooner."""
 
 
 class Cache(Protocol):
@@ -39,7 +39,7 @@ class Cache(Protocol):
 class Writer:
     """Commits the features that one engine computes to the caches of its trunks.
 
-    When the `with` block ends, by an error or Ctrl-C too, all features that were added are committed.
+    When the `with` block ends, even by an error or Ctrl-C, all features that were added are committed.
 
     Args:
         caches: the caches, in the order of the model's outputs.

@@ -11,7 +11,7 @@ import numpy as np
 
 from permafrost.errors import ImageError
 from permafrost.extraction.cache import FeatureCache
-from permafrost.extraction.extract import try_rate
+from permafrost.extraction.extract import measure_rate
 from permafrost.extraction.options import PipelineOptions
 from permafrost.extraction.originals import Originals, max_pixels_of
 from permafrost.extraction.pipeline import cached_conversion, engine_for, run_images
@@ -158,7 +158,7 @@ class FeatureComputation:
         engine = engine_for([self._cache], self._options, cached_conversion([self._cache]))
         # Only its model is used again: `run` needs an engine that is checked against Keras on a batch of images.
         self._converted = engine.converted
-        return try_rate(engine, self._cache.spec.image_size)
+        return measure_rate(engine, self._cache.spec.image_size)
 
     def run(self) -> None:
         """Compute what is missing and commit it.

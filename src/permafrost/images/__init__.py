@@ -1,4 +1,4 @@
-"""Image files and arrays to RGB pixels; datasets with labels and splits; augmented views.
+"""Decode image files and arrays to RGB pixels, read datasets with labels and splits, and make augmented views.
 
 Imports neither Keras nor HDF5.
 """

@@ -37,7 +37,7 @@ class _Part:
 def read_arrays(path: str) -> Entries:
     """Read a dataset from an npz file.
 
-    Labels are whole numbers or names. An array `class_names`, if there is one, gives the name of each number.
+    Labels are whole numbers or names. An optional array `class_names` gives the name of each number.
 
     Raises:
         DatasetError: the file cannot be read, does not fit into memory, or an array is missing or of the wrong shape.
@@ -106,7 +106,9 @@ def _require_memory(path: str, members: zipfile.ZipFile) -> None:
 def _check_part(path: str, part: _Part) -> None:
     images, labels = part.images, part.labels
     if images.ndim not in (3, 4):
-        raise DatasetError(f"{part.key} in {path} is not images", expected="shape (n, h, w, 3)", found=images.shape)
+        raise DatasetError(
+            f"{part.key} in {path} does not hold images", expected="shape (n, h, w, 3)", found=images.shape
+        )
     if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iuUS":
         raise DatasetError(
             f"labels of {part.key} in {path} are not one class per image",
@@ -128,12 +130,12 @@ def _plain(label: Any) -> Any:
 
 
 def _class_names(path: str, values: list[Any], names: np.ndarray | None) -> dict[Any, str]:
-    """Return the class name of each label, sorted by label: numbers as numbers.
+    """Return the class name of each label, sorted by label, and numbers by value.
 
     Args:
         path: the file, for errors.
         values: the labels, each an int or a str.
-        names: for labels that are numbers the name of each, or None.
+        names: the name of each number, or None.
     """
     if len({type(value) for value in values}) > 1:
         raise DatasetError(f"labels in {path} are numbers in one split and names in another", expected="the same kind")

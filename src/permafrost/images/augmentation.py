@@ -1,11 +1,11 @@
-"""Augmented views of an image: deterministic, so that a cached view equals one that is made anew.
+"""Augmented views of an image: deterministic, so that a cached view equals a newly made one.
 
-A view follows from the image's content, the view's number and the augmentation alone. Adding, moving or relabelling
+A view depends only on the image's content, the view's number and the augmentation. Adding, moving or relabelling
 images changes no view.
 
 The rule (`AUGMENTING`): flip, shift, rotation and zoom are one affine map about the centre of the image, with bilinear
-interpolation and reflection at the borders, so that pixels are resampled once. Then contrast about the image's mean and
-brightness are one table of 256 values. The pixels are those that the trunk sees, already resized and rounded.
+interpolation and reflection at the borders, so that pixels are resampled once. Then one table of 256 values changes
+contrast, about the image's mean, and brightness. The pixels are those that the trunk sees, already resized and rounded.
 
 OpenCV does both and releases the GIL, so threads share the work. Pillow, with reflection by NumPy, takes four times as
 long.
@@ -43,7 +43,7 @@ class Augmentation:
         shift: maximum shift up, down, left or right, as a fraction of the height or width, 0 to 1.
         rotate: maximum rotation in both directions, in degrees, 0 to 180.
         zoom: the scale is between 1 - `zoom` and 1 + `zoom`; 0 to 0.9.
-        brightness: maximum that is added to or subtracted from pixels, as a fraction of 255, 0 to 1.
+        brightness: maximum that is added to or subtracted from each pixel value, as a fraction of 255, 0 to 1.
         contrast: differences from the image's mean are multiplied by 1 - `contrast` to 1 + `contrast`; 0 to 1.
 
     Raises:
@@ -130,7 +130,7 @@ class Views:
 
 
 def read_views(views: int | str | None, augment: str | None, *, live: bool = False) -> Views:
-    """Return the views that a user asks for.
+    """Parse the options for views.
 
     Args:
         views: number of views of each training image, including the image itself; `live` for new ones in each epoch;
@@ -154,7 +154,7 @@ def read_views(views: int | str | None, augment: str | None, *, live: bool = Fal
 
 
 def read_augmentation(text: str) -> Augmentation:
-    """Return the augmentation that a text like `flip,shift=0.05,rotate` describes.
+    """Parse an augmentation such as `flip,shift=0.05,rotate`.
 
     Raises:
         OptionError: an unknown name, a range that is not a number or exceeds its limit, or no augmentation at all.
@@ -201,9 +201,9 @@ def _number(name: str, value: str) -> float:
 
 
 def _draws(digest: bytes, number: int) -> list[float]:
-    """Return seven numbers from -1 to 1 for a view, each always for the same augmentation.
+    """Return seven pseudorandom numbers from -1 to 1 for a view, one for each parameter of an augmentation.
 
-    They come from a hash, since the numbers of a random generator may change with NumPy's version.
+    They come from a hash, because NumPy's random numbers may change with its version.
     """
     stream = hashlib.shake_128(b"permafrost view\n" + digest + number.to_bytes(8, "little")).digest(7 * 8)
     return [int.from_bytes(stream[i : i + 8], "little") / 2**63 - 1 for i in range(0, len(stream), 8)]
@@ -212,7 +212,7 @@ def _draws(digest: bytes, number: int) -> list[float]:
 def _inverse_map(
     size: tuple[int, ...], *, flip: bool, shift: tuple[float, float], degrees: float, scale: float
 ) -> np.ndarray:
-    """Return the affine map from the x and y of a view to those of its image, (2, 3) float64."""
+    """Return the affine map from coordinates (x, y) in a view to those in its image, (2, 3) float64."""
     height, width = size
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     cosine, sine = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
@@ -224,6 +224,6 @@ def _inverse_map(
 
 
 def _table(pixels: np.ndarray, factor: float, added: float) -> np.ndarray:
-    """Return the new value of each of the 256 values, (256,) uint8."""
+    """Return the table that changes brightness and contrast: the new value of each pixel value, (256,) uint8."""
     mean = float(pixels.mean())
     return np.clip(np.round((np.arange(256) - mean) * factor + mean + added), 0, 255).astype(np.uint8)

@@ -1,6 +1,6 @@
 """A dataset: paths, labels, splits and class names, read from a folder, a CSV or an npz file.
 
-Labels belong to the dataset and never to the features: one image can have any number of labels in different datasets.
+Labels belong to the dataset, never to the features: an image can have different labels in different datasets.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Dataset:
         labels: the index of each image's class.
         splits: the split of each image, or None if the dataset does not give it.
         class_names: the classes, sorted.
-        skipped: names of things that were found and are not images, with the reason.
+        skipped: names of other files and folders that were found, each with the reason why it is not used.
         arrays: the images themselves if they come from an npz file.
     """
 

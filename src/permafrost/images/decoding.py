@@ -7,11 +7,11 @@ The decoding rule (`trunk.spec.DECODING`):
 - Grey is repeated in three channels. Palettes are looked up. CMYK and other colour spaces are converted by Pillow
   without a colour profile. 16-bit grey is scaled to 8 bits (65,535 becomes 255), not clipped.
 - Alpha is dropped, as `keras.utils.load_img` and TensorFlow do, so that training and inference agree.
-- Of an animation the first frame is used.
+- Only the first frame of an animation is used.
 - Floating-point and 32-bit integer pixels have no known range and are refused.
 
-Decoding is thread-safe and depends on nothing but its arguments: Pillow's limit on pixels, which is one for the whole
-process, is neither used nor changed. Pillow may issue warnings about damaged metadata.
+Decoding is thread-safe and changes no global state. Pillow's limit on pixels, which is process-wide, is never changed;
+only a few formats, such as WebP, still apply it themselves. Pillow may issue warnings about damaged metadata.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EXTENSIONS: Final = frozenset({
     ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2",
 })
 # fmt: on
-"""Extensions of file names that are taken for images. The format follows from a file's content alone."""
+"""File name extensions of images. The format of a file is detected from its content alone."""
 
 
 _SIXTEEN_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -130,7 +130,7 @@ class DecodingMemory:
     """A bound on the memory of full-size images that several threads decode at the same time.
 
     Args:
-        total: bytes. An image that needs more is decoded while no other is.
+        total: bytes. An image that needs more is decoded alone.
     """
 
     def __init__(self, total: int) -> None:
@@ -162,8 +162,8 @@ def as_pixels(array: np.ndarray) -> np.ndarray:
         (h, w, 3) uint8.
 
     Raises:
-        ImageError: the array has another shape, or values outside 0 to 255. Fractions of which none exceeds 1 are
-            refused too: they are most likely scaled to 0 to 1, and would be rounded to black.
+        ImageError: the array has another shape, or values outside 0 to 255. Fractions that are all
+            at most 1 are refused too: they are most likely scaled to 0 to 1, and would be rounded to black.
     """
     array = np.asarray(array)
     if array.ndim == 2:
@@ -183,7 +183,7 @@ def as_pixels(array: np.ndarray) -> np.ndarray:
 
 
 _PIXEL_BYTES: Final = 8
-"""Bytes that a pixel needs at most while it is decoded: Pillow stores RGB in four, and a turned image twice."""
+"""Maximum bytes per pixel while an image is decoded: Pillow stores RGB in four, and a rotated image twice."""
 
 
 @contextlib.contextmanager
@@ -227,7 +227,7 @@ def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object] = lambd
 def _identified(data: bytes) -> ImageFile.ImageFile:
     """Open an image file's bytes with the first of Pillow's formats that accepts them.
 
-    This is `PIL.Image.open` without its limit on pixels, which only a variable of the whole process changes.
+    This is `PIL.Image.open` without its limit on pixels, which can only be changed for the whole process.
     """
     from PIL import Image
 
@@ -239,7 +239,7 @@ def _identified(data: bytes) -> ImageFile.ImageFile:
             make, accepts = Image.OPEN[name]
             with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # It is not this format.
                 accepted = accepts(data[:16]) if accepts else True
-                if accepted and not isinstance(accepted, str):  # Text explains why Pillow cannot read the format here.
+                if accepted and not isinstance(accepted, str):  # A string says why Pillow cannot read it.
                     return make(io.BytesIO(data), "")
     raise ImageError("not an image in any format that Pillow reads")
 
@@ -256,7 +256,7 @@ def _load(image: ImageFile.ImageFile) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return an image as its EXIF orientation says it is to be seen."""
+    """Return an image turned upright according to its EXIF orientation."""
     from PIL import ExifTags, Image
 
     turns = {
@@ -272,7 +272,7 @@ def _upright(image: Image.Image) -> Image.Image:
         turn = turns.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Warning:  # With `python -W error` a warning does not mean that the metadata cannot be read.
         raise
-    except Exception:  # Metadata that cannot be read says nothing about the pixels.
+    except Exception:  # The pixels may be fine even if the metadata cannot be read.
         return image
     return image if turn is None else image.transpose(turn)
 
@@ -287,5 +287,5 @@ def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
         return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ImageError("pixels of no known range", expected="8 or 16 bits per channel", found=f"mode {image.mode}")
-    # By way of RGBA, palettes keep their colours where an entry is transparent.
+    # Converted by way of RGBA, a palette keeps its colours if one of its entries is transparent.
     return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")

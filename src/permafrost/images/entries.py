@@ -1,4 +1,4 @@
-"""The common form in which folders, tables and arrays are read, and the error of all that cannot be read."""
+"""What the readers of folders, tables and arrays return, and the error that they raise for unreadable files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Entries:
         names: the name of each image, as `Dataset.names`.
         labels: the class name of each image.
         splits: the split of each image, or None if the dataset does not give it.
-        skipped: names of things that are not images, with the reason.
+        skipped: names of other files and folders, each with the reason why it is not used.
         class_names: the classes in order; those of `labels`, sorted, if None.
         arrays: the images themselves if they are in memory: (h, w) or (h, w, c) each.
     """

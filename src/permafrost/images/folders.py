@@ -11,7 +11,7 @@ from permafrost.images.splits import SPLIT_FOLDERS
 
 
 def walk_images(root: str, folder: str = "") -> Iterator[tuple[str, str | None]]:
-    """Yield the images below a folder at any depth, and everything else there with the reason why it is skipped.
+    """Yield the images below a folder at any depth, and everything else there with the reason for skipping it.
 
     Hidden files and folders are skipped, and links to folders are not followed. Files are not opened.
 
@@ -43,7 +43,7 @@ def walk_images(root: str, folder: str = "") -> Iterator[tuple[str, str | None]]
 
 
 def read_folder(root: str) -> Entries:
-    """Read a dataset from a folder with one folder per class, or with split folders that have those.
+    """Read a dataset from a folder with one folder per class, or with split folders that contain such folders.
 
     The folders of a root are split folders if one of them is called `train` or the like and has folders in it.
 

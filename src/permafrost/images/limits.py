@@ -8,4 +8,4 @@ MAX_PIXELS: Final = 178_956_970
 """Default maximum number of pixels of an image; Pillow refuses larger ones as decompression bombs."""
 
 DEFAULT_AUGMENTATION: Final = "flip,shift,rotate,zoom"
-"""How views differ from their image if there are views and no augmentation is given."""
+"""Default augmentation of views."""

@@ -1,4 +1,4 @@
-"""Resize pixels by the one rule that extraction and the exported model share (`trunk.spec.RESIZING`).
+"""Resize pixels with the rule that extraction and the exported model share (`trunk.spec.RESIZING`).
 
 Pillow's antialiased bilinear filter resizes straight to the new height and width. The aspect ratio is not preserved, as
 in `keras.layers.Resizing`. An image that has the new size already is returned unchanged.

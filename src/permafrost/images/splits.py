@@ -1,4 +1,4 @@
-"""Splits: their names, and the split that follows from the content of an image."""
+"""Splits: their names, and the assignment of images to them by content."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SPLIT_FOLDERS: Final = {
 """Names of split folders, and of splits in a CSV or npz file, with the split that each means; case does not matter."""
 
 VALIDATION_FRACTION: Final = 0.15
-"""Default fraction for validation of the images whose split the dataset does not give."""
+"""Default fraction of the images without a given split that go to validation."""
 
 TEST_FRACTION: Final = 0.15
-"""Default fraction for test of the images whose split the dataset does not give."""
+"""Default fraction of the images without a given split that go to test."""
 
 
 def assign_splits(
@@ -35,15 +35,15 @@ def assign_splits(
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
 ) -> list[str]:
-    """Return the split of each image: the given one, or else one that follows from its content.
+    """Return the split of each image: the given one, or else one derived from its content.
 
     The split of an image does not depend on the other images, and copies of an image share one.
 
     Args:
         digests: content digests, 32 bytes each.
         given: names of splits, or None for images without one.
-        validation_fraction: fraction for validation of the images without a split, 0 to 1; `VALIDATION_FRACTION` if
-            None.
+        validation_fraction: fraction of the images without a given split that go to validation, 0 to 1;
+            `VALIDATION_FRACTION` if None.
         test_fraction: likewise for test; `TEST_FRACTION` if None.
 
     Raises:
@@ -68,5 +68,5 @@ def assign_splits(
 
 
 def content_position(digest: bytes) -> float:
-    """Return a number from 0 to 1, uniformly distributed over contents, that follows from a content digest alone."""
+    """Map a content digest to a number from 0 to 1; over all digests the numbers are uniformly distributed."""
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -27,7 +27,7 @@ def read_table(path: str) -> Entries:
                 )
             rows = [_row(path, reader.line_num, row) for row in reader]
         except csv.Error as error:
-            line = reader.reader.line_num  # That of `DictReader` is the last line without an error.
+            line = reader.reader.line_num  # `DictReader.line_num` is the last line without an error.
             raise DatasetError(f"cannot read {path}, line {line}", found=str(error)) from error
     names, labels, splits = zip(*rows, strict=True) if rows else ((), (), ())
     return Entries(names=names, labels=labels, splits=splits)

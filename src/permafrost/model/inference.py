@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import keras
 import numpy as np
 
-from permafrost.engines.keras_engine import KerasEngine, size_for_few
+from permafrost.engines.keras_engine import KerasEngine, batch_size_for
 from permafrost.errors import ImageError, RunError
 from permafrost.extraction.reader import DECODING_BYTES
 from permafrost.images.decoding import DecodingMemory
@@ -103,7 +103,7 @@ def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_siz
     while batch := [pixels.astype(np.float32, copy=False) for pixels in itertools.islice(remaining, batch_size)]:
         if len({pixels.shape for pixels in batch}) > 1:
             raise ImageError("images of different sizes", expected="a model that resizes them")
-        engine = engine or KerasEngine(model, batch_size=size_for_few(len(batch), batch_size))
+        engine = engine or KerasEngine(model, batch_size=batch_size_for(len(batch), batch_size))
         results.append(engine(np.stack(batch))[0])
     return np.concatenate(results)
 

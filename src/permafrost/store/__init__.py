@@ -1,1 +1,1 @@
-"""Cached features: shards, stores and feature sets in HDF5 files. May import `images` and `trunk`; never Keras."""
+"""Cache features on disk: shards, stores and feature sets in HDF5. May import `images` and `trunk`; never Keras."""

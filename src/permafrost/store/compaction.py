@@ -5,8 +5,8 @@ rows of many small shards are copied into large ones, and then the small ones ar
 
 A crash may leave rows twice, but loses none: a small shard is removed only once each of its rows lies in a shard that
 this process has committed and read back, or in an intact one that is too large to be removed. So any number of
-processes may do it at once. A reader that has an old name looks the row up again by its content; see
-`row_reader.read_rows`.
+processes may merge at once. A reader whose shard is gone looks its rows up again by their content;
+see `row_reader.read_rows`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def compact(store: Store) -> bool:
 
 
 class _Merger:
-    """Rows of several shards of one engine, to become one shard."""
+    """Collect the rows of several shards that one engine computed, and commit them as one shard."""
 
     def __init__(self, store: Store, engine: str, large: RowIndex) -> None:
         self.bytes = 0
@@ -93,7 +93,7 @@ class _Merger:
             merged = self._store.append(rows, engine=self._engine)
             self._store.verify(merged)
         for name in self._names:
-            # Another process may have merged the same shards: then its result may be among them.
+            # If another process has merged the same shards, `merged` may be among them.
             if name != merged:
                 with contextlib.suppress(OSError):
                     self._store.delete_shard(name)

@@ -29,7 +29,7 @@ def find_duplicates(digests: np.ndarray) -> list[np.ndarray]:
 
 
 def describe_duplicates(content: SetContent) -> dict[str, Any]:
-    """Return what `extract` and `features show` report of duplicates.
+    """Summarise the duplicates in a set, as `extract` and `features show` report them.
 
     Returns:
         `images`, the number of images that repeat an earlier one; `across_splits` and `across_labels`, the number of

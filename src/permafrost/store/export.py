@@ -1,4 +1,4 @@
-"""A feature set exported to one plain file for other programs: `X`, `y`, `paths`, `class_names`, `splits`."""
+"""Export a feature set to one plain file for other programs: `X`, `y`, `paths`, `class_names`, `splits`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def export_features(features: FeatureSet, out: str | os.PathLike[str]) -> Path:
     """Write the features, labels and paths of a set to one file that needs neither a store nor this package.
 
     The file has the arrays `X` (n, *shape) float32; `y` (n,) int64, indices into `class_names`; `splits` (n,), each
-    `train`, `validation` or `test`; and `paths` (n,), relative to the dataset. In HDF5, text is UTF-8 of fixed length,
-    and paths are their bytes. In an npz file, text is Unicode, and undecodable bytes are surrogates (PEP 383).
+    `train`, `validation` or `test`; and `paths` (n,), relative to the dataset. In HDF5, text is UTF-8 of fixed length;
+    paths keep their bytes. In an npz file, text is Unicode, and undecodable bytes are surrogates (PEP 383).
 
     Args:
         features: the set.
-        out: the file, `.h5` or `.npz`. It is replaced as a whole, or left as it is.
+        out: the file, `.h5` or `.npz`. An existing one is replaced atomically.
 
     Returns:
         The file.
@@ -39,7 +39,7 @@ def export_features(features: FeatureSet, out: str | os.PathLike[str]) -> Path:
     Raises:
         OptionError: `out` has another ending, or is the set itself.
         ShardError: a shard is missing or damaged.
-        WriteError: the disk is full, or the like.
+        WriteError: the disk is full, or similar.
     """
     out = Path(out)
     if out.suffix not in FORMATS:

@@ -33,7 +33,7 @@ class FeatureSet:
         path: the absolute path of the set's file.
         spec: everything that a feature value depends on.
         class_names: the classes, in the order of the labels.
-        skipped: name and reason of everything that was found and is not in the set.
+        skipped: name and reason of everything in the dataset that is not in the set.
         root: the absolute path of the dataset.
         about: how the set was made.
     """
@@ -56,7 +56,7 @@ class FeatureSet:
 
     @property
     def content(self) -> SetContent:
-        """The content of the set's file, with the places where its rows lie now."""
+        """The content of the set's file, with the places where its rows were last found."""
         return self._rows.content
 
     @property
@@ -153,7 +153,7 @@ class FeatureSet:
         return self._rows.read(rows, view)
 
     def disk_order(self, rows: np.ndarray, *, view: int = 0) -> np.ndarray:
-        """Return the order in which the features of some images lie on disk: (k,) int64, indices into `rows`."""
+        """Return the order in which the features of some images are stored: (k,) int64, indices into `rows`."""
         return self._rows.disk_order(rows, view)
 
     def batches(
@@ -161,8 +161,8 @@ class FeatureSet:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the features and labels of a split, or of all images, in batches.
 
-        In the order of `paths` one batch is in memory at a time. Shuffled batches are read in large pieces of the disk,
-        of which two are in memory: at most half a gigabyte.
+        Without shuffling, batches have the order of `paths`, and one is in memory at a time. Shuffled batches are read
+        in large pieces, two of which are in memory at a time: at most half a gigabyte.
 
         Args:
             split: `train`, `validation` or `test`; all images if None.
@@ -199,8 +199,8 @@ def open_features(path: str | os.PathLike[str]) -> FeatureSet:
         path: the set's file, e.g. `features/photos-inception_v3-mixed7.h5`. Its store lies beside it, in `store/`.
 
     Raises:
-        SetError: the file is not a feature set, is damaged or of another version; or its store is gone, or holds
-            another trunk's features.
+        SetError: the file is not a feature set, or is damaged; or its store is gone, or holds another trunk's features.
+        VersionError: the set or its store is of another format version.
     """
     path = Path(path)
     features = FeatureSet(path, read_set(path))

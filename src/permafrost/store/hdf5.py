@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
-    """Return the bytes of an HDF5 file that is built in memory: HDF5 never writes to a disk.
+    """Build an HDF5 file in memory and return its bytes: HDF5 never writes to a disk.
 
     Equal content gives equal bytes. Metadata has checksums, as in every file of HDF5 1.10's layout.
 
@@ -25,9 +25,8 @@ def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
 
     buffer = io.BytesIO()
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
-    creation.set_obj_track_times(
-        False
-    )  # Otherwise the root group records its time, and `h5py.File` has no option for it.
+    # Otherwise the root group records its time, and `h5py.File` has no option for it.
+    creation.set_obj_track_times(False)
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
@@ -72,7 +71,7 @@ def read_version(file: h5py.File) -> int:
 
 
 def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """Return a dataset whose values lie in this file itself, contiguous and without filters.
+    """Return a dataset whose values are in this file itself, contiguous and without filters.
 
     Links, external and virtual data could read any other file; filters could run a plug-in or unpack without end;
     values that were never written would read as zeros.

@@ -1,4 +1,4 @@
-"""A storage in memory."""
+"""Storage in the memory of this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MemoryStorage(Storage):
         self._places: dict[str, MemoryStorage] = {}
         self._changed = threading.Condition()
         self._holders = 0
-        """How many hold a shared lock; -1 for an exclusive one."""
+        """Number of shared locks that are held; -1 for an exclusive one."""
 
     def location(self, name: str = "") -> str:
         """Return a made-up URL."""
@@ -29,13 +29,13 @@ class MemoryStorage(Storage):
         return io.BytesIO(self._object(name)[0])
 
     def put(self, name: str, data: bytes) -> None:
-        """Keep the bytes."""
+        """Store the bytes."""
         require_plain_name(name)
         with self._changed:
             self._objects[name] = bytes(data), time.time_ns()
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Keep the bytes unless there are some of that name."""
+        """Store the bytes, unless the object exists."""
         with self._changed:
             if name in self._objects:
                 return False
@@ -71,7 +71,7 @@ class MemoryStorage(Storage):
         return _MemoryHold(self, exclusive=exclusive)
 
     def below(self, path: str) -> MemoryStorage:
-        """Return a place that this one keeps."""
+        """Return a place in this one."""
         place = self
         for part in PurePosixPath(path).parts:
             require_plain_name(part)

@@ -11,10 +11,10 @@ from typing import Final
 from permafrost.store.shard import Shard
 
 MAXIMUM_OPEN: Final = 64
-"""Shards of one store that stay open: systems allow a process as few as 256 open files."""
+"""Maximum number of open shards per store: systems allow a process as few as 256 open files."""
 
 MAXIMUM_INDEX_BYTES: Final = 64 * 2**20
-"""Memory for the indices of these shards."""
+"""Maximum number of bytes of the indices of these shards."""
 
 
 class OpenShards:
@@ -35,7 +35,7 @@ class OpenShards:
 
     @contextlib.contextmanager
     def borrow(self, name: str, open_shard: Callable[[str], Shard]) -> Iterator[Shard]:
-        """Give an open shard for the length of the block, and keep it open unless the block raises.
+        """Yield an open shard, and keep it open afterwards unless the block raises.
 
         Args:
             name: the shard's name.
@@ -63,7 +63,7 @@ class OpenShards:
 
     def _give_back(self, name: str, shard: Shard) -> None:
         with self._lock:
-            if name in self._idle:  # Another thread was faster.
+            if name in self._idle:  # Another thread has returned its own.
                 shard.close()
                 return
             self._idle[name] = shard

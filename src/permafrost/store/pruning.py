@@ -55,7 +55,7 @@ class Pruning:
 
     Attributes:
         removals: what no set uses.
-        spared: what is left alone: stores that an extraction is using, and all of other format versions.
+        spared: what is left alone: stores that an extraction is using, and files of other format versions.
     """
 
     removals: list[Removal]
@@ -73,7 +73,7 @@ _Deletion = tuple[Removal, Callable[[], None]]
 def prune(folder: str | os.PathLike[str], *, confirm: Callable[[Pruning], bool]) -> tuple[Pruning, bool]:
     """Remove the shards and stores that no set in `folder` uses, and the temporary files of crashed processes.
 
-    A lock keeps others from extracting into these stores until the removals are found, shown and done. Sets and
+    These stores are locked against extraction until the removals have been found, confirmed and done. Sets and
     stores of other format versions are left alone, and so are the stores that such sets use.
 
     Args:
@@ -84,7 +84,7 @@ def prune(folder: str | os.PathLike[str], *, confirm: Callable[[Pruning], bool])
         What could be removed, and whether it was.
 
     Raises:
-        SetError: no such folder, or a file in it may be a damaged set, which may use anything.
+        SetError: the folder does not exist, or has a damaged set, which may use anything.
         StoreError: the store of a set is damaged, or something cannot be removed.
     """
     folder = Path(folder)
@@ -92,7 +92,7 @@ def prune(folder: str | os.PathLike[str], *, confirm: Callable[[Pruning], bool])
         raise SetError(f"no such folder: {folder}", expected="the folder of the feature sets")
     with contextlib.ExitStack() as stack:
         folders = store_folders(folder)
-        # The locks come first: whoever is about to write a set holds the set's stores.
+        # The locks come first: a process that is about to write a set holds the set's stores.
         locks = {each: LocalStorage(each).hold(exclusive=True) for each in folders}
         for held in filter(None, locks.values()):
             stack.enter_context(held)
@@ -121,7 +121,7 @@ class _Sets:
     """What the sets in a folder use.
 
     Attributes:
-        needs: the parts of sets, by the real path of the store in which they lie.
+        needs: the parts of sets, by the real path of their store.
         others: sets of other format versions, each with the real paths of their stores; None if they cannot be read.
     """
 
@@ -174,11 +174,11 @@ def _stores_of_other_version(path: Path) -> list[str] | None:
 
 
 def _deletions(folder: Path, needs: list[Part]) -> list[_Deletion]:
-    """Return what can be removed from a store of which sets need these parts."""
+    """Return what can be removed from a store that holds these parts of sets."""
     storage = LocalStorage(folder)
     if not needs:
         names = [name for name in storage.list() if is_shard_name(name) or TRUNK_FILES.fullmatch(name)]
-        names.append(DESCRIPTION_FILE)  # Last, so that an interrupted removal still is a store.
+        names.append(DESCRIPTION_FILE)  # Last, so that an interrupted removal leaves a store.
         size = sum(storage.stat(name).size for name in names) + sum(each.size for each in storage.leftovers())
         removal = Removal(path=str(folder), why="a store that no set uses", bytes=size)
         return [(removal, functools.partial(_delete_store, storage, names))]
@@ -198,7 +198,7 @@ def _delete_store(storage: LocalStorage, names: list[str]) -> None:
         leftover.remove()
     for name in names:
         storage.delete(name)
-    with contextlib.suppress(OSError):  # Files of others are in it, and stay.
+    with contextlib.suppress(OSError):  # Leave a folder with unknown files.
         storage.folder.rmdir()
 
 

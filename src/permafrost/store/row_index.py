@@ -1,4 +1,4 @@
-"""The index of a store: which rows it holds, and where each lies."""
+"""The index of a store: which rows it holds, and where each of them is."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class RowAddress:
 
 
 class RowIndex:
-    """Find rows by content digest and view, in sorted arrays of about 45 bytes per row. Threads may share one index.
+    """An index of rows by content digest and view. It takes about 45 bytes per row. Threads may share one object.
 
     Shards that are damaged or another trunk's are left out: their rows are missing, to be computed again. The index of
     a shard is checked at once, and all of its rows when one of them is first found.
 
-    An address is true when it is returned; another process may merge the shard with others at any time. To read rows,
-    use `row_reader.read_rows`, which looks again.
+    An address is valid when it is returned, but another process may merge the shard with others at any time. To read
+    rows, use `row_reader.read_rows`, which looks again.
 
     Attributes:
-        damaged: the shards that were left out, each with the reason.
+        damaged: one error per shard that was left out.
 
     Args:
         store: the store.
@@ -43,7 +43,7 @@ class RowIndex:
         self._store = store
         self._without = frozenset(without)
         self._lock = threading.Lock()
-        self._whole: dict[tuple[str, bool], bool] = {}
+        self._intact: dict[tuple[str, bool], bool] = {}
         self._load()
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class RowIndex:
         return self.find_all([(digest, view)])[0]
 
     def find_all(self, keys: Sequence[tuple[bytes, int]]) -> list[RowAddress | None]:
-        """Return the addresses of many rows, as `find` does, in little more time than that of one.
+        """Return the addresses of many rows, as `find` does, in little more time than for one.
 
         Args:
             keys: for each row the SHA-256 of the image's content, and the view.
@@ -62,14 +62,14 @@ class RowIndex:
         with self._lock:
             while True:
                 copies = self._addresses(keys)
-                found = [self._first_whole(addresses) for addresses in copies]
+                found = [self._first_intact(addresses) for addresses in copies]
                 lost = [addresses for address, addresses in zip(found, copies, strict=True) if address is None]
                 if all(self._store.has_shard(address.shard) for addresses in lost for address in addresses):
                     return found
                 self._load()
 
     def shards_with_copies(self) -> dict[str, int]:
-        """Return for each shard how many of its rows are also in a shard whose name comes before."""
+        """Count the rows of each shard that are also in a shard with an earlier name; other shards are left out."""
         keys = np.column_stack([self._digests, self._views.astype("<i4").view(np.uint8).reshape(-1, 4)])
         _, first = np.unique(np.ascontiguousarray(keys).view(f"V{keys.shape[1]}").reshape(-1), return_index=True)
         again = np.ones(len(keys), bool)
@@ -78,7 +78,7 @@ class RowIndex:
         return {name: int(count) for name, count in zip(self._shards, counts, strict=True) if count}
 
     def _load(self) -> None:
-        """Read the indices of all shards; start again if one goes meanwhile: its rows may be in a new one."""
+        """Read the indices of all shards; start again if one is removed meanwhile, as its rows may be in a new one."""
         gone = True
         while gone:
             gone, shards, self.damaged = False, list[str](), []
@@ -111,33 +111,33 @@ class RowIndex:
         prefixes = _prefixes(digests)
         starts = self._prefixes.searchsorted(prefixes)
         counts = self._prefixes.searchsorted(prefixes, "right") - starts
-        # The rows with the prefix of each key, one key after another; `asked` is the key of each.
-        asked = np.repeat(np.arange(len(keys)), counts)
-        rows = self._order[np.arange(len(asked)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)]
-        same = (self._views[rows] == views[asked]) & (self._digests[rows] == digests[asked]).all(axis=1)
+        # The rows that have the prefix of a key, one key after another; `owners` holds the number of each row's key.
+        owners = np.repeat(np.arange(len(keys)), counts)
+        rows = self._order[np.arange(len(owners)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)]
+        same = (self._views[rows] == views[owners]) & (self._digests[rows] == digests[owners]).all(axis=1)
         addresses: list[list[RowAddress]] = [[] for _ in keys]
-        for key, (shard, row) in zip(asked[same].tolist(), self._places[rows[same]].tolist(), strict=True):
+        for key, (shard, row) in zip(owners[same].tolist(), self._places[rows[same]].tolist(), strict=True):
             addresses[key].append(RowAddress(self._shards[shard], row))
         return addresses
 
-    def _first_whole(self, addresses: list[RowAddress]) -> RowAddress | None:
+    def _first_intact(self, addresses: list[RowAddress]) -> RowAddress | None:
         alone = len(addresses) == 1
-        return next((address for address in addresses if self._is_whole(address.shard, alone=alone)), None)
+        return next((address for address in addresses if self._is_intact(address.shard, alone=alone)), None)
 
-    def _is_whole(self, shard: str, *, alone: bool) -> bool:
-        """Return whether a shard is intact; one whose rows others have too may be a copy under another's name."""
-        if (shard, alone) not in self._whole:
+    def _is_intact(self, shard: str, *, alone: bool) -> bool:
+        """Return whether a shard is intact. Unless it is alone, its name is checked too: it may be a renamed copy."""
+        if (shard, alone) not in self._intact:
             try:
                 (self._store.check if alone else self._store.verify)(shard)
-                self._whole[shard, alone] = True
+                self._intact[shard, alone] = True
             except ShardError as error:
                 self.damaged.append(error)
-                self._whole[shard, alone] = False
-        return self._whole[shard, alone]
+                self._intact[shard, alone] = False
+        return self._intact[shard, alone]
 
 
 def place_rows(addresses: Sequence[RowAddress]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Convert addresses to the form in which a set holds them.
+    """Convert addresses to the arrays that a feature set stores.
 
     Returns:
         Names of the shards, and (n, 2) int64: for each address the index of its shard and its row there.

@@ -1,4 +1,4 @@
-"""Read rows wherever they lie now: shards may be merged by another process at any moment."""
+"""Read rows wherever they are now: another process may merge shards at any moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from permafrost.store.store import Store
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LocatedRows:
-    """Rows of one store, known by their content, and the places where they were last seen.
+    """Rows of one store, identified by their content, and the places where they were last found.
 
     Attributes:
         shards: names of the shards that held the rows.
@@ -35,14 +35,14 @@ R = TypeVar("R", bound=LocatedRows)
 def read_rows(store: Store, rows: R) -> tuple[tuple[np.ndarray, ...], R]:
     """Read rows, and look for them again if a shard has gone.
 
-    Whatever reads rows by their places reads them with this function: shards are merged while others read.
+    Rows are read by their places only through this function, because shards may be merged meanwhile.
 
     Returns:
         For each tensor of the trunk (n, *shape) float32, and the rows with the places where they were found:
         `rows` itself if they had not moved.
 
     Raises:
-        ShardError: a row is in no shard any more, or its shard is damaged or another trunk's.
+        ShardError: a row is no longer in any shard, or its shard is damaged or another trunk's.
         StoreError: the rows do not fit into memory.
     """
     while True:

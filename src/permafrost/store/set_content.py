@@ -1,4 +1,4 @@
-"""The record of a feature set: its dataset, its trunk, and where the features of each image lie."""
+"""The content of a feature set: its dataset, its trunk, and where the features of each image are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from permafrost.trunk.spec import TrunkSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewRows:
-    """Where the features of augmented views lie.
+    """Where the features of augmented views are.
 
     Attributes:
         spec: the set's trunk, with the augmentation.
@@ -46,9 +46,9 @@ class SetContent:
         class_names: the classes.
         shards: names of the shards that hold the rows.
         places: (n, 2) int64, for each image the index of its shard and its row there.
-        skipped: name and reason of everything that was found and is not in the set.
+        skipped: name and reason of everything in the dataset that is not in the set.
         about: how the set was made: the limit on pixels, versions of libraries.
-        views: where the features of augmented views lie; None without views.
+        views: where the features of augmented views are; None without views.
     """
 
     spec: TrunkSpec
@@ -68,7 +68,7 @@ class SetContent:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part(LocatedRows):
-    """The rows of a set that lie in one store: those of its images, or those of their augmented views.
+    """The rows of a set in one store: those of its images, or those of their augmented views.
 
     Attributes:
         spec: the store's trunk.

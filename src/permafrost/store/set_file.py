@@ -1,6 +1,6 @@
-"""The layout of a set's file, and writing one. `set_reading` reads and checks it.
+"""Write the file of a feature set, and define its layout; `set_reading` reads and checks it.
 
-A set's file is small: features stay in the store. `features/README.md` describes the format.
+The file is small: features stay in the store. `features/README.md` describes the format.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ VIEW_PLACES: Final = "view_places"
 
 
 def datasets(present: Container[str]) -> dict[str, str]:
-    """Return the datasets that a file with these has to have, each with its dtype."""
+    """Return the datasets, each with its dtype, that a file needs if it has those in `present`."""
     return {name: dtype for name, dtype in DATASETS.items() if name != VIEW_PLACES or name in present}
 
 
 def write_set(path: str | os.PathLike[str], content: SetContent) -> None:
-    """Write a set's file, whole or not at all.
+    """Write a set's file atomically.
 
     Raises:
-        WriteError: the disk is full, the folder is read-only, or the like.
+        WriteError: the disk is full, the folder is read-only, or similar.
     """
     path_bytes, path_offsets = pack_names(content.names)
     arrays: dict[str, np.ndarray] = {

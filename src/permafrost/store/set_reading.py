@@ -1,4 +1,4 @@
-"""Reading a set's file. Nothing in it is trusted before it is checked."""
+"""Read the file of a feature set. Nothing in it is trusted before it is checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def read_set(path: Path) -> SetContent:
-    """Read a set's file. Its store need not be there.
+    """Read a set's file. Its store need not exist.
 
     Raises:
         SetError: the file is not a feature set, or is damaged.
@@ -42,12 +42,12 @@ def read_set(path: Path) -> SetContent:
 
 
 def h5_files(folder: Path) -> list[Path]:
-    """Return the visible `.h5` files in `folder`, sorted: feature sets, and perhaps others."""
+    """Return the visible `.h5` files in `folder`, sorted: feature sets, and perhaps other files."""
     return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
 
 
 def is_feature_set(path: Path) -> bool | None:
-    """Whether a file says that it is a feature set; None if that cannot be read, as in a damaged file."""
+    """Return whether a file declares itself a feature set; None if it cannot be read, as a damaged file."""
     import h5py
 
     try:
@@ -61,7 +61,7 @@ def _read_content(path: Path, file: h5py.File) -> SetContent:
     _require_version(path, file)
     arrays = {name: _read_array(path, file, name) for name in datasets(file)}
     if read_text(file, "checksum") != checksum(arrays):
-        raise _damaged(path, "its checksum does not hold")
+        raise _damaged(path, "its checksum does not match")
     _require_shapes(path, arrays)
     description = json.loads(arrays["description"].tobytes())
     content = SetContent(
@@ -138,7 +138,7 @@ def _read_array(path: Path, file: h5py.File, name: str) -> np.ndarray:
 
 
 def _require_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Refuse arrays that do not fit each other. With a valid checksum, somebody has made the file by hand."""
+    """Refuse arrays that do not fit together: a file that was made by hand may have a valid checksum."""
     count, bounds, size = len(arrays["labels"]), arrays["path_offsets"], len(arrays["path_bytes"])
     shapes: dict[str, tuple[int, ...]] = {"digests": (count, 32), "labels": (count,), "splits": (count,)}
     shapes |= {"places": (count, 2), "path_offsets": (count + 1,), "path_bytes": (size,)}
@@ -150,11 +150,11 @@ def _require_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
     if bounds[0] != 0 or bounds[-1] != size or (bounds[1:] < bounds[:-1]).any():
         raise _damaged(path, "path_offsets do not divide path_bytes")
     if (arrays["splits"] >= len(SPLITS)).any():
-        raise _damaged(path, "splits has others than " + ", ".join(SPLITS))
+        raise _damaged(path, "splits has values other than " + ", ".join(SPLITS))
 
 
 def _require_names(path: Path, content: SetContent) -> None:
-    """Refuse numbers of classes and shards without a name, and names that lead out of the set's folder."""
+    """Refuse indices of classes and shards that have no name, and names that lead out of the set's folder."""
     numbered = [("labels", content.labels, content.class_names)]
     numbered += [("places", part.places[:, 0], part.shards) for part in parts(content)]
     for what, numbers, names in numbered:

@@ -1,4 +1,4 @@
-"""Reading the rows of a feature set from its stores, wherever they lie now."""
+"""Read the rows of a feature set from its stores, wherever they are now."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class SetRows:
             StoreError: the rows do not fit into memory.
         """
         located = self._locate(rows, view)
-        folder, spec = self._home(view)
+        folder, spec = self._store_of(view)
         try:
             tensors = self._store(folder, spec).gather(located.shards, located.places, digests=located.digests)
         except ShardError:
@@ -68,12 +68,12 @@ class SetRows:
         return features
 
     def disk_order(self, rows: np.ndarray, view: int) -> np.ndarray:
-        """Return the order in which rows lie on disk: (k,) int64, indices into `rows`."""
+        """Return the order of rows on disk: (k,) int64, indices into `rows`."""
         places = self._locate(rows, view).places
         return np.lexsort((places[:, 1], places[:, 0]))
 
-    def _home(self, view: int) -> tuple[str, TrunkSpec]:
-        """Return the store of a view, and its trunk."""
+    def _store_of(self, view: int) -> tuple[str, TrunkSpec]:
+        """Return the folder and the trunk of the store that holds a view."""
         if view == 0:
             return self.content.store, self.content.spec
         views = self._views(view)
@@ -103,7 +103,7 @@ class SetRows:
         return views
 
     def _relocate(self) -> None:
-        """Find all rows whose shards are gone, so that no later batch has to look for its own."""
+        """Find all rows whose shards are gone, so that later batches need not search again."""
         for part in parts(self.content):
             moved = relocate(part, self._store(part.store, part.spec))
             if moved is not None:

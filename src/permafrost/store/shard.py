@@ -129,9 +129,9 @@ class Shard:
         engine: the name of the engine that computed the rows.
 
     Args:
-        storage: where the shard lies.
+        storage: where the shard is.
         name: its name there.
-        spec: the trunk whose rows it has to hold.
+        spec: the trunk whose rows it must hold.
 
     Raises:
         ShardError: the shard is missing, damaged, or another trunk's.
@@ -178,10 +178,8 @@ class Shard:
         for number, tensor in enumerate(self.tensors):
             row_bytes = tensor.nbytes // max(1, len(self))
             for start, stop in _spans(rows, row_bytes):
-                where = _together(at[start:stop])
-                # Without a copy, if they belong to one piece of `out`.
-                straight = isinstance(where, slice) and out[number].dtype == tensor.dtype
-                if straight:
+                where = _as_slice(at[start:stop])
+                if isinstance(where, slice) and out[number].dtype == tensor.dtype:  # No further copy is needed.
                     self._values(number, rows[start:stop], out=out[number][where])
                 else:
                     out[number][where] = self._values(number, rows[start:stop])
@@ -203,11 +201,11 @@ class Shard:
             block: np.ndarray = tensor[first : last + 1]
         except (OSError, RuntimeError) as error:
             raise self._damaged(f"rows {first} to {last} cannot be read: {error}") from error
-        # Without "clip", `take` copies once more.
-        values = block[_together(rows - first)] if out is None else np.take(block, rows - first, 0, out, "clip")
+        # Without "clip", `take` makes another copy.
+        values = block[_as_slice(rows - first)] if out is None else np.take(block, rows - first, 0, out, "clip")
         wrong = np.flatnonzero(row_checksums(values) != self.checksums[rows, number])
         if len(wrong):
-            raise self._damaged(f"the checksum of row {rows[wrong[0]]} of {tensor.name[1:]} does not hold")
+            raise self._damaged(f"the checksum of row {rows[wrong[0]]} of {tensor.name[1:]} does not match")
         return values
 
     def _check(self, spec: TrunkSpec) -> None:
@@ -225,7 +223,7 @@ class Shard:
             if read_text(file, "format") != FORMAT:
                 raise self._damaged("it is of another format")
             if read_text(file, "index_checksum") != _index_checksum(datasets | index, trunk, self.engine):
-                raise self._damaged("the checksum of its index does not hold")
+                raise self._damaged("the checksum of its index does not match")
         except ShardError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
@@ -277,16 +275,16 @@ def unreadable(storage: Storage, name: str, error: OSError) -> ShardError:
     return damaged(storage.location(name), error)
 
 
-def _together(indices: np.ndarray) -> np.ndarray | slice:
-    """Return consecutive indices as a slice: it copies nothing, or three times as fast."""
+def _as_slice(indices: np.ndarray) -> np.ndarray | slice:
+    """Return indices as a slice if they are consecutive: it copies nothing, or three times as fast."""
     return slice(int(indices[0]), int(indices[-1]) + 1) if (np.diff(indices) == 1).all() else indices
 
 
 def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield start and stop, in the ascending `rows`, of pieces to read at once, gaps included.
+    """Yield start and stop, in the ascending `rows`, of the pieces to read at once, gaps included.
 
-    A call costs as much as reading some tens of kilobytes, so rows that are close together are read with what lies
-    between them. No piece is large.
+    A call costs as much as reading some tens of kilobytes, so rows that are close together are read along with the gap
+    between them, up to `_SPAN_BYTES` at once.
     """
     breaks = np.flatnonzero(np.diff(rows) * row_bytes > row_bytes + _GAP_BYTES) + 1
     maximum = max(1, _SPAN_BYTES // max(1, row_bytes))

@@ -1,4 +1,4 @@
-"""The place where sets and stores lie. All that is done to their files goes through this interface.
+"""The place where sets and stores are: their files are accessed only through this interface.
 
 Another place, such as a bucket of an object store, is another subclass of `Storage`. A test class that inherits
 `storage_suite.StorageSuite` shows that it keeps the promises made here.
@@ -35,7 +35,7 @@ class ObjectInfo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Leftover:
-    """What a crashed process left of an object that it was writing.
+    """An unfinished object that a crashed process left behind.
 
     Attributes:
         location: a path or a URL.
@@ -75,7 +75,7 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def location(self, name: str = "") -> str:
-        """Return where an object, or the place itself, lies, as error messages name it: a path or a URL."""
+        """Return the path or URL of an object, or of the place itself, for error messages."""
 
     @abc.abstractmethod
     def readable(self, name: str) -> Path | io.BufferedIOBase:
@@ -84,12 +84,12 @@ class Storage(abc.ABC):
         A local path may be returned before it is known whether there is such an object.
 
         Raises:
-            OSError: the object cannot be read. `FileNotFoundError`: there is none.
+            OSError: the object cannot be read. `FileNotFoundError`: it does not exist.
         """
 
     @abc.abstractmethod
     def put(self, name: str, data: bytes) -> None:
-        """Write an object atomically and durably, replacing one of that name; the place is made if it is missing.
+        """Write an object atomically and durably; an existing one is replaced, and a missing place is made.
 
         When this returns, the object survives a power cut.
 
@@ -99,10 +99,10 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Write an object as `put` does, unless there is one of that name.
+        """Write an object as `put` does, unless it exists.
 
         Returns:
-            Whether this call wrote it: of several at once exactly one does.
+            Whether this call wrote it: of several concurrent calls exactly one does.
 
         Raises:
             WriteError: as `put`.
@@ -110,7 +110,7 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def delete(self, name: str) -> None:
-        """Delete an object; do nothing if there is none.
+        """Delete an object; do nothing if it does not exist.
 
         Raises:
             OSError: it cannot be deleted.
@@ -118,22 +118,23 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def list(self) -> list[str]:
-        """Return the names of all objects, sorted; none if the place is missing. What is being written is left out."""
+        """Return the names of all complete objects, sorted; an empty list if the place is missing."""
 
     @abc.abstractmethod
     def stat(self, name: str) -> ObjectInfo:
         """Return the size and time of an object.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: it does not exist.
         """
 
     @abc.abstractmethod
     def hold(self, *, exclusive: bool) -> Hold | None:
-        """Lock the place against those who remove objects that others may need.
+        """Lock the place, so that objects that others need are not removed.
 
-        Writers and readers need no lock. Who is about to refer to objects takes a shared one, which makes the place if
-        it is missing and waits until no exclusive one is held. Who removes objects takes an exclusive one.
+        Reading and writing objects needs no lock. Code that is about to refer to objects takes a shared lock, which
+        makes a missing place and waits until no exclusive lock is held. Code that removes objects takes an exclusive
+        lock.
 
         Returns:
             The lock; None if an exclusive one cannot be obtained now.
@@ -145,10 +146,10 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def below(self, path: str) -> Storage:
-        """Return the place at a relative path without `..`. Its objects are not listed here, and it need not exist."""
+        """Return the place at a relative path without `..`. It need not exist, and `list` does not show its objects."""
 
     def leftovers(self) -> Sequence[Leftover]:
-        """Return what crashed processes left here, sorted by location; none where crashes leave nothing."""
+        """Return the unfinished objects that crashed processes left here, sorted by location."""
         return []
 
     def get(self, name: str) -> bytes:
@@ -179,7 +180,7 @@ class Storage(abc.ABC):
 
 
 class LocalStorage(Storage):
-    """A folder of the local file system. `features/README.md` says what others may rely on.
+    """A folder of the local file system. `features/README.md` describes its files.
 
     Attributes:
         folder: the folder; it need not exist.
@@ -204,7 +205,7 @@ class LocalStorage(Storage):
         commit_bytes(self._path(name), data)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Write a file as `put` does, unless there is one of that name."""
+        """Write a file as `put` does, unless it exists."""
         return create_bytes(self._path(name), data)
 
     def delete(self, name: str) -> None:
@@ -243,8 +244,8 @@ class LocalStorage(Storage):
                 continue  # It has just been removed.
             if exclusive and not lock.held:
                 return None
-            # Whoever held it before may have removed the folder, and another may have made it anew.
-            if lock.is_of(self.folder):
+            # The previous holder may have removed the folder, and another process may have made a new one.
+            if lock.is_at(self.folder):
                 return _LocalHold(lock)
 
     def below(self, path: str) -> LocalStorage:
@@ -273,7 +274,7 @@ class _LocalHold(Hold):
 
 
 def require_plain_name(name: str) -> None:
-    """Refuse a name that could lead out of its place, or be taken for a temporary file.
+    """Refuse a name that could lead out of its place, or look like a temporary file.
 
     Raises:
         ValueError: the name is empty, begins with a dot, or has a separator.

@@ -1,4 +1,4 @@
-"""The tests that every `Storage` must pass. A test file makes them its own by inheriting them:
+"""The tests that every `Storage` must pass. A test file runs them by inheriting them:
 
     class TestBucketStorage(StorageSuite):
         def make(self, folder):
@@ -29,7 +29,7 @@ from permafrost.store.store import Store
 from permafrost.trunk.spec import TrunkSpec
 
 WAIT = 0.05
-"""Seconds after which something that waits is taken to wait."""
+"""Seconds after which a call that has not returned counts as waiting."""
 
 SPEC = TrunkSpec(
     architecture="a" * 64,
@@ -60,7 +60,7 @@ class StorageSuite:
 
     # Objects
 
-    def test_a_new_place_is_empty_and_what_is_missing_is_not_found(self, storage: Storage) -> None:
+    def test_a_new_place_is_empty_and_missing_objects_are_not_found(self, storage: Storage) -> None:
         assert storage.list() == []
         assert not storage.exists("a")
         for read in (storage.get, storage.open, storage.stat):
@@ -85,7 +85,7 @@ class StorageSuite:
         assert storage.get("a") == b"second"
         assert storage.list() == ["a"]
 
-    def test_names_are_listed_in_order_and_objects_know_their_age(self, storage: Storage) -> None:
+    def test_names_are_sorted_and_objects_have_the_times_of_their_writing(self, storage: Storage) -> None:
         for name in ("c.h5", "a.h5", "b"):
             storage.put(name, name.encode())
             time.sleep(0.01)
@@ -101,14 +101,14 @@ class StorageSuite:
         assert storage.put_if_absent("a", b"2")
         assert storage.get("a") == b"2"
 
-    def test_an_object_that_is_there_is_not_put_again(self, storage: Storage) -> None:
+    def test_put_if_absent_leaves_an_existing_object_alone(self, storage: Storage) -> None:
         assert storage.put_if_absent("a", b"first")
         assert not storage.put_if_absent("a", b"second")
 
         assert storage.get("a") == b"first"
         assert storage.list() == ["a"]
 
-    def test_of_many_that_put_an_absent_object_one_does(self, storage: Storage) -> None:
+    def test_exactly_one_of_many_concurrent_puts_of_an_absent_object_writes_it(self, storage: Storage) -> None:
         barrier = threading.Barrier(8)
 
         def put(number: int) -> bool:
@@ -162,7 +162,7 @@ class StorageSuite:
 
     # Places
 
-    def test_a_place_below_has_objects_of_its_own(self, storage: Storage) -> None:
+    def test_a_place_below_has_its_own_objects(self, storage: Storage) -> None:
         storage.put("a", b"here")
         storage.below("b/c").put("a", b"below")
 
@@ -172,7 +172,7 @@ class StorageSuite:
         assert not storage.below("b").exists("a") and not storage.below("c").exists("a")
         assert storage.below("c").list() == []
 
-    def test_what_is_written_leaves_nothing_behind(self, storage: Storage) -> None:
+    def test_finished_writes_leave_nothing_behind(self, storage: Storage) -> None:
         assert storage.leftovers() == []
         storage.put("a", b"1")
         storage.put_if_absent("a", b"2")
@@ -181,13 +181,13 @@ class StorageSuite:
 
     # Locks
 
-    def test_several_hold_a_place_at_once_and_write_to_it(self, storage: Storage) -> None:
+    def test_several_may_hold_shared_locks_and_write(self, storage: Storage) -> None:
         with storage.hold(exclusive=False) or pytest.fail(), storage.hold(exclusive=False) or pytest.fail():
             storage.put("a", b"1")
 
         assert storage.get("a") == b"1"
 
-    def test_nobody_holds_a_place_exclusively_while_another_holds_it(self, storage: Storage) -> None:
+    def test_an_exclusive_lock_excludes_all_others(self, storage: Storage) -> None:
         storage.put("a", b"1")
         shared = storage.hold(exclusive=False)
         assert shared is not None and storage.hold(exclusive=True) is None
@@ -201,7 +201,7 @@ class StorageSuite:
         gc.collect()
         assert storage.hold(exclusive=True) is not None
 
-    def test_who_shares_a_place_waits_for_who_holds_it_exclusively(self, storage: Storage) -> None:
+    def test_a_shared_lock_waits_for_an_exclusive_one(self, storage: Storage) -> None:
         storage.put("a", b"1")
         exclusive = storage.hold(exclusive=True)
         assert exclusive is not None
@@ -216,7 +216,7 @@ class StorageSuite:
 
     # A store
 
-    def test_a_store_keeps_its_rows_there(self, storage: Storage) -> None:
+    def test_a_store_writes_merges_and_reads_its_rows(self, storage: Storage) -> None:
         store = Store.create_at(storage, SPEC, about={}, hold=True)
         digests = np.random.default_rng(0).integers(0, 256, (MANY + 1, 32), dtype=np.uint8)
         features = np.arange(3 * len(digests), dtype=np.float32).reshape(-1, 3)

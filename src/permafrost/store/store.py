@@ -40,7 +40,7 @@ class Store:
     """All cached features of one trunk.
 
     Attributes:
-        storage: where it lies.
+        storage: where it is.
         spec: everything the features depend on.
         about: the rest of its description: `libraries`, the versions that computed the first features, and
             `base_layers`, the names of all layers of the base in their order.
@@ -69,7 +69,7 @@ class Store:
             parent: the folder that holds stores, e.g. `features/store`.
             spec: everything the features depend on.
             about: what else to record, as the attribute of that name.
-            hold: keep `features prune` from the store for as long as this object lives.
+            hold: lock the store against `features prune` for as long as this object lives.
 
         Raises:
             StoreError: the store holds another trunk's features, or its description is damaged.
@@ -79,11 +79,11 @@ class Store:
 
     @classmethod
     def create_at(cls, storage: Storage, spec: TrunkSpec, *, about: dict[str, Any], hold: bool = False) -> Store:
-        """Open the store of a trunk that lies in `storage`; make it if it is missing.
+        """Open the store of a trunk in `storage`; make it if it is missing.
 
         The arguments and errors are those of `create`.
         """
-        held = storage.hold(exclusive=False) if hold else None  # First: what is made before may be pruned.
+        held = storage.hold(exclusive=False) if hold else None  # First, or the new description could be pruned.
         description = {"format": FORMAT, "version": STORE_VERSION, "digest": spec.digest}
         description |= {"trunk": spec.to_json(), "about": about}
         description["checksum"] = _description_checksum(description)
@@ -96,7 +96,7 @@ class Store:
 
     @classmethod
     def find(cls, parent: str | os.PathLike[str], spec: TrunkSpec, *, hold: bool = False) -> Store | None:
-        """Open the store of a trunk below `parent`, or return None if there is none.
+        """Open the store of a trunk below `parent`; return None if it does not exist.
 
         The arguments and errors are those of `create`.
         """
@@ -116,7 +116,7 @@ class Store:
         """The store's folder.
 
         Raises:
-            StoreError: the store does not lie in a local folder.
+            StoreError: the store is not in a local folder.
         """
         if not isinstance(self.storage, LocalStorage):
             raise StoreError(f"{self.storage.location()} is not a local folder")
@@ -151,7 +151,7 @@ class Store:
             return None
 
     def size(self) -> int:
-        """Return the bytes of everything in the store."""
+        """Return the total size of the store in bytes."""
         infos = map(self.stat_shard, self.storage.list())
         return sum(info.size for info in infos if info is not None)
 
@@ -288,7 +288,7 @@ class Store:
         with self._open(name) as shard:
             shard.check()
             if found != name:
-                raise damaged(self.storage.location(name), "its bytes are not those of its name")
+                raise damaged(self.storage.location(name), "its content does not match its name")
             return len(shard)
 
     def _open(self, name: str) -> Shard:
@@ -312,7 +312,7 @@ def _read_description(storage: Storage) -> tuple[TrunkSpec, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"damaged description {path}", found=repr(error), do=remedy) from error
     if not intact:
-        raise StoreError(f"damaged description {path}: its checksum does not hold", do=remedy)
+        raise StoreError(f"damaged description {path}: its checksum does not match", do=remedy)
     if digest != spec.digest:
         raise StoreError(f"damaged description {path}: digest", expected=spec.digest, found=digest)
     return spec, about

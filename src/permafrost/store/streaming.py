@@ -1,6 +1,6 @@
-"""Rows that need not fit into memory: read in the order in which they lie on disk, or shuffled in large pieces.
+"""Stream rows that need not fit into memory, in the order of the disk or shuffled in large pieces.
 
-Both read sequentially, and a thread reads ahead.
+Both read sequentially, and one thread reads ahead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BLOCK_BYTES: Final = 32 * 2**20
 """Bytes read at once in the order of the disk."""
 
 CHUNK_BYTES: Final = 2**20
-"""Bytes of neighbouring rows that stay together when rows are shuffled: enough for a disk to read at full speed."""
+"""Bytes of neighbouring rows that stay together in a shuffle: enough for a disk to read at full speed."""
 
 SHUFFLE_BYTES: Final = 2**30
 """The memory limit of shuffled reading for callers without a limit of their own."""
@@ -39,14 +39,14 @@ class RowSource(Protocol):
         """Return the features of some images, (k, *shape) float32."""
 
     def disk_order(self, rows: np.ndarray, *, view: int) -> np.ndarray:
-        """Return the order in which features lie on disk, (k,) int64."""
+        """Return the order of features on disk, (k,) int64."""
 
 
 class RowsOnDisk(Protocol):
     """What `ShuffledRows` reads from.
 
     Attributes:
-        disk_order: (n,) int64, the numbers of all rows in the order in which they lie on disk.
+        disk_order: (n,) int64, the numbers of all rows in the order in which they are stored.
         row_bytes: bytes that one row takes in memory.
         memory_limit: bytes that all rows held in memory may take.
     """
@@ -69,7 +69,7 @@ class FeatureRows:
         labels: (n,) int64.
         shape: the shape of one image's features.
         memory_limit: bytes that all rows held in memory may take.
-        disk_order: (n,) int64, the numbers of all rows in the order in which they lie on disk.
+        disk_order: (n,) int64, the numbers of all rows in the order in which they are stored.
 
     Args:
         features: the set.
@@ -141,7 +141,7 @@ class FeatureRows:
         """Draw rows at random, from each class in proportion to its size.
 
         Args:
-            nbytes: bytes that they may take. At least two rows of each class are drawn all the same.
+            nbytes: bytes that they may take; but at least two rows of each class are drawn.
             seed: the seed of the draw.
 
         Returns:
@@ -163,7 +163,7 @@ class ShuffledRows:
     """Rows in a new order each epoch, without random access to the disk.
 
     Neighbouring rows form chunks. As many shuffled chunks as fit into a quarter of the memory limit are read as one
-    group, whose rows are shuffled among each other, while a thread reads the next group.
+    group, and the rows of a group are shuffled, while a thread reads the next group.
 
     Args:
         rows: the rows on disk.
@@ -200,10 +200,10 @@ class ShuffledRows:
         return np.concatenate(order)
 
     def load(self, numbers: np.ndarray) -> Any:
-        """Return the rows with these numbers (k,), which have to be next in the order that was drawn last.
+        """Return the rows with these numbers (k,), which must come next in the order that was drawn last.
 
         Returns:
-            (k, ...), or a tuple of such arrays: as the rows on disk are.
+            (k, ...), or a tuple of such arrays, as `RowsOnDisk.load` does.
         """
         groups = self._group_of[numbers]
         for old in [number for number in self._buffers if number < groups.min()]:
@@ -212,12 +212,12 @@ class ShuffledRows:
         for group in np.unique(groups):
             rows, at = self._buffer(int(group)).result(), self._place_of[numbers[groups == group]]
             pieces.append(tuple(tensor[at] for tensor in rows) if isinstance(rows, tuple) else rows[at])
-        # Only now, when nothing is left of the group before: two groups are in memory, never three.
+        # Only now that the group before has been dropped: two groups are in memory, never three.
         self._buffer(int(groups.min()) + 1)
         return pieces[0] if len(pieces) == 1 else _joined(pieces)
 
     def _buffer(self, group: int) -> Future[Any]:
-        """Return the rows of a group, which begins to be read; after the last group there are no rows."""
+        """Return the future rows of a group, and start to read them; past the last group they are empty."""
         if group not in self._buffers:
             wanted = self._groups[group] if group < len(self._groups) else np.empty(0, np.int64)
             self._buffers[group] = self._threads.submit(self._rows.load, wanted)

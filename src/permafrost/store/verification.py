@@ -29,11 +29,11 @@ _NO_FAULTS: Final = ("duplicate", "version")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that is not as it should be.
+    """A problem that `verify` found.
 
     Attributes:
-        kind: `damaged`, `missing`, `foreign`: features cannot be read; `duplicate`: they are cached twice, which only
-            costs space; `version`: a store or set of another format version, which is left alone.
+        kind: `damaged`, `missing`, `foreign`: features cannot be read; `duplicate`: they are cached twice, which costs
+            only space; `version`: a store or set of another format version, which is left alone.
         path: the file.
         message: what is wrong with it, in one line.
     """
@@ -49,7 +49,7 @@ class Verification:
 
     Attributes:
         sets, shards, rows, bytes: how much was read.
-        findings: what is not as it should be.
+        findings: the problems.
     """
 
     sets: int
@@ -71,7 +71,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         path: a folder of sets and their stores, one set, or one store.
 
     Raises:
-        SetError: there is none of them, or the set is damaged.
+        SetError: `path` is none of these, or the set is damaged.
         VersionError: the set is of another format version.
     """
     sets, folders = _contents(Path(path))
@@ -83,7 +83,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
             for shard_rows, shard_bytes in _verify_shards(store, findings):
                 shards, rows, size = shards + 1, rows + shard_rows, size + shard_bytes
             findings += _verify_files(store)
-    # Sets come last: shards may be merged while others are read, and a set's rows are looked for where they lie then.
+    # Sets are verified last: their rows are looked for where they are after shards were merged meanwhile.
     findings[:0] = [finding for each in sets for finding in _verify_set(each)]
     return Verification(sets=len(sets), shards=shards, rows=rows, bytes=size, findings=findings)
 
@@ -110,7 +110,7 @@ def store_folders(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def stores_of_other_versions(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, VersionError]]:
-    """Yield the stores below a folder of sets that are of another format version, each with the error that says so."""
+    """Yield the stores below a folder of sets that are of another format version, each with its error."""
     for path in store_folders(folder):
         try:
             Store(path)
@@ -131,7 +131,7 @@ def _open(folder: Path, findings: list[Finding]) -> Store | None:
 
 
 def _verify_shards(store: Store, findings: list[Finding]) -> Iterator[tuple[int, int]]:
-    """Read all shards; yield for each intact one its rows and bytes. Those that go meanwhile are no findings."""
+    """Read all shards; yield the numbers of rows and bytes of each. Those removed meanwhile are no findings."""
     read: set[str] = set()
     gone = True
     while gone:
@@ -147,7 +147,7 @@ def _verify_shards(store: Store, findings: list[Finding]) -> Iterator[tuple[int,
                 if store.has_shard(name):
                     path = store.storage.location(name)
                     findings.append(Finding(kind=error.kind, path=path, message=str(error)))
-                else:  # It was merged with others: its rows are in a shard that may be new.
+                else:  # It was merged with others, and its rows may be in a new shard.
                     gone = True
                     continue
                 rows = 0
@@ -171,7 +171,7 @@ def _verify_set(path: Path) -> Iterator[Finding]:
 
 
 def _missing_shards(part: Part, store: Store) -> list[str]:
-    """Return the shards that a part of a set needs and that have gone, with rows that are nowhere else."""
+    """Return the missing shards of a part of a set; none if its rows are in other shards."""
     while any(not store.has_shard(name) for name in part.shards):
         moved = relocate(part, store)
         if moved is None:
@@ -199,11 +199,11 @@ def _verify_files(store: Store) -> Iterator[Finding]:
 
 
 def _zip_fault(storage: Storage, name: str) -> str | None:
-    """Return what is wrong with a zip file, whose parts have checksums; None if nothing is, or if it has gone."""
+    """Check the checksums of a zip file; return what is wrong, or None if it is intact or gone."""
     try:
         with storage.open(name) as opened, zipfile.ZipFile(opened) as file:
             part = file.testzip()
-            return f"the checksum of {part} in it does not hold" if part else None
+            return f"the checksum of {part} in it does not match" if part else None
     except FileNotFoundError:
         return None
     except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:

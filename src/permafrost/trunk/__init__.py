@@ -1,1 +1,1 @@
-"""A trunk: a pretrained base up to a cut, built, identified by a digest, and saved. May import `images`."""
+"""Cut a pretrained base into a frozen trunk, identify the trunk by a digest, and save it. May import `images`."""

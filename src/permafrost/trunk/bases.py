@@ -107,9 +107,7 @@ def _require_buildable(name: str, size: tuple[int, int], weights: str | None) ->
         )
     source = weights or ("bundled" if entry.bundled else "imagenet")
     if source == "imagenet" and entry.bundled:
-        raise WeightsError(
-            f"{name} was not trained on ImageNet", do="leave --weights out: its own come with Permafrost"
-        )
+        raise WeightsError(f"{name} was not trained on ImageNet", do="leave --weights out: Permafrost includes its own")
     if source not in _NO_FILES:
         require_weights_file(source)
     return source
@@ -198,7 +196,7 @@ def load_model_file(path: str | os.PathLike[str]) -> keras.Model:
 
 
 def _file_size(model: keras.Model) -> tuple[int, int] | None:
-    """Return the image size that a model is made for; None if it does not say."""
+    """Return the image size that a model is made for; None if it accepts any size."""
     import keras
 
     height, width = model.inputs[0].shape[1:3]
@@ -228,8 +226,8 @@ def _file_preprocessing(path: str, model: keras.Model) -> str:
 def canonical_names(model: keras.Model) -> None:
     """Rename layers with default names to the names that they get in a new process.
 
-    Keras numbers default names over the whole process: the second InceptionV3 built has no `conv2d`, only `conv2d_94`.
-    Without this the name of a cut would depend on what was built before.
+    Keras numbers default names across the whole process: in the second InceptionV3 that is built, `conv2d` is called
+    `conv2d_94`. Without this the name of a cut would depend on the models built earlier.
     """
     numbered: dict[str, list[tuple[int, Any]]] = {}
     for operation in model.operations:
@@ -238,7 +236,7 @@ def canonical_names(model: keras.Model) -> None:
         if match:
             numbered.setdefault(prefix, []).append((int(match[1] or 0), operation))
     for prefix, members in numbered.items():
-        # In the order of creation, which in a model with branches is not the order of layers.
+        # In the order of creation, which differs from the order of layers in a model with branches.
         for number, (_, operation) in enumerate(sorted(members, key=lambda member: member[0])):
             operation.name = f"{prefix}_{number}" if number else prefix
 

@@ -57,7 +57,7 @@ def build_trunks(
         dtype: the dtype in which features will be stored: `float32` or `float16`.
 
     Raises:
-        CutError: a layer is not in the base, or has no features.
+        CutError: a layer is not in the base, or cannot be cut at.
         WeightsError: weights below a cut are not finite.
         OptionError: an unknown pooling, precision or dtype.
     """
@@ -66,7 +66,7 @@ def build_trunks(
     _require_known(pool=(pool, POOLINGS), precision=(precision, PRECISIONS), dtype=(dtype, DTYPES))
     layers = [find_layer(base.model, cut) for cut in cuts]
     if len(set(layers)) < len(layers):
-        raise CutError("the same layer is cut at twice", found=", ".join(layers))
+        raise CutError("the same layer is given twice", found=", ".join(layers))
     pixels = keras.Input((*base.image_size, 3), name="pixels", dtype="float32")
     trunks = []
     for layer, tensor in zip(layers, _features(base, layers, pixels, precision), strict=True):
@@ -84,7 +84,7 @@ def _require_known(**options: tuple[str, tuple[str, ...]]) -> None:
 
 
 def _features(base: Base, layers: Sequence[str], pixels: Any, precision: str) -> list[Any]:
-    """Return the output of each of some layers of a base for a tensor of pixels."""
+    """Return the outputs of several layers of a base, given a tensor of pixels."""
     import keras
 
     model = as_precision(base.model, precision)
@@ -92,7 +92,7 @@ def _features(base: Base, layers: Sequence[str], pixels: Any, precision: str) ->
     prepared = preprocess(pixels, base.preprocessing)
     inputs, tensors = parts[0].inputs[0], [part.outputs[0] for part in parts]
     try:
-        # One call for all cuts, so that the trunks share every tensor and not only the layers.
+        # One call for all cuts, so that the trunks share every tensor, not only the layers.
         features = keras.Model(inputs, tensors).call(prepared)
     except Exception as error:
         raise CutError(f"{base.name} cannot take images of {base.image_size}: {error}") from error
@@ -128,7 +128,7 @@ def as_index(layer: str | int) -> int | None:
 
 
 def merge_trunks(trunks: Sequence[Trunk]) -> keras.Model:
-    """Return one model that computes the features of all trunks from one call of `build_trunks` in one pass."""
+    """Merge trunks that one call of `build_trunks` made into one model that computes all their features in one pass."""
     import keras
 
     if len(trunks) == 1:
@@ -139,7 +139,7 @@ def merge_trunks(trunks: Sequence[Trunk]) -> keras.Model:
 def save_trunk(trunk: Trunk, folder: str | os.PathLike[str]) -> None:
     """Save a trunk beside its features, so that heads can be exported without the base's weights.
 
-    A trunk that is saved already stays.
+    An existing file is left alone.
 
     Raises:
         WriteError: the file cannot be written.
@@ -159,7 +159,8 @@ def load_trunk(path: Path, spec: TrunkSpec, base_layers: Sequence[str]) -> Trunk
         base_layers: names of all layers of the base, in their order.
 
     Raises:
-        StoreError: it is missing or damaged, or gives other features than `spec` describes.
+        StoreError: the file is missing, or is not the trunk that `spec` describes.
+        BaseError: the file is damaged.
     """
     if not path.is_file():
         raise StoreError(f"no trunk at {path}", do="run the same extract again to save it")

@@ -73,7 +73,7 @@ def as_precision(model: keras.Model, precision: str, *, but: Sequence[str] = ())
     Args:
         model: the model; it is returned itself if `precision` is `float32`.
         precision: `float32`, `bfloat16` or `float16`.
-        but: names of layers that keep their precision.
+        but: names of layers that keep their own precision.
     """
     import keras
 
@@ -202,7 +202,7 @@ def _operation_signature(operation: Any) -> Any:
 def _settings(operation: Any) -> dict[str, Any]:
     """Return the settings of a layer that change its output and are not at their default.
 
-    So a setting that a later Keras adds does not change digests, as long as it is at its default.
+    A setting that a later version of Keras adds thus changes no digest while it is at its default.
     """
     parameters = inspect.signature(type(operation).__init__).parameters
     settings = {}

@@ -1,4 +1,4 @@
-"""Permitted values and defaults of the options that decide a trunk. Loads nothing heavy."""
+"""Permitted values and defaults of the options that define a trunk. Loads nothing heavy."""
 
 from __future__ import annotations
 

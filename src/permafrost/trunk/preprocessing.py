@@ -1,7 +1,7 @@
 """Preprocessing rules: the scaling of pixels that a base was trained with.
 
-The three rules are those of `keras.applications.imagenet_utils.preprocess_input`, built of layers: extraction and the
-exported model share them on every backend.
+The three rules are those of `keras.applications.imagenet_utils.preprocess_input`, expressed as layers: extraction and
+the exported model share them on every backend.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Rule:
 
 
 RULES: Final[dict[str, Rule | None]] = {
-    # The base scales its own input, or takes pixels from 0 to 255.
+    # Nothing: the base scales its own input, or takes pixels from 0 to 255.
     "none": None,
-    # scales to -1 to 1
+    # Scale to -1 to 1.
     "tf": Rule(scale=(1 / 127.5,) * 3, offset=(-1.0,) * 3),
-    # subtracts ImageNet's mean, without scaling, blue first
+    # Swap red and blue, then subtract ImageNet's mean, without scaling.
     "caffe": Rule(scale=(1.0,) * 3, offset=(-103.939, -116.779, -123.68), bgr=True),
-    # scales to 0 to 1, then normalises by ImageNet's mean and standard deviation
+    # Scale to 0 to 1, then normalise by ImageNet's mean and standard deviation.
     "torch": Rule(
         scale=tuple(1 / (255 * s) for s in _IMAGENET_STDDEV),  # type: ignore[arg-type]
         offset=tuple(-m / s for m, s in zip(_IMAGENET_MEAN, _IMAGENET_STDDEV, strict=True)),  # type: ignore[arg-type]

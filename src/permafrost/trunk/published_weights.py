@@ -1,4 +1,4 @@
-"""Read the legacy `.h5` weights that `keras.applications` publishes. The file is not trusted, and Keras not needed.
+"""Read the legacy `.h5` weights that `keras.applications` publishes. The file is not trusted, and Keras is not needed.
 
 There is one group per layer. The attribute `layer_names` of the file (of its group `model_weights` if a whole model was
 saved) gives the order of the groups, and `weight_names` of each group the order of its arrays. Layers are matched by
@@ -53,7 +53,7 @@ def load_legacy_weights(model: keras.Model, path: str | os.PathLike[str]) -> Non
 
 @contextlib.contextmanager
 def _open(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open a weights file, and turn errors of HDF5 into one clear line."""
+    """Open a weights file, and turn HDF5 errors into a `WeightsError`."""
     import h5py
 
     try:

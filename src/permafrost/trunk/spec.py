@@ -19,15 +19,15 @@ RESIZING: Final = "pillow-bilinear-antialias-1"
 """The resizing rule, `images.resizing`."""
 
 DESCRIPTION: Final = ("base", "weights_source", "cut", "shapes")
-"""Fields for people, which follow from the others; they are not part of the digest."""
+"""Fields for people; they are not part of the digest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrunkSpec:
     """Everything a feature value depends on, and a description for people.
 
-    A new field needs a default. One that features depend on changes every digest, so all features are computed again;
-    stores without it are recognised as another version's.
+    A new field needs a default. If features depend on it, every digest changes and all features are computed again;
+    stores without it are recognised as those of another version.
 
     Attributes:
         architecture: SHA-256 of the trunk's graph and layer settings, without layer names.
@@ -74,7 +74,7 @@ class TrunkSpec:
 
     @property
     def key(self) -> str:
-        """The first 12 hex digits of the digest, with which the name of the store's folder ends."""
+        """The first 12 hex digits of the digest; the name of the store's folder ends with them."""
         return self.digest[:12]
 
     @property
@@ -94,15 +94,15 @@ class TrunkSpec:
 
         Args:
             fields: the JSON object.
-            digest: the digest that was recorded with it. If the fields known here have that digest, fields for people
-                may be missing or unknown: another version has others.
+            digest: the digest that was recorded with it. If the known fields have that digest, fields for people may
+                be missing or unknown: other versions may have others.
 
         Raises:
             VersionError: fields are missing or unknown.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         known = {name: value for name, value in fields.items() if name in names}
-        if set(fields) != names and (digest is None or not _is_of(cls, known, digest)):
+        if set(fields) != names and (digest is None or not _has_digest(cls, known, digest)):
             raise VersionError(
                 "the description of a trunk does not have the fields of this version",
                 expected=", ".join(sorted(names)),
@@ -116,7 +116,7 @@ class TrunkSpec:
         return cls(**fields | {"image_size": size, "shapes": shapes})
 
 
-def _is_of(cls: type[TrunkSpec], fields: dict[str, Any], digest: str) -> bool:
+def _has_digest(cls: type[TrunkSpec], fields: dict[str, Any], digest: str) -> bool:
     """Return whether a record with these fields, and defaults for the others, has this digest."""
     try:
         return cls._from_fields(fields).digest == digest
@@ -140,7 +140,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def first_difference(expected: TrunkSpec, found: TrunkSpec) -> tuple[str, Any, Any] | None:
-    """Return the first field in which two trunks differ, in the order that means most to people.
+    """Return the first field in which two trunks differ, those that mean most to people first.
 
     Returns:
         The field's name and both values; None if both trunks give the same features.

@@ -22,9 +22,9 @@ class BaseEntry:
     Attributes:
         builder: the name of its function in `keras.applications`, or in `resnet20` if it is bundled.
         preprocessing: a name in `preprocessing.RULES`.
-        default_size: the height and width in pixels that it was trained at.
+        default_size: the height and width in pixels at which it was trained.
         minimum_size: the minimum height and width in pixels.
-        bundled: the file with its weights in this package; None if it has none.
+        bundled: the file with its weights in this package; None if they are not bundled.
     """
 
     builder: str

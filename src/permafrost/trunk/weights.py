@@ -75,7 +75,7 @@ def load_weights(model: keras.Model, path: str) -> None:
             raise WeightsError(f"the weights in {path} do not fit {model.name}: {error}") from error
     else:
         raise WeightsError(
-            f"{path} is not in a layout of weights that Keras publishes",
+            f"{path} is not a weights file in a format that Keras publishes",
             expected="a legacy .h5, or .weights.h5",
             do="give a whole model as --base FILE.keras",
         )
@@ -85,7 +85,7 @@ def load_weights(model: keras.Model, path: str) -> None:
 def _square_efficientnet_deviation(model: keras.Model) -> None:
     """Turn the standard deviation in EfficientNet's published weights into the variance that its first layer expects.
 
-    Keras makes up for this by another layer, but only when it downloads the weights itself
+    Keras corrects this with another layer, but only when it downloads the weights itself
     (`keras.applications.efficientnet`).
     """
     import keras

@@ -15,9 +15,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 
 HEADER = """# Commands
 
-Each command is a program in `bin/`, and `permafrost NAME` where the package is installed. Results go to standard
+Each command is a program in `bin/`, and `permafrost NAME` if the package is installed. Results go to standard
 output, progress and errors to standard error. Exit status: 0 done, 2 the request or its input is wrong
-([errors](errors.md)), 130 interrupted, 1 a bug in Permafrost. Most commands have a twin in Python:
+([errors](errors.md)), 130 interrupted, 1 a bug in Permafrost. Most commands have an equivalent in Python:
 
 | command | Python |
 | --- | --- |
@@ -26,10 +26,10 @@ output, progress and errors to standard error. Exit status: 0 done, 2 the reques
 | `finetune` | `pf.finetune(run, unfreeze, ...)` |
 | `evaluate` | `pf.evaluate(model, data)` |
 | `predict` | `pf.predict(model, images)` |
-| `features show` | `pf.open_features(path).describe()` |
+| `features show` | `permafrost.store.description.describe_set(pf.open_features(path))` |
 
 Options have the same names in Python, with underscores: `--image-size 150` is `image_size=150`.
-`tools/write_commands.py` makes this page from the commands' help.
+`tools/write_commands.py` writes this page from the commands' help.
 """
 
 

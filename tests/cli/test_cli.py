@@ -597,7 +597,7 @@ def test_a_folder_that_is_not_a_run_is_refused(refused, photos):
 
 def test_a_missing_run_is_refused(refused, photos):
     assert "no run at nothing; expected a folder" in refused("finetune", "nothing")
-    assert "no run and no model at nothing; expected a run's folder or a .keras file" in refused(
+    assert "no run or model at nothing; expected a run's folder or a .keras file" in refused(
         "evaluate", "nothing", photos
     )
 
@@ -633,7 +633,7 @@ def test_a_missing_run_is_refused(refused, photos):
             "a feature set is an HDF5 file; expected --out NAME.h5",
         ),
         (["fit-head", "set", "--head", "logistik"], "unknown head logistik; expected logistic"),
-        (["fit-head", "set", "--hidden", "many"], "--hidden is not understood; expected 256, or 512,128, or 0"),
+        (["fit-head", "set", "--hidden", "many"], "cannot parse --hidden; expected 256, or 512,128, or 0"),
         (["fit-head", "set", "--optimizer", "adamm"], "unknown optimizer; expected adam, adamw, nadam, rmsprop or sgd"),
         (["finetune", "run", "--patience", "-1"], "patience is out of range; expected at least 0, found -1"),
         (["evaluate", "run", "photos", "--split", "all"], "no such split; expected train, validation, test, found all"),

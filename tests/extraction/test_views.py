@@ -191,7 +191,7 @@ def test_a_head_may_be_fitted_to_fewer_views_than_are_cached(viewed, tmp_path):
     assert run.about["options"]["views"] == 1
     for wrong in (0, 4):
         with pytest.raises(
-            OptionError, match=rf"no such number of views of .*; expected 1 to 3, found {wrong}\. Extract"
+            OptionError, match=rf"cannot fit to this number of views of .*; expected 1 to 3, found {wrong}\. Extract"
         ):
             fit_head(viewed, "ridge", views=wrong, out=tmp_path / "other", progress=False)
 

@@ -52,4 +52,4 @@ def test_nothing_is_cached_on_a_nearly_full_disk(tune, monkeypatch):
     (plan,) = prepared(tune.run, out=None).plan()
 
     assert plan.strategy == "recompute"
-    assert plan.reason == "the features take 591.4 kB, and 500.0 kB of the disk are free"
+    assert plan.reason == "the features take 591.4 kB, and the disk has 500.0 kB free"

@@ -216,7 +216,7 @@ def test_a_class_that_does_not_occur_in_a_split_has_no_metrics_there_and_a_warni
         others = [written["classes"][name]["recall"] for name in ("checks", "dots")]
         assert written["balanced_accuracy"] == pytest.approx(np.mean(others))
         assert (
-            f"warning: {split} has no images of stripes: their recall is n/a, and balanced accuracy is without them"
+            f"warning: {split} has no images of stripes: their recall is n/a, and balanced accuracy omits them"
         ) in run_lines(run)
 
 
@@ -525,7 +525,7 @@ def test_sets_of_other_images_are_not_compared(features, photos, tiny_base, tmp_
 
     line = one_error_line(caught.value)
     assert line == (
-        f"{other.path} and {features.path} cannot be compared: other images; expected sets of the same images. "
+        f"{other.path} and {features.path} cannot be compared: different images; expected sets of the same images. "
         "Extract both from the same data"
     )
 
@@ -556,7 +556,7 @@ def test_several_sets_cannot_be_compared_with_a_head_that_keras_trains(features,
 
 
 def test_more_shots_than_images_are_refused(features, tmp_path):
-    with pytest.raises(HeadError, match="too few training images for so many shots; expected 6 at most, found 7"):
+    with pytest.raises(HeadError, match="too few training images for this many shots; expected at most 6, found 7"):
         fit(features, out=tmp_path / "run", shots=[7])
 
 
@@ -583,7 +583,7 @@ def test_if_all_held_out_images_are_right_no_temperature_is_applied(features, tm
     assert (found["temperature"], found["identifiable"], found["applied"]) == (1, False, False)
     assert found["error_after"] == pytest.approx(found["error_before"])
     (line,) = calibration_lines(found, None)
-    assert line.startswith("calibration: all 9 images of validation are right")
+    assert line.startswith("calibration: all 9 images of validation are classified correctly")
 
 
 def test_a_run_of_two_classes_records_a_threshold(split_photos, tiny_base, tmp_path):

@@ -75,11 +75,11 @@ def test_numbers_per_layer_are_given_as_a_number_numbers_or_text(name, value, nu
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
-        ("hidden", "", "--hidden is not understood; expected 256, or 512,128, or 0, found "),
-        ("hidden", "8,,8", "--hidden is not understood; expected 256, or 512,128, or 0, found 8,,8"),
-        ("hidden", "1.5", "--hidden is not understood; expected 256, or 512,128, or 0, found 1.5"),
-        ("hidden", "many", "--hidden is not understood; expected 256, or 512,128, or 0, found many"),
-        ("filter_dropout", "x", "--filter-dropout is not understood; expected 0.25, or 0.25,0, found x"),
+        ("hidden", "", "cannot parse --hidden; expected 256, or 512,128, or 0, found "),
+        ("hidden", "8,,8", "cannot parse --hidden; expected 256, or 512,128, or 0, found 8,,8"),
+        ("hidden", "1.5", "cannot parse --hidden; expected 256, or 512,128, or 0, found 1.5"),
+        ("hidden", "many", "cannot parse --hidden; expected 256, or 512,128, or 0, found many"),
+        ("filter_dropout", "x", "cannot parse --filter-dropout; expected 0.25, or 0.25,0, found x"),
         ("filter_dropout", 1, "filter_dropout is out of range; expected at least 0, less than 1, found 1"),
         ("kernel_size", 0, "kernel_size is out of range; expected at least 1, found 0"),
     ],

@@ -165,7 +165,7 @@ def test_keras_trains_on_all_rows_by_batches(cached):
 
     x, y = cached.arrays("train")
     assert (outputs(fitted, x).argmax(axis=1) == y).mean() >= 0.5
-    assert fitted.details["fitted"].startswith("by batches of 64")
+    assert fitted.details["fitted"].startswith("in shuffled batches of 64")
 
 
 def test_a_head_that_needs_memory_is_refused_and_the_heads_that_do_not_are_named(cached):
@@ -185,7 +185,7 @@ def test_features_whose_products_do_not_fit_are_refused(cached):
 def test_a_run_can_be_fitted_from_disk_and_records_it(maps, tmp_path):
     run = pf.fit_head(maps, "linear", memory_limit=100_000, epochs=1, out=tmp_path / "run", progress=False)
 
-    assert run.about["details"]["fitted"].startswith("by batches of 32 in a shuffled order, read from disk")
+    assert run.about["details"]["fitted"].startswith("in shuffled batches of 32, read from disk")
     assert [run.metrics[split]["n"] for split in ("train", "validation", "test")] == [18, 9, 9]
     assert run.about["parity"]["resized_max_difference"] <= 1e-4
 

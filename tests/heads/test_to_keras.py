@@ -130,12 +130,12 @@ REFUSED = {
     ),
     "a kernel": (make_pipeline(StandardScaler(), SVC()), "SVC cannot be converted"),
     "a power": (make_pipeline(PowerTransformer(), LogisticRegression()), "PowerTransformer cannot be converted"),
-    "weighted neighbours": (KNeighborsClassifier(weights="distance"), "it weighs neighbours by their distance"),
-    "another distance": (KNeighborsClassifier(metric="cosine"), "for the cosine put Normalizer before it"),
+    "weighted neighbours": (KNeighborsClassifier(weights="distance"), "it weights neighbours by distance"),
+    "another distance": (KNeighborsClassifier(metric="cosine"), "for cosine distance put Normalizer before it"),
     "isotonic": (calibrated(LinearSVC(), method="isotonic"), "calibrates by isotonic"),
     "a calibrated forest": (calibrated(RandomForestClassifier()), "calibrates a classifier that is not linear"),
     "a calibrated power": (calibrated(make_pipeline(PowerTransformer(), LinearSVC())), "PowerTransformer cannot be"),
-    "another norm": (make_pipeline(Normalizer("l1"), LinearSVC()), "divides by another norm than l2"),
+    "another norm": (make_pipeline(Normalizer("l1"), LinearSVC()), "uses a norm other than l2"),
 }
 
 

@@ -28,7 +28,7 @@ from helpers import constant_model, export_for_ever, leftovers, load_stored_trun
 from permafrost.errors import RunError, WriteError
 from permafrost.images.resizing import resize
 from permafrost.model import assembly
-from permafrost.model.assembly import GRAPH_RECORDS, RESIZING_LAYER, assemble, body_of, export_model, lent
+from permafrost.model.assembly import GRAPH_RECORDS, RESIZING_LAYER, assemble, body_of, export_model, shared_layers
 from permafrost.model.parity import TOLERANCE
 from permafrost.trunk.bases import load_base
 from permafrost.trunk.cutting import Trunk, build_trunks
@@ -84,10 +84,10 @@ def alone(run, exported, tmp_path_factory) -> dict:
     return json.loads(done.stdout)
 
 
-def test_heads_that_borrowed_a_trunk_are_freed(features):
+def test_heads_that_shared_a_trunk_are_freed(features):
     trunk, head = load_stored_trunk(features.store), make_head()
     kernel = weakref.ref(head.layers[-1].kernel)
-    with lent(trunk.model):
+    with shared_layers(trunk.model):
         joined = assemble(trunk, head)
         found = joined.predict(np.stack([texture("dots", 1, (PX, PX))]), verbose=0)
 
@@ -95,30 +95,30 @@ def test_heads_that_borrowed_a_trunk_are_freed(features):
     keras.backend.clear_session()
     gc.collect()
 
-    assert kernel() is None, "is a head still referred to? see `assembly.lent`"
-    with lent(trunk.model):
+    assert kernel() is None, "is a head still referred to? see `assembly.shared_layers`"
+    with shared_layers(trunk.model):
         again = assemble(trunk, make_head()).predict(np.stack([texture("dots", 1, (PX, PX))]), verbose=0)
     np.testing.assert_array_equal(again, found)
 
 
-def test_keras_records_graphs_where_lent_expects_them():
-    """If this fails, Keras has moved its records: `lent` does nothing then, and fitted heads stay in memory."""
+def test_keras_records_graphs_where_shared_layers_expects_them():
+    """If this fails, Keras has moved its records; then `shared_layers` does nothing, and heads stay in memory."""
     model = tiny_model()
     records = [getattr(layer, name) for layer in model.operations for name in GRAPH_RECORDS]
     before = [len(each) for each in records]
 
-    with lent(model):
+    with shared_layers(model):
         model.call(keras.Input((PX, PX, 3)))
         assert sum(len(each) for each in records) > sum(before)
 
     assert [len(each) for each in records] == before
 
 
-def test_lending_works_if_keras_keeps_its_records_elsewhere(monkeypatch):
+def test_sharing_layers_works_if_keras_has_its_records_elsewhere(monkeypatch):
     model, pixels = tiny_model(), np.zeros((1, PX, PX, 3), np.float32)
     monkeypatch.setattr(assembly, "GRAPH_RECORDS", ("_inbound_nodes", "_renamed"))
 
-    with lent(model):
+    with shared_layers(model):
         joined = keras.Model(images := keras.Input((PX, PX, 3)), model.call(images))
 
     np.testing.assert_array_equal(joined(pixels), model(pixels))

@@ -129,7 +129,7 @@ def test_a_model_without_labels_needs_a_dataset_with_as_many_classes(bare, split
         for kind in ("dots", "stripes"):
             shutil.copytree(split_photos / split / kind, tmp_path / "two" / split / kind)
 
-    with pytest.raises(RunError, match="the model has another number of classes; expected 2, found 3"):
+    with pytest.raises(RunError, match="the model has a different number of classes; expected 2, found 3"):
         evaluate(bare, tmp_path / "two")
 
 

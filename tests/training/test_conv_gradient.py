@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from helpers import named_weights
-from permafrost.training.conv_gradient import quick_gradients, suits
+from permafrost.training.conv_gradient import is_supported, quick_gradients
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's gradients alone")
 
@@ -34,7 +34,7 @@ def test_steps_with_the_faster_gradient_are_the_usual_steps_and_no_layer_stays_c
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy", run_eagerly=True)
         if quick:
             with quick_gradients(model):
-                assert all("convolution_op" in vars(layer) for layer in model.layers if suits(layer))
+                assert all("convolution_op" in vars(layer) for layer in model.layers if is_supported(layer))
                 for _ in range(5):
                     model.train_on_batch(pixels, labels)
         else:
@@ -55,9 +55,9 @@ def test_steps_with_the_faster_gradient_are_the_usual_steps_and_no_layer_stays_c
 def test_other_convolutions_are_unchanged(changed):
     usual = {"filters": 8, "kernel_size": 3, "padding": "same", "data_format": "channels_last"}
 
-    assert suits(keras.layers.Conv2D(**usual))
-    assert not suits(keras.layers.Conv2D(**(usual | changed)))
-    assert not suits(keras.layers.DepthwiseConv2D(3, padding="same"))
+    assert is_supported(keras.layers.Conv2D(**usual))
+    assert not is_supported(keras.layers.Conv2D(**(usual | changed)))
+    assert not is_supported(keras.layers.DepthwiseConv2D(3, padding="same"))
 
 
 def test_this_version_of_keras_convolves_by_the_method_that_is_replaced():

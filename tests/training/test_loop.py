@@ -349,7 +349,7 @@ def test_a_compiled_model_takes_the_same_fractions_of_steps_as_an_eager_one(opti
 def test_xla_compiles_long_training_of_large_heads_with_the_same_result(monkeypatch):
     with compiling(True):
         plain, _ = trained(epochs=2)
-        monkeypatch.setattr(training_module, "COMPILED_FROM", 5 * CLASSES * 2)
+        monkeypatch.setattr(training_module, "MIN_XLA_UPDATES", 5 * CLASSES * 2)
         fused, _ = trained(epochs=2)
         shorter, _ = trained(epochs=1)
 
@@ -358,7 +358,7 @@ def test_xla_compiles_long_training_of_large_heads_with_the_same_result(monkeypa
 
 
 def test_xla_does_not_compile_heads_with_convolutions(monkeypatch):
-    monkeypatch.setattr(training_module, "COMPILED_FROM", 0)
+    monkeypatch.setattr(training_module, "MIN_XLA_UPDATES", 0)
     x = keras.Input((4, 4, 1))
     y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(x))
     model = keras.Model(x, keras.layers.Dense(CLASSES, "softmax")(y))

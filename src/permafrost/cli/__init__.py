@@ -32,11 +32,11 @@ class _Commands(click.Group):
     """A group that imports a command only when it is used."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _reader_may_leave():
+        with _ignore_broken_pipe():
             return super().make_context(*args, **extra)
 
     def invoke(self, context: click.Context) -> Any:
-        with _reader_may_leave():
+        with _ignore_broken_pipe():
             return super().invoke(context)
 
     def list_commands(self, context: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -62,8 +62,8 @@ class _Commands(click.Group):
 
 
 @contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """End with status 0 when the reader of standard output has gone, as in `| head`; click would end with 1."""
+def _ignore_broken_pipe() -> Iterator[None]:
+    """Exit with status 0 if the reader of standard output is gone, as in `| head`; click would exit with 1."""
     try:
         yield
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""`demo`: the whole job on a small dataset, offline, beside the same network trained from scratch."""
+"""`demo`: run the whole job on a small dataset, offline, and train the same network from scratch for comparison."""
 
 from __future__ import annotations
 

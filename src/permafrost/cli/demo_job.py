@@ -202,7 +202,7 @@ def train_from_scratch(features: FeatureSet, seconds: float) -> tuple[float, int
 
 
 def _images(features: FeatureSet, split: str) -> Examples:
-    """Return a split's images as the base sees them, read from their files in each epoch as the tutorials do."""
+    """Return a split's images as the base sees them, read from their files in each epoch, as tutorials do."""
     rows, originals = features.rows(split), Originals(features)
 
     def load(numbers: np.ndarray) -> np.ndarray:

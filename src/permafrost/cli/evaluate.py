@@ -1,4 +1,4 @@
-"""`evaluate`: from a model and a dataset to metrics."""
+"""`evaluate`: compute a model's metrics on a dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`extract`: images in, a feature set out."""
+"""`extract`: run the trunk on images and write a feature set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def extract(*, data: str, cut: str | None, dry_run: bool, as_json: bool, **optio
     DATA is a folder with one folder per class, or with train/, validation/ and test/ folders of those; a CSV with the
     columns path,label[,split]; or an .npz with X_train, y_train[, X_validation, ...].
 
-    Images whose features are cached are not computed again, whatever their names, folders and labels are.
+    Cached features are reused even if images have been renamed, moved, relabelled or re-split.
     """
     from permafrost.extraction.extract import Extraction
 

@@ -55,7 +55,7 @@ def list_sets(*, folder: str, as_json: bool) -> None:
 def show_set(*, path: str, as_json: bool) -> None:
     """Show what a feature set holds.
 
-    Its images and classes, its trunk, duplicate images, and the skipped files with the reasons.
+    Prints its images and classes, its trunk, duplicate images, and the skipped files with reasons.
     """
     from permafrost.store.description import describe_set
     from permafrost.store.feature_set import open_features
@@ -87,8 +87,8 @@ def verify_features(*, path: str, as_json: bool) -> None:
     """Read and check all cached features.
 
     Reports what is damaged, missing, foreign (from another trunk, or not part of a store) or duplicate (rows that are
-    cached twice, which only costs space). Exit status 2 if features cannot be read; the same extract computes them
-    again.
+    cached twice, which only costs space). Exits with status 2 if features cannot be read; running the same extract
+    computes them again.
     """
     from permafrost.store.verification import verify
 

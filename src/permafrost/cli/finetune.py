@@ -61,7 +61,7 @@ def _plan_lines(plan: Any) -> Iterator[str]:
     crossing = ", ".join(f"{name} {shape}" for name, shape in zip(plan.crossing, plan.shapes, strict=True))
     yield f"crossing the cut: {crossing}"
     if plan.strategy == "recompute":
-        yield f"not cached, the trunk runs in each epoch: {plan.reason}"
+        yield f"not cached; the trunk runs in each epoch: {plan.reason}"
     else:
         yield (
             f"cached: {plan.rows:,} images and views, {size(plan.bytes)} in {plan.store}; "

@@ -32,8 +32,8 @@ from permafrost.training.options import HEAD_TRAINING
 def fit_head(*, features: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Fit a head to cached features and export one Keras model.
 
-    Several sets of the same images, from other cuts, poolings or bases, are compared. The model takes
-    images of any size, 0 to 255, and gives probabilities; it opens with plain Keras.
+    Several sets of the same images, with different cuts, poolings or bases, are compared. The model takes images of any
+    size, 0 to 255, and returns probabilities; it opens with plain Keras.
     """
     from permafrost.heads.fit import fit_head as fit
 
@@ -42,7 +42,7 @@ def fit_head(*, features: tuple[str, ...], as_json: bool, **options: Any) -> Non
 
 
 def run_lines(run: Any) -> list[str]:
-    """Return what a run found, as lines of text."""
+    """Return the results of a run as lines of text."""
     return [
         *([f"fitted: {run.about['details']['fitted']}"] if "fitted" in run.about["details"] else []),
         *leaderboard_lines(run.about.get("leaderboard", [])),
@@ -90,8 +90,8 @@ def calibration_lines(calibration: dict[str, Any] | None, threshold: dict[str, A
     lines = []
     if calibration and not calibration["identifiable"]:
         lines.append(
-            f"calibration: all {calibration['n']:,} images of {calibration['split']} are right, "
-            "so no temperature is best; none is applied"
+            f"calibration: all {calibration['n']:,} images of {calibration['split']} are classified "
+            "correctly, so there is no best temperature, and none is applied"
         )
     elif calibration:
         applied = "applied" if calibration["applied"] else "not applied (--calibrate temperature does)"

@@ -1,4 +1,4 @@
-"""`predict`: from a model and images to labels."""
+"""`predict`: classify images with a model."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def absent_class_lines(split: str, metrics: dict[str, Any]) -> list[str]:
     if not absent:
         return []
     shown = ", ".join(map(one_line, absent[:10])) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
-    return [f"warning: {split} has no images of {shown}: their recall is n/a, and balanced accuracy is without them"]
+    return [f"warning: {split} has no images of {shown}: their recall is n/a, and balanced accuracy omits them"]
 
 
 def parity_lines(parity: dict[str, Any]) -> list[str]:

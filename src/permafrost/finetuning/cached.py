@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 class CachedFeatures:
-    """The features at the cut, once they are all cached. They are held in memory if they fit.
+    """Loads the features at the cut, all of which are cached. They are held in memory if they fit.
 
     Args:
         selection: the images and views.
-        cache: where the features are.
+        cache: the cache that holds the features.
     """
 
     def __init__(self, selection: ImageSelection, cache: FeatureCache) -> None:
@@ -78,12 +78,12 @@ class CachedFeatures:
 
 
 class _CachedRows:
-    """The features of a view of some images on disk, as `ShuffledRows` reads them.
+    """Cached features of one view of some images, in the form that `ShuffledRows` reads.
 
     Attributes:
-        disk_order: (n,) int64, the numbers of the images in the order of the disk.
+        disk_order: (n,) int64, the numbers of the images in the order on disk.
         row_bytes: bytes that one image's features take in memory.
-        memory_limit: bytes that all features held in memory may take.
+        memory_limit: maximum bytes of features in memory.
     """
 
     def __init__(self, cache: FeatureCache, digests: Sequence[bytes], view: int) -> None:
@@ -91,7 +91,7 @@ class _CachedRows:
         _, places = place_rows(cache.addresses([(digest, view) for digest in digests]))
         self.disk_order = np.lexsort((places[:, 1], places[:, 0]))
         self.row_bytes = 4 * sum(math.prod(shape) for shape in cache.spec.shapes)
-        # Rarely below `SHUFFLE_BYTES`, so that the order seldom depends on the free memory.
+        # This is rarely below `SHUFFLE_BYTES`, so that the order seldom depends on the free memory.
         self.memory_limit = min(SHUFFLE_BYTES, available_memory() // 2)
 
     def load(self, numbers: np.ndarray) -> Any:
@@ -100,10 +100,10 @@ class _CachedRows:
 
 
 class _ShuffledViews:
-    """Shuffled reading of training images that do not fit into memory, one view per epoch.
+    """Reads training features that do not fit in memory in shuffled order, one view per epoch.
 
     Args:
-        cache: where the features are.
+        cache: the cache that holds the features.
         digests: the SHA-256 of each image's content.
     """
 
@@ -113,7 +113,7 @@ class _ShuffledViews:
         self._rows: ShuffledRows | None = None
 
     def of_view(self, view: int) -> Load:
-        """Switch to a view, and return what loads it in the order drawn next."""
+        """Switch to a view, and return the function that loads its features in the order drawn next."""
         if self._rows is None or view != self._view:
             self._rows, self._view = ShuffledRows(_CachedRows(self._cache, self._digests, view)), view
         return self._rows.load
@@ -129,7 +129,7 @@ class FeatureComputation:
 
     Args:
         selection: the images and views.
-        cache: the trunk below the cut, and where its features go.
+        cache: the trunk below the cut, and the store of its features.
         options: how images are read and computed; the limit on pixels is the set's own.
     """
 
@@ -140,7 +140,7 @@ class FeatureComputation:
         self._converted: ConvertedModel | None = None
 
     def missing(self) -> dict[int, list[int]]:
-        """Return the views that are not cached by row; rows with none are left out."""
+        """Return the missing views of each row; rows without any are left out."""
         wanted = [(row, view) for row, views in self._selection.views_by_row().items() for view in views]
         cached = self._cache.has([(self._digests[row], view) for row, view in wanted])
         missing: dict[int, list[int]] = {}
@@ -156,7 +156,7 @@ class FeatureComputation:
     def images_per_second(self) -> float:
         """Measure how fast the trunk runs, on one batch."""
         engine = engine_for([self._cache], self._options, cached_conversion([self._cache]))
-        # Only its model is used again: `run` needs an engine that is checked against Keras on a batch of images.
+        # Only its model is reused: `run` needs an engine that is checked against Keras on a batch of images.
         self._converted = engine.converted
         return measure_rate(engine, self._cache.spec.image_size)
 
@@ -164,7 +164,7 @@ class FeatureComputation:
         """Compute what is missing and commit it.
 
         Raises:
-            RunError: an image is gone or has changed; it is named.
+            RunError: an image is gone or has changed; the message names it.
         """
         missing = self.missing()
         rows = np.array(sorted(missing), np.int64)

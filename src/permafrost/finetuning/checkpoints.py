@@ -1,4 +1,4 @@
-"""Where checkpoints of fine-tuning lie: beside the new run, in files named by everything that decides the result."""
+"""Paths of checkpoints: files beside the new run, named by a hash of everything that determines the result."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def checkpoint_path(request: Request, stages: Sequence[int], strategies: Sequenc
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints of a run that has been written: also those of other requests that were not finished."""
+    """Remove all checkpoints of a finished run, including those of other requests that were not finished."""
     for path in list(folder.parent.iterdir()):
         if path.name.startswith(_prefix(folder)):
             path.unlink(missing_ok=True)
 
 
 def _prefix(folder: Path) -> str:
-    # A hash of the folder's name: the name with a prefix and a suffix might be too long for a file name.
+    # The folder's name is hashed: with a prefix and a suffix it might be too long for a file name.
     return f"{CHECKPOINT_PREFIX}{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:8]}-"

@@ -57,14 +57,14 @@ def finetune(
         The new run.
 
     Raises:
-        PermafrostError: something about the request or its input is wrong; see `permafrost.errors`.
+        PermafrostError: the request or its input is wrong; see `permafrost.errors`.
     """
     return FineTuning(run, options_from({**options, "unfreeze": unfreeze})).run()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Material:
-    """What a stage trains: a model, its input and labels for each split, and its input for rows of the set."""
+    """The model that a stage trains, its examples per split, and a function that loads its input for rows of a set."""
 
     model: keras.Model
     examples: dict[str, Examples]
@@ -72,32 +72,32 @@ class _Material:
 
 
 class FineTuning:
-    """A fine-tuning that is checked and ready: the run is open, and the model is cut.
+    """A checked request for fine-tuning, with the run opened and the model cut.
 
     Args:
         run: a run, or its folder.
         options: the options.
 
     Raises:
-        PermafrostError: something about the request or its input is wrong.
+        PermafrostError: the request or its input is wrong.
     """
 
     def __init__(self, run: Run | str | os.PathLike[str], options: FineTuneOptions) -> None:
         self._started = time.perf_counter()
         self.request = check_request(run, options)
-        # Opened again: training changes the model, and the run's own stays what it is.
+        # The run is opened again, because training changes the model and must not change the run's.
         self._model = open_run(self.request.run.folder).model
         self._stages = build_stages(self._model, self.request)
 
     def plan(self) -> list[CachePlan]:
-        """Decide for each stage whether to cache features; nothing is written."""
+        """Decide for each stage whether to cache features, without writing anything."""
         return [plan_stage(stage, self.request.selection, self.request.options) for stage in self._stages]
 
     def run(self, plans: Sequence[CachePlan] | None = None) -> Run:
         """Train all stages and write the new run.
 
         Args:
-            plans: the result of `plan`; it is called if None.
+            plans: the result of `plan`, which is called if None.
         """
         plans = self.plan() if plans is None else plans
         request = self.request
@@ -132,8 +132,8 @@ class FineTuning:
         """Train the stages in turn.
 
         Returns:
-            What the last stage trained; the history of all; what `run.json` records of each; and the outputs on
-            validation and test images before training.
+            The model and data of the last stage; the history of all stages; the record of each for `run.json`; and
+            the outputs on validation and test images before training.
         """
         request, monitor = self.request, self.request.options.training.monitor
         lowest, strategies = [stage.lowest for stage in self._stages], [plan.strategy for plan in plans]
@@ -163,7 +163,7 @@ class FineTuning:
         return _Material(body_of(self._model), {split: images.examples(split) for split in SPLITS}, images.rows)
 
     def _export(self, folder: Path, material: _Material, *, cached: bool) -> Parity:
-        """Save the model, and compare it with what was trained."""
+        """Save the model, and check that it agrees with the model that was trained."""
         selection, spec = self.request.selection, self.request.spec
         body = body_of(self._model)
         return export_checked(

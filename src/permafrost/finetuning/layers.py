@@ -1,4 +1,4 @@
-"""Choose the layers of a base that are trained, and how fast."""
+"""Choose which layers of a base are trained, and at which learning rates."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from permafrost.units import parse_size
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FineTuneOptions:
-    """How a run is fine-tuned. The fields describe themselves; `finetune` lists them.
+    """The options of fine-tuning a run. The fields describe themselves; `finetune` lists them.
 
     Attributes:
         training: how the unfrozen layers and the head are trained.
@@ -38,7 +38,7 @@ class FineTuneOptions:
     )
     views: int | str | None = option(
         None,
-        "Number of views of each training image, one per epoch in turn, the image itself among them; live makes new "
+        "Number of views of each training image, including the image itself, which epochs use in turn; live makes new "
         "ones in each epoch.",
         shown="1",
         metavar="K|live",
@@ -57,12 +57,12 @@ class FineTuneOptions:
         above=0,
         maximum=1,
     )
-    # Their statistics come from millions of images; a few small batches spoil them.
+    # The statistics of the base come from millions of images; a few small batches spoil them.
     train_batchnorm: bool = option(False, "Train BatchNorm layers of the base too; otherwise they stay frozen.")
     mixed_precision: bool = option(False, "Train in bfloat16 with float32 weights; needs a GPU.")
-    # Its large gradients would destroy what the base has learnt.
+    # The large gradients of such a head would destroy what the base has learnt.
     untrained_head: bool = option(False, "Fine-tune even if the run's head is no better than guessing.")
-    dtype: str = option("float32", "Number format of cached features.", choices=("float32", "float16"))
+    dtype: str = option("float32", "Data type of cached features.", choices=("float32", "float16"))
     cache_limit: int | str = option(
         "20GB", "Maximum size of the cached features on disk; 0 caches nothing.", metavar="SIZE"
     )

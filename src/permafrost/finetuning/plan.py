@@ -1,7 +1,7 @@
 """Decide whether to cache the features at the cut, or to recompute them in each epoch.
 
-Caching runs the trunk once per image and view, and takes disk space. Recomputing runs it in every epoch, and takes
-none. Both give the same model.
+Caching runs the trunk once per image and view, and takes disk space. Recomputing runs it in every epoch, without
+disk space. Both give the same model.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class CachePlan:
         crossing: the layers whose outputs cross the cut.
         shapes: the shapes of these outputs.
         rows: number of images and views to train on and evaluate.
-        missing: how many of them are not cached yet.
+        missing: number of these that are not cached yet.
         bytes: size of the features of all rows on disk, uncompressed.
-        seconds: estimated time to compute the missing ones; 0 if nothing is cached.
+        seconds: estimated time to compute the missing ones; 0 if features are not cached.
         store: the folder of the features.
     """
 
@@ -53,7 +53,7 @@ class CachePlan:
 
 
 def plan_stage(stage: Stage, selection: ImageSelection, options: FineTuneOptions) -> CachePlan:
-    """Plan a stage; nothing is written."""
+    """Plan a stage, without writing anything."""
     rows, missing = sum(len(views) for views in selection.views_by_row().values()), stage.computation.count_missing()
     strategy, reason = _decide(stage, selection, options, rows=rows, missing=missing)
     measured = missing and strategy == CACHED
@@ -83,7 +83,7 @@ def _decide(
         return RECOMPUTE, f"the features take {size(needed)}, more than the cache limit of {size(limit)}"
     new, free = missing * stage.cache.row_bytes, free_bytes(stage.cache.folder)
     if new > free * DISK_FRACTION:
-        return RECOMPUTE, f"the features take {size(new)}, and {size(free)} of the disk are free"
+        return RECOMPUTE, f"the features take {size(new)}, and the disk has {size(free)} free"
     if not missing:
         return CACHED, "all features are cached already"
     runs, epochs = recomputed_images(selection, options.training), options.training.epochs
@@ -92,7 +92,7 @@ def _decide(
 
 
 def recomputed_images(selection: ImageSelection, training: TrainingOptions) -> int:
-    """Return on how many images recomputing runs the trunk."""
+    """Return the number of images that the trunk runs on if features are recomputed."""
     counts = {split: len(selection.rows[split]) for split in SPLITS}
     epoch = counts["train"]
     if training.steps_per_epoch:
@@ -103,7 +103,7 @@ def recomputed_images(selection: ImageSelection, training: TrainingOptions) -> i
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the free bytes of the disk that a folder is on, or will be on."""
+    """Return the free bytes on the disk of a folder that may not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

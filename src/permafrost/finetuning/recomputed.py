@@ -19,7 +19,7 @@ class DecodedImages:
 
     Args:
         selection: the images and views.
-        threads: read, decode and augment.
+        threads: the executor that reads, decodes and augments images.
     """
 
     def __init__(self, selection: ImageSelection, threads: Executor) -> None:
@@ -37,7 +37,7 @@ class DecodedImages:
         """Return a view of the images in (k,) rows of the set: (k, h, w, 3) float32, 0 to 255.
 
         Raises:
-            RunError: an image is gone or has changed; it is named.
+            RunError: an image is gone or has changed; the message names it.
         """
 
         def load(row: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What `run.json` records of a fine-tuning."""
+"""The record of a fine-tuning in `run.json`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def run_record(
 
     Args:
         request: the request.
-        stages: what `stage_record` returned for each stage.
-        before: probabilities (n, classes) of the run's model on test images, by split.
-        after: the same of the new model.
+        stages: the result of `stage_record` for each stage.
+        before: probabilities (n, classes) of the run's model by split; `test` is read.
+        after: the same for the new model.
     """
     run, selection = request.run, request.selection
     return {
@@ -58,7 +58,7 @@ def run_record(
 def stage_record(
     stage: Stage, plan: CachePlan, result: TrainingResult, layers: Sequence[str], monitor: str
 ) -> dict[str, Any]:
-    """Return what `run.json` records of a stage."""
+    """Return the record of a stage in `run.json`."""
     return {
         "from": layers[stage.lowest],
         "index": stage.lowest,

@@ -29,7 +29,7 @@ class Request:
         run: the run to start from.
         options: the options.
         selection: the images and views.
-        spec: what the cached features depend on, but for the cut.
+        spec: everything that the cached features depend on, except the cut.
         layers: names of the base's layers, in its order.
         folder: the new run's folder.
         replace: whether a run in that folder is replaced.
@@ -44,7 +44,7 @@ class Request:
     replace: bool
 
     def settings(self) -> dict[str, Any]:
-        """Return all that the trained model depends on, but for the run and the cut, as JSON."""
+        """Return everything that the trained model depends on, except the run and the cut, as JSON values."""
         options, views = self.options, self.selection.views
         return dataclasses.asdict(options.training) | {
             "views": views.count if views.count is not None else "live",
@@ -57,10 +57,10 @@ class Request:
 
 
 def check_request(run: Run | str | os.PathLike[str], options: FineTuneOptions) -> Request:
-    """Open a run and its feature set, and check what is asked for.
+    """Open a run and its feature set, and check the request.
 
     Raises:
-        PermafrostError: something about the request or its input is wrong.
+        PermafrostError: the request or its input is wrong.
     """
     if options.mixed_precision:
         require_gpu()
@@ -85,10 +85,10 @@ def check_request(run: Run | str | os.PathLike[str], options: FineTuneOptions) -
 
 
 def require_trained_head(run: Run, untrained_allowed: bool) -> None:
-    """Refuse a head that passes no useful gradient: one of a kind that has none, or one that only guesses.
+    """Refuse a head that passes no useful gradient, because of its kind or because it is no better than guessing.
 
     Raises:
-        HeadError: the head is such a head.
+        HeadError: the head has no useful gradient.
     """
     head, metrics = run.about["head"], run.metrics["train"]
     if not run.about["passes_gradient"]:
@@ -100,7 +100,7 @@ def require_trained_head(run: Run, untrained_allowed: bool) -> None:
     fractions = counts / counts.sum()
     guessing = float(-(fractions * np.log(fractions)).sum())
     half_way = (1 + 1 / len(counts)) / 2
-    # Both, since the probabilities of some good heads are badly calibrated.
+    # Both are required, because the probabilities of some good heads are badly calibrated.
     guesses = not metrics["log_loss"] < guessing and metrics["balanced_accuracy"] < half_way
     if guesses and not untrained_allowed:
         raise HeadError(

@@ -22,7 +22,7 @@ def find_features(run: Run, given: FeatureSet | str | os.PathLike[str] | None = 
         given: the set, or its file; None for the one that the run records.
 
     Raises:
-        RunError: the set has other images, labels, splits or another trunk now; the first difference is named.
+        RunError: the set has different images, labels or splits, or a different trunk; the message says which.
         SetError: there is no set at the recorded paths, or it is damaged.
     """
     if given is not None:
@@ -42,12 +42,12 @@ def find_features(run: Run, given: FeatureSet | str | os.PathLike[str] | None = 
         try:
             return find_features(run, path)
         except (RunError, SetError, VersionError):
-            continue  # Another set lies at this path now; the run's own may be at the other.
+            continue  # Another set is at this path now; the run's own may be at the other.
     return find_features(run, found[-1])
 
 
 def recorded_paths(run: Run) -> list[Path]:
-    """Return where the set of a run may be: relative to the run's folder, then by its absolute path."""
+    """Return the possible paths of a run's set: relative to the run's folder, then the absolute one."""
     relative = Path(os.path.normpath(os.path.join(os.path.abspath(run.folder), run.about["features_relative"])))
     return list(dict.fromkeys([relative, Path(run.about["features"])]))
 

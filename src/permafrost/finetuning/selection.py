@@ -37,12 +37,12 @@ class ImageSelection:
         return labels
 
     def views_by_row(self) -> dict[int, range]:
-        """Return the views of each image that can be cached; 0 is the image itself."""
+        """Return the views of each row that can be cached; 0 is the image itself."""
         train = {int(row): range(self.views.count or 1) for row in self.rows["train"]}
         return {int(row): range(1) for split in ("validation", "test") for row in self.rows[split]} | train
 
     def examples(self, split: str, loader: Callable[[int], Load]) -> Examples:
-        """Return a split for training or evaluation; training images take turns with their views.
+        """Return a split for training or evaluation; epochs use the views of training images in turn.
 
         Args:
             split: `train`, `validation` or `test`.

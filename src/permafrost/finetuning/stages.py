@@ -1,4 +1,4 @@
-"""Stages of gradual unfreezing: each trains the layers above one cut, from where the stage before ended."""
+"""Stages of gradual unfreezing: each trains the layers above one cut, starting from the result of the stage before."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from permafrost.trunk.graph import as_precision
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One cut of the model.
+    """A stage: one cut of the model, and the features at the cut.
 
     Attributes:
         lowest: index in the base of the lowest unfrozen layer.
         frontier: the model, cut below that layer.
-        cache: the features at the cut, cached or not.
-        computation: computes those that are not.
-        cached: loads them once they are.
+        cache: the cache of the features at the cut.
+        computation: computes the features that are not cached yet.
+        cached: loads the features once all are cached.
     """
 
     lowest: int
@@ -49,7 +49,7 @@ def build_stages(model: keras.Model, request: Request) -> list[Stage]:
 
 
 def _build(model: keras.Model, request: Request, lowest: int) -> Stage:
-    unfreeze_from(model, request, lowest)  # Refuses a cut with nothing to train above it.
+    unfreeze_from(model, request, lowest)  # This refuses a cut with nothing to train above it.
     selection = request.selection
     frontier = cut_below(model, pixels_of(model), lowest, request.spec, request.layers)
     rule = "" if selection.views.count is None else selection.views.rule
@@ -76,7 +76,7 @@ def train_stage(
         checkpoint: the file that the state is saved to after each epoch.
     """
     options = request.options
-    # In mixed precision a copy is trained; its output layer stays float32.
+    # Mixed precision trains a copy, whose output layer stays float32.
     trained = as_precision(model, "bfloat16", but=[model.layers[-1].name]) if options.mixed_precision else model
     result = train(
         trained,

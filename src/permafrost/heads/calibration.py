@@ -29,7 +29,7 @@ def row_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def temperature_is_identifiable(logits: np.ndarray, labels: np.ndarray) -> bool:
-    """Return whether a best temperature exists: if all rows are right, a lower one is always better.
+    """Return whether a best temperature exists: if all rows are classified correctly, a lower one is always better.
 
     Args:
         logits: (n, classes), or their softmax.
@@ -39,9 +39,10 @@ def temperature_is_identifiable(logits: np.ndarray, labels: np.ndarray) -> bool:
 
 
 def inverse_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Return the factor of the logits with the least mean log loss.
+    """Return the factor for the logits that minimises the mean log loss.
 
-    If no temperature is best (see `temperature_is_identifiable`), it is the largest of `LOG_RANGE`, as in scikit-learn.
+    Without a best temperature (see `temperature_is_identifiable`) its logarithm is the upper end of `LOG_RANGE`, as in
+    scikit-learn.
 
     Args:
         logits: (n, classes), of rows that the head was not fitted to.

@@ -25,7 +25,7 @@ from permafrost.heads.preparation import Prepared, prepare, setup_of
 from permafrost.heads.to_keras import Affine, apply_temperature, softmax, to_keras
 
 MIN_THREADED_SIZE: Final = 10_000_000
-"""Numbers in a matrix below which one thread multiplies it faster than several."""
+"""A matrix with fewer elements is multiplied faster by one thread than by several."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,14 +35,14 @@ class ClassicalHead(Head):
     Attributes:
         name: its name in commands and runs.
         setting: the name of its setting.
-        option: the field of `HeadOptions` that gives the setting.
-        values: returns the values that are compared for a number of rows, the most regularised first.
+        option: the field of `HeadOptions` that sets it.
+        values: takes the number of rows and returns the values to compare, the most regularised first.
         fitter: fits the head.
         from_disk: fits the head to features that stay on disk; None if it needs them in memory.
         rotation_invariant: whether rotating the features changes nothing, so that many features are fitted in the few
             dimensions that the rows span.
         scores_only: whether it gives scores, which a temperature turns into probabilities.
-        valid: tests a value of the setting, with the permitted range in words.
+        valid: a test for a value of the setting, and the permitted range in words.
         scalings: the scalings that `auto` tries.
         passes_gradient: see `Head`.
     """
@@ -77,8 +77,8 @@ class ClassicalHead(Head):
     def fit(self, data: HeadData, options: HeadOptions, *, labels_only: bool = False) -> FittedHead:
         """Fit the head to prepared features; see `Head.fit`.
 
-        A setting that is not given is the one with the least log loss in stratified five-fold cross-validation on the
-        training images. Scores become probabilities by a temperature, fitted to the images that each fold holds out,
+        If the setting is not given, stratified five-fold cross-validation on the training images chooses the value with
+        the least log loss. Scores become probabilities by a temperature, fitted to the images that each fold holds out,
         as in scikit-learn's `CalibratedClassifierCV`.
         """
         given = self.given(options)
@@ -117,9 +117,9 @@ class ClassicalHead(Head):
 
         Args:
             chosen: the value, with its cross-validation if there was one.
-            prepared: the rows.
+            prepared: the prepared rows.
             data: the features that the rows were prepared from.
-            setup: what else fitting depends on.
+            setup: everything else that fitting depends on.
             compared: all values that were compared.
             chosen_by: how the value was chosen, for `run.json`.
         """

@@ -52,7 +52,7 @@ class Moments:
         return cls(counts, class_weights[:, None] * class_sums(x, y, len(class_weights)), products)
 
     def add(self, other: Moments) -> Moments:
-        """Add other moments in place: products are large."""
+        """Add other moments in place, because products are large, and return the result."""
         for mine, theirs in ((self.counts, other.counts), (self.sums, other.sums), (self.products, other.products)):
             mine += theirs
         return self
@@ -86,7 +86,7 @@ def scaling_of(mean: np.ndarray, variances: np.ndarray, how: str) -> Affine:
     Args:
         mean: (d,) float64.
         variances: (d,) float64.
-        how: `standard` gives each feature variance 1; `centred` divides all by the number that gives the same sum of
+        how: `standard` gives each feature variance 1; `centred` divides all by one number, which gives the same sum of
             variances. Features that are constant, up to rounding, are only centred.
     """
     differing = variances > CONSTANT_FRACTION * variances.max(initial=0.0)
@@ -99,14 +99,15 @@ def scaling_of(mean: np.ndarray, variances: np.ndarray, how: str) -> Affine:
 
 
 def ridge_path(moments: Moments) -> Callable[[float], Affine]:
-    """Return a function from the strength alpha of ridge regression of targets -1 and 1 per class to logits.
+    """Return a function that maps the strength alpha to a ridge regression of targets -1 and 1 per class.
 
-    Equals scikit-learn's `RidgeClassifier`, whose single score of two classes is the second of the two logits here.
+    Its result maps features to logits. It equals scikit-learn's `RidgeClassifier`, whose single score of two classes is
+    the second of the two logits here.
     """
     count, mean = moments.counts.sum(), moments.mean
     values, vectors = linalg.eigh(moments.products - np.outer(count * mean, mean), check_finite=False, overwrite_a=True)
     values = np.maximum(values, 0)
-    # The targets' products with the centred rows; those of all classes add up to 0.
+    # Products of the targets with the centred rows; over all classes they add up to 0.
     projected = vectors.T @ (2 * (moments.sums - moments.counts[:, None] * mean)).T
     targets = 2 * moments.counts / count - 1
 
@@ -118,10 +119,10 @@ def ridge_path(moments: Moments) -> Callable[[float], Affine]:
 
 
 def lda_path(moments: Moments, features: int) -> Callable[[float], Affine]:
-    """Return a function from the shrinkage of linear discriminant analysis to logits.
+    """Return a function that maps the shrinkage to a linear discriminant analysis.
 
-    Classes are Gaussians with one covariance, shrunk towards a multiple of the identity. Equals scikit-learn's
-    `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)`.
+    Its result maps features to logits. Classes are Gaussians with one covariance, shrunk towards a multiple of the
+    identity. It equals scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)`.
 
     Args:
         moments: moments of the rows, or of their coordinates in the space that they span.

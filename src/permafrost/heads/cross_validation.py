@@ -28,7 +28,7 @@ MIN_IMPROVEMENT: Final = 1e-3
 """Minimum improvement of the log loss, in nats."""
 
 MIN_THREADED_SIZE: Final = 50_000
-"""Numbers in the features below which folds are fitted one after the other: threads would cost more than they save."""
+"""Folds of a matrix with fewer elements are fitted one after the other: threads would cost more than they save."""
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
 """For each fold, the rows to fit to and the rows that are held out."""
@@ -40,7 +40,7 @@ class CrossValidated:
 
     Attributes:
         value: the value.
-        log_loss: mean over the folds, weighted by class if classes are.
+        log_loss: mean over the folds; classes are weighted equally if fitting does so.
         standard_error: standard error of that mean.
         factor: the inverse temperature that multiplies the logits; 1 if none is applied.
         logits: (n, classes) float64, of each row by the model that was not fitted to it, times the factor.
@@ -61,7 +61,7 @@ def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose:
         class_names: the classes.
         seed: random seed of the folds.
         purpose: what the folds are for, for the error message.
-        do: what to do without them, for the error message.
+        do: what to do if there can be no folds, for the error message.
         views: views per image, as in `HeadData`; all views of an image share a fold, so none leaks into another.
 
     Raises:
@@ -103,13 +103,13 @@ def cross_validate(
         values: the values of its setting.
         x: (n, d), float32 or float64.
         y: (n,) int64.
-        setup: what else fitting depends on.
+        setup: everything else that fitting depends on.
         folds: the folds, from `make_folds`.
         calibrated: whether to apply the best temperature for each value.
     """
     compared: list[CrossValidated] = []
     uninformed = _prior_loss(y, setup)
-    # One thread per fold: several threads within a matrix product cost more than they give.
+    # One thread per fold: several threads within a matrix product cost more than they save.
     with quiet_convergence(), blas_threads(1), ThreadPoolExecutor(cpu_count(), "folds") as threads:
         each: Any = threads.map if x.size >= MIN_THREADED_SIZE else map
         fits = list(each(lambda fold: fitter(x[fold[0]], y[fold[0]], setup), folds))
@@ -145,8 +145,8 @@ def _prior_loss(y: np.ndarray, setup: Setup) -> float:
 def _settled(compared: Sequence[CrossValidated], uninformed: float) -> bool:
     """Return whether weaker regularisation, which is slow, is not expected to improve the loss.
 
-    The loss has a single minimum over the path. It has passed it if the loss clearly rises, or has been flat for a
-    while; a flat start, where regularisation is too strong to separate the classes, does not count.
+    The loss has a single minimum over the values. The minimum has been passed if the loss clearly rises, or has been
+    flat for a while. A flat start, where regularisation is too strong to separate the classes, does not count.
     """
     best = best_of(compared)
     if best.log_loss > 0.9 * uninformed:
@@ -158,7 +158,7 @@ def _settled(compared: Sequence[CrossValidated], uninformed: float) -> bool:
 
 
 def best_of(compared: Sequence[CrossValidated]) -> CrossValidated:
-    """Return the value with the least loss.
+    """Return the result with the least loss.
 
     `benchmarks/choosing.py` compares this with the one-standard-error rule, which regularises more.
     """
@@ -166,7 +166,7 @@ def best_of(compared: Sequence[CrossValidated]) -> CrossValidated:
 
 
 def quiet_convergence() -> Any:
-    """Return a context without scikit-learn's convergence warnings: weak regularisation is compared as it is."""
+    """Return a context without scikit-learn's convergence warnings: fits that did not converge are compared too."""
     return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
 
 

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 Features = FeatureSet | str | os.PathLike[str]
 
 COPIES: Final = 4
-"""Copies of the features that fitting in memory makes: as stored, in double precision, scaled, and a fold's."""
+"""Copies of the features that fitting in memory makes: as stored, in double precision, scaled, and of a fold."""
 
 IMAGE_BYTES: Final = 200
-"""Memory per image beside its features: its place, digest, label, name, orders and metrics."""
+"""Bytes of memory per image besides its features: its position, digest, label, name, orders and metrics."""
 
-SAMPLE_FRACTION: Final = 24
-"""A sample of features on disk may take the memory limit divided by this: fitting copies it."""
+SAMPLE_DIVISOR: Final = 24
+"""A sample of features on disk may take the memory limit divided by this, because fitting copies it."""
 
 HELD_OUT_FRACTION: Final = 0.1
 """Fraction of the training images that is held out if a head monitors validation images and the set has none."""
@@ -38,13 +38,13 @@ HELD_OUT_FRACTION: Final = 0.1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitData:
-    """A feature set, as a head is fitted to it and evaluated on it.
+    """A feature set, loaded to fit a head to it and to evaluate the head.
 
     Attributes:
         features: the set.
         rows: the rows of each split, which may hold out training rows for validation.
         training: the features that the head is fitted to.
-        memory_limit: bytes that features which are read together may take.
+        memory_limit: maximum bytes of features that are read together.
     """
 
     features: FeatureSet
@@ -54,7 +54,7 @@ class FitData:
 
     @property
     def name(self) -> str:
-        """The name of the set where several are compared."""
+        """The name of the set in a comparison of several."""
         return set_name(self.features)
 
     @property
@@ -69,7 +69,7 @@ class FitData:
         return {split: every[selected] for split, selected in self.rows.items()}
 
     def outputs(self, head: FittedHead, split: str) -> np.ndarray:
-        """Return the head's probabilities (n, classes) float32 for a split, whose features are read by blocks."""
+        """Return the head's probabilities (n, classes) float32 for a split, whose features are read in blocks."""
         rows = self.rows[split]
         outputs = np.empty((len(rows), len(self.class_names)), np.float32)
         for numbers, block in FeatureRows(self.features, rows, memory_limit=self.memory_limit).blocks():
@@ -86,7 +86,7 @@ def load_fit_data(
     memory_limit: int,
     seed: int,
 ) -> list[FitData]:
-    """Load what a head is fitted to from feature sets of the same images.
+    """Load the data of a fit from feature sets of the same images.
 
     Features that exceed the memory limit stay on disk; only a sample is loaded.
 
@@ -95,12 +95,12 @@ def load_fit_data(
         views: views of each training image; if None, all of them, or one if features stay on disk.
         several_views: whether the fit can use more than one view.
         hold_out: whether the fit needs validation images; features on disk always do.
-        memory_limit: bytes that fitting may take.
+        memory_limit: maximum bytes of memory for fitting.
         seed: random seed of the sample.
 
     Raises:
-        HeadError: there are no training images of a class, or nothing can be fitted to the features.
-        OptionError: there are fewer views.
+        HeadError: a class has no training images, or no head can be fitted to the features.
+        OptionError: there are fewer views than requested.
     """
     count = count_views(sets, views, several=several_views)
     on_disk = needs_disk(sets, count, memory_limit)
@@ -119,8 +119,8 @@ def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
     """Open feature sets and check that they hold the same images.
 
     Raises:
-        HeadError: they do not.
-        OptionError: there is no set, or one is given twice.
+        HeadError: the images, labels, splits or classes differ.
+        OptionError: no set is given, or one is given twice.
     """
     given = [features] if isinstance(features, FeatureSet | str | os.PathLike) else list(features)
     if not given:
@@ -136,7 +136,7 @@ def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
         ):
             if not same:
                 raise HeadError(
-                    f"{other.path} and {first.path} cannot be compared: other {what}",
+                    f"{other.path} and {first.path} cannot be compared: different {what}",
                     expected="sets of the same images",
                     do="extract both from the same data",
                 )
@@ -152,10 +152,10 @@ def needs_disk(sets: Sequence[FeatureSet], views: int, limit: int) -> bool:
 
 
 def bytes_for_rows(features: FeatureSet, limit: int) -> int:
-    """Return the bytes that a memory limit leaves for features, after the paths, labels and places of all images.
+    """Return the bytes that a memory limit leaves for features, after the paths, labels and positions of all images.
 
     Raises:
-        HeadError: it leaves next to nothing.
+        HeadError: the limit leaves next to nothing.
     """
     listed = len(features) * (IMAGE_BYTES + 12 * len(features.class_names))
     if listed > 0.9 * limit:
@@ -168,7 +168,7 @@ def bytes_for_rows(features: FeatureSet, limit: int) -> int:
 
 
 def set_name(features: FeatureSet) -> str:
-    """Return the name of a set where several are compared."""
+    """Return the name of a set in a comparison of several."""
     return features.path.stem
 
 
@@ -198,7 +198,7 @@ def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
     """Check that every class occurs among the training labels.
 
     Raises:
-        HeadError: a class does not; the message names it.
+        HeadError: a class has no training images; the message names it.
     """
     counts = np.bincount(labels, minlength=len(class_names))
     if not counts.all():
@@ -242,12 +242,12 @@ def count_views(sets: Sequence[FeatureSet], wanted: int | None, *, several: bool
         several: whether the fit can use more than one view.
 
     Raises:
-        OptionError: there are fewer views, or the fit can use only one.
+        OptionError: there are fewer views than requested, or the fit can use only one.
     """
     cached = sets[0].views if several and len(sets) == 1 else 1
     if wanted is not None and not 1 <= wanted <= cached:
         raise OptionError(
-            f"no such number of views of {sets[0].path} can be fitted to",
+            f"cannot fit to this number of views of {sets[0].path}",
             expected=f"1 to {cached}" if cached > 1 else "1",
             found=wanted,
             do="extract with more --views, and fit one head to one set",
@@ -268,7 +268,7 @@ def _load_from_disk(
     """Load a sample of the training and validation features; all training rows stay on disk as a stream."""
     streams = {split: FeatureRows(features, rows[split], memory_limit=limit) for split in ("train", "validation")}
     sample = {
-        split: rows[split][stream.sample(limit // SAMPLE_FRACTION, seed=seed)] for split, stream in streams.items()
+        split: rows[split][stream.sample(limit // SAMPLE_DIVISOR, seed=seed)] for split, stream in streams.items()
     }
     x = _training_features(features, sample["train"])
     # Several views cannot be streamed; the fit refuses them by this number.

@@ -1,4 +1,4 @@
-"""A scikit-learn estimator that the user gives, as a head."""
+"""A user's scikit-learn estimator as a head."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from permafrost.heads.to_keras import to_keras
 
 
 class EstimatorHead(Head):
-    """A scikit-learn classifier, or a `Pipeline` that ends in one, which is fitted as it is given.
+    """A scikit-learn classifier, or a `Pipeline` that ends in one, fitted with the user's settings.
 
     Args:
         estimator: the estimator; it is cloned, not changed.
 
     Raises:
-        HeadError: it cannot be converted to Keras layers.
+        HeadError: the estimator cannot be converted to Keras layers.
     """
 
     def __init__(self, estimator: BaseEstimator) -> None:
@@ -31,7 +31,7 @@ class EstimatorHead(Head):
         self._estimator = estimator
 
     def fit(self, data: HeadData, options: HeadOptions, *, labels_only: bool = False) -> FittedHead:  # noqa: ARG002
-        """Fit a clone; without probabilities it is calibrated by a cross-validated temperature. See `Head.fit`."""
+        """Fit a clone; calibrate it by a cross-validated temperature if it gives no probabilities. See `Head.fit`."""
         model = clone(self._estimator)
         if not has_probabilities(model):
             folds = make_folds(

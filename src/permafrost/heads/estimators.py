@@ -31,7 +31,7 @@ def require_convertible(estimator: BaseEstimator) -> None:
         estimator: a classifier, or a `Pipeline` that ends in one.
 
     Raises:
-        HeadError: it cannot; the message names the part that cannot and lists what can.
+        HeadError: a part cannot be converted; the message names it and lists the classes that can.
     """
     *transformers, classifier = _members(estimator)
     for member, table in [*((member, TRANSFORMERS) for member in transformers), (classifier, CLASSIFIERS)]:
@@ -133,15 +133,15 @@ def _convert_neighbours(model: KNeighborsClassifier) -> list[Step]:
 
 def _refuse_neighbours(model: KNeighborsClassifier) -> str:
     if model.weights != "uniform":
-        return "weighs neighbours by their distance, which float32 does not hold precisely enough near an image itself"
+        return "weights neighbours by distance, which is not precise enough in float32 close to a training image"
     euclidean = model.metric == "euclidean" or (model.metric == "minkowski" and model.p == 2)
-    return "" if euclidean else "measures another distance than the Euclidean; for the cosine put Normalizer before it"
+    return "" if euclidean else "uses a distance that is not Euclidean; for cosine distance put Normalizer before it"
 
 
 def _convert_bayes(model: GaussianNB) -> list[Step]:
     """Compute log likelihoods as sums of squares per class: a polynomial in x would lose digits.
 
-    The mean over the classes is subtracted from each square: sums of hundreds of them would lose digits, too.
+    The mean over the classes is subtracted from each square: sums of hundreds of squares would lose digits, too.
     """
     mean, variance = model.theta_, model.var_
     prior = np.log(model.class_prior_) - 0.5 * np.log(2 * np.pi * variance).sum(axis=1)
@@ -243,7 +243,7 @@ TRANSFORMERS: Final[dict[type, _Converter]] = {
         lambda scaler: "clips its output" if scaler.clip else "",
     ),
     Normalizer: _Converter(
-        _convert_normalizer, lambda normalizer: "" if normalizer.norm == "l2" else "divides by another norm than l2"
+        _convert_normalizer, lambda normalizer: "" if normalizer.norm == "l2" else "uses a norm other than l2"
     ),
     PCA: _Converter(_convert_pca),
     TruncatedSVD: _Converter(lambda svd: [Affine(svd.components_.T, np.zeros(len(svd.components_)))]),

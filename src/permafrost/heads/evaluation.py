@@ -35,8 +35,8 @@ class EvaluatedHead:
         fitted: the head, calibrated if requested.
         metrics: `training.metrics.metrics` of each split, with `split`, `use` and, for two classes, `at_threshold`.
         calibration: the best temperature for held-out images and the calibration error before and after; the
-            temperature is 1 if all images are right and none is best. None without held-out images.
-        threshold: for two classes, the probability of the second class from which it is predicted, and the images that
+            temperature is 1 if there is no best one. None without held-out images.
+        threshold: for two classes, the minimum probability at which the second class is predicted, and the images that
             it was chosen on.
     """
 
@@ -77,7 +77,7 @@ def evaluate_head(fitted: FittedHead, data: FitData, *, calibrate: bool) -> Eval
 
     Raises:
         HeadError: the head's probabilities are not numbers.
-        OptionError: `calibrate`, but there are no images to calibrate on.
+        OptionError: `calibrate` is set, and there are no images to calibrate on.
     """
     held_out = _held_out(fitted, data)
     if held_out is None and calibrate:
@@ -124,7 +124,7 @@ def calibrated_probabilities(probabilities: np.ndarray, factor: float) -> np.nda
 
 
 def _calibration(held_out: _HeldOut, *, calibrate: bool) -> tuple[dict[str, Any], float]:
-    """Return what a run records of the best temperature for held-out images, and its inverse."""
+    """Return the best temperature for held-out images as a run records it, and its inverse."""
     labels, probabilities = held_out.labels, held_out.probabilities
     require_numbers(probabilities)
     identifiable = temperature_is_identifiable(probabilities, labels)
@@ -151,7 +151,7 @@ def _threshold(held_out: _HeldOut, class_names: Sequence[str]) -> dict[str, Any]
 
 
 def _error_on_test(labels: np.ndarray, outputs: np.ndarray, factor: float, *, applied: bool) -> dict[str, float]:
-    """Return the calibration error on test images without and with the temperature, whether it is applied or not."""
+    """Return the calibration error on test images without and with the temperature, whether or not it is applied."""
     other = calibrated_probabilities(outputs, 1 / factor if applied else factor)
     errors = [calibration_error(labels, values) for values in (outputs, other)]
     before, after = reversed(errors) if applied else errors
@@ -164,7 +164,7 @@ def _held_out(fitted: FittedHead, data: FitData) -> _HeldOut | None:
         return _HeldOut("validation", data.labels["validation"], data.outputs(fitted, "validation"))
     if fitted.held_out_logits is not None:
         labels = data.labels["train"]
-        # Rows of further views follow those of the images themselves.
+        # The rows of other views follow those of the images themselves.
         return _HeldOut("train, cross-validated", labels, softmax(fitted.held_out_logits[: len(labels)], axis=1))
     return None
 
@@ -173,7 +173,7 @@ def require_numbers(outputs: np.ndarray) -> None:
     """Check that a head's probabilities are finite.
 
     Raises:
-        HeadError: they are not: its training diverged.
+        HeadError: they are not, because training diverged.
     """
     if not np.isfinite(outputs).all():
         raise HeadError(

@@ -15,11 +15,11 @@ from permafrost.heads.options import HeadOptions
 from permafrost.training.metrics import accuracies
 
 SINGLE: Final = {"regularization": 0.01, "neighbours": 1}
-"""Settings for a single image per class, which cannot be cross-validated, unless they are given."""
+"""Default settings for a single image per class, where cross-validation is impossible."""
 
 
 def require_shots(data: HeadData, shots: Sequence[int]) -> None:
-    """Check that each class has enough images for the largest draw, and one more if the rest is evaluated.
+    """Check that each class has enough images for the largest draw, and one to evaluate on without validation images.
 
     Raises:
         HeadError: a class has too few; the message names it.
@@ -28,8 +28,8 @@ def require_shots(data: HeadData, shots: Sequence[int]) -> None:
     available = counts.min() - (data.validation_x is None)
     if max(shots) > available:
         raise HeadError(
-            f"class {data.class_names[int(counts.argmin())]} has too few training images for so many shots",
-            expected=f"{available} at most",
+            f"class {data.class_names[int(counts.argmin())]} has too few training images for this many shots",
+            expected=f"at most {available}",
             found=max(shots),
             do="ask for fewer",
         )
@@ -85,7 +85,7 @@ def _one_draw(
         x, y = data.x[rest], data.y[rest]
     few = dataclasses.replace(data, x=data.x[drawn], y=data.y[drawn], stream=None)
     fitted = head.fit(few, options, labels_only=True)
-    # Called, not `predict`, which compiles each draw's head and would take most of the time.
+    # `predict` would compile the head of each draw, which would take most of the time.
     parts = (x[start : start + 1024] for start in range(0, len(x), 1024))
     guesses = [keras.ops.convert_to_numpy(fitted.model(part, training=False)).argmax(axis=1) for part in parts]
     return accuracies(y, np.concatenate(guesses))

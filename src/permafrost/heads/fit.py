@@ -28,7 +28,7 @@ from permafrost.heads.options import (
 )
 from permafrost.heads.table import find_head
 from permafrost.machine import available_memory
-from permafrost.model.assembly import assemble, lent
+from permafrost.model.assembly import assemble, shared_layers
 from permafrost.model.parity import Parity, export_checked
 from permafrost.model.run import Run, RunContent, features_record, free_folder, rounded, staging, write_run
 from permafrost.options import documented
@@ -56,12 +56,12 @@ def fit_head(
     """Fit a classifier to cached features and export it, with the trunk, as one Keras model.
 
     Args:
-        features: a feature set or its file; or several sets of the same images from other cuts, poolings or bases,
+        features: a feature set or its file; or several sets of the same images with different cuts, poolings or bases,
             which are compared.
         head: one of `HEADS`; `auto`, which compares `candidates` by cross-validation on the training images; or a
             scikit-learn classifier, or a `Pipeline` that ends in one, that can be converted to Keras layers.
         out: the run's folder; `runs/<set>-<head>` if None, with a number if that exists.
-        progress: whether to draw a progress bar if standard error is a terminal.
+        progress: whether to draw a progress bar on a terminal or in a notebook.
         **options: documented from the fields.
 
     Returns:
@@ -101,7 +101,7 @@ class _Result:
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """What `fit_head` was asked for.
+    """The request to `fit_head`.
 
     Attributes:
         head: the head; None for `auto`.
@@ -115,17 +115,17 @@ class _Request:
 
     @property
     def name(self) -> str:
-        """The name of the head in the run's folder."""
+        """The head's name in the name of the run's folder."""
         return "auto" if self.head is None else self.head.name
 
     @functools.cached_property
     def memory_limit(self) -> int:
-        """Bytes that fitting may take."""
+        """The maximum memory for fitting, in bytes."""
         limit = self.fit_options.memory_limit
         return available_memory() // 2 if limit is None else parse_size(limit)
 
     def load(self, sets: Sequence[Any]) -> list[FitData]:
-        """Load what the head is fitted to."""
+        """Load the data of the fit, one item per set."""
         shots = self.fit_options.shots
         monitors = self.head is not None and self.head.monitors_validation
         loaded = load_fit_data(
@@ -167,7 +167,7 @@ class _Request:
         """Fit a head to features that stay on disk.
 
         Raises:
-            HeadError: several views, or anything but a single head of this package.
+            HeadError: several views, heads or sets are requested, or a scikit-learn estimator.
         """
         if data.training.views > 1:
             raise HeadError(
@@ -213,7 +213,7 @@ class _Request:
 
 
 class _Clock:
-    """Seconds of the stages of a fit."""
+    """Measures the seconds that each stage of a fit takes."""
 
     def __init__(self) -> None:
         self._started = self._last = time.perf_counter()
@@ -230,7 +230,7 @@ class _Clock:
 
 
 def _head_of(head: str | BaseEstimator) -> Head | None:
-    """Return the head of that name, or an estimator as a head; None for `auto`.
+    """Return the head called `head`, or an estimator as a head; None for `auto`.
 
     Raises:
         HeadError: the estimator cannot be converted to Keras layers.
@@ -253,7 +253,7 @@ def _export(fitted: FittedHead, data: FitData, stage: Path) -> Parity:
     def from_pixels(pixels: np.ndarray) -> np.ndarray:
         return fitted.outputs(make_engine("keras", trunk.model, batch_size=len(pixels))(pixels)[0])
 
-    with lent(trunk.model):
+    with shared_layers(trunk.model):
         model = assemble(trunk, fitted.model)
         return export_checked(model, stage, data.features, data.rows, on_rows=from_cache, on_pixels=from_pixels)
 
@@ -268,7 +268,7 @@ def _run_content(
     seconds: dict[str, float],
     folder: Path,
 ) -> RunContent:
-    """Return what the run records."""
+    """Return the content of the run's folder."""
     features = result.data.features
     return RunContent(
         class_names=result.data.class_names,

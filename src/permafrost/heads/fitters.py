@@ -1,4 +1,4 @@
-"""What fits a head that Keras does not train: from rows and a value of its setting to logits."""
+"""The interface of functions that fit heads which Keras does not train."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from permafrost.heads.to_keras import Affine
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What fitting depends on besides the rows and the setting.
+    """Everything that fitting depends on besides the rows and the setting.
 
     Attributes:
         class_count: the number of classes.

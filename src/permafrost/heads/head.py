@@ -1,4 +1,4 @@
-"""What every head is: the data that it is fitted to, how it is fitted, and the result."""
+"""The interface of heads: the data that they are fitted to, and the result of a fit."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class FittedHead:
         """Return the probabilities (n, classes) float32 for features x (n, *shape)."""
         from permafrost.training.loop import Examples, predict_examples
 
-        # Batches of one size: starting `predict` takes longer than a block of features.
+        # Batches have one size, because starting `predict` takes longer than computing a block of features.
         return predict_examples(self.model, Examples(np.empty(len(x)), x.__getitem__), batch_size=256)
 
 
@@ -96,5 +96,5 @@ class Head(abc.ABC):
         """
 
     def fit_from_disk(self, data: HeadData, options: HeadOptions) -> FittedHead:
-        """Fit the head to `data.stream`, of which `data.x` is a sample. Call it only if the head `streams`."""
+        """Fit the head to `data.stream`; `data.x` is a sample of it. Call this only if the head `streams`."""
         raise NotImplementedError

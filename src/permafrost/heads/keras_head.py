@@ -26,7 +26,7 @@ class KerasHead(Head):
     Attributes:
         name: its name in commands and runs.
         layers: adds the layers between the centred features and the softmax layer; takes the features' tensor, the
-            options, and a list of random seeds to take from.
+            options, and a list of random seeds that each layer pops from.
     """
 
     name: str
@@ -66,12 +66,12 @@ class KerasHead(Head):
     def fit_from_disk(self, data: HeadData, options: HeadOptions) -> FittedHead:
         """Train the head on batches that are read from disk."""
         fitted = self.fit(data, options)
-        how = f"by batches of {options.training.batch_size} in a shuffled order, read from disk in each epoch"
+        how = f"in shuffled batches of {options.training.batch_size}, read from disk in each epoch"
         return dataclasses.replace(fitted, details=fitted.details | {"fitted": how})
 
 
 def _training_examples(data: HeadData) -> Examples:
-    """Return the training images, in memory or on disk; of several views each epoch takes the next one."""
+    """Return the training examples, in memory or on disk; epochs use several views in turn."""
     if data.stream is not None:
         shuffled = ShuffledRows(data.stream)
         return Examples(data.stream.labels, shuffled.load, order=shuffled.order)
@@ -117,7 +117,7 @@ def centring(x: np.ndarray) -> tuple[keras.Layer, float]:
 
 
 def weights(options: HeadOptions, seeds: list[int]) -> dict[str, Any]:
-    """Return the initializer and the regularizer of a layer's weights; a seed is taken from `seeds`."""
+    """Return the initializer and the regularizer of a layer's weights, with a seed popped from `seeds`."""
     return {
         "kernel_initializer": keras.initializers.GlorotUniform(seed=seeds.pop()),
         "kernel_regularizer": keras.regularizers.L2(options.l2) if options.l2 else None,

@@ -66,7 +66,7 @@ class _LogisticLoss:
         self, stream: FeatureRows, weights: np.ndarray, scaling: Affine, strength: float, setup: Setup
     ) -> None:
         self._stream, self._weights, self._scaling = stream, weights, scaling
-        # Rows are centred before they are multiplied, which keeps their digits; the scaling then adds almost nothing.
+        # Rows are centred before they are multiplied, to preserve precision; the scaling then adds almost nothing.
         self._centre = (-scaling.bias / scaling.kernel).astype(np.float32)
         self._of_centred = Affine(scaling.kernel, scaling.bias + self._centre * scaling.kernel)
         self._total = float(weights[stream.labels].sum())
@@ -75,7 +75,7 @@ class _LogisticLoss:
         self.passes = 0
 
     def start(self, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        """Return the parameters of a map (d, classes) of features that are not scaled."""
+        """Return the parameters of a map from unscaled features: kernel (d, classes) and bias (classes,)."""
         scaled = kernel / self._scaling.kernel[:, None]
         moved = bias - (self._scaling.bias / self._scaling.kernel) @ kernel
         if self._binary:
@@ -83,7 +83,7 @@ class _LogisticLoss:
         return np.concatenate([scaled.reshape(-1), moved])
 
     def as_affine(self, parameters: np.ndarray) -> Affine:
-        """Return the map of scaled features to logits for these parameters."""
+        """Return the map from scaled features to logits for these parameters."""
         columns = 1 if self._binary else self._classes
         kernel, bias = parameters[:-columns].reshape(-1, columns), parameters[-columns:]
         if self._binary:

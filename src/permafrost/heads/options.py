@@ -21,16 +21,16 @@ CLASSICAL_HEADS: Final = ("logistic", "ridge", "svm", "lda", "knn", "nb", "mlp")
 """Heads that scikit-learn or a closed form fits."""
 
 HEADS: Final = (*KERAS_HEADS, *CLASSICAL_HEADS)
-"""All heads, each the `HEAD` of its module in `permafrost.heads.kinds`, which is loaded when it is used."""
+"""All heads. Each is the `HEAD` of its module in `permafrost.heads.kinds`, which is loaded on first use."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadOptions:
-    """How a head is fitted; each head reads the options that concern it. The fields describe themselves.
+    """The options of a head; each head reads those that concern it. The fields describe themselves.
 
     Attributes:
         training: options of heads that Keras trains, with the random seed and the class weights of all heads.
-        progress: whether to draw a progress bar on a terminal.
+        progress: whether to draw a progress bar on a terminal or in a notebook.
 
     Raises:
         OptionError: a value is not permitted.
@@ -38,7 +38,7 @@ class HeadOptions:
 
     training: TrainingOptions = HEAD_TRAINING
     hidden: tuple[int, ...] = option(
-        (256,), "dense, conv, mlp: units of each hidden layer, like 512,128; 0 for no hidden layer.", metavar="N[,...]"
+        (256,), "dense, conv, mlp: units of each hidden layer, e.g. 512,128; 0 for no hidden layer.", metavar="N[,...]"
     )
     dropout: float = option(
         0.0, "dense, conv: fraction of hidden units dropped in each training step.", minimum=0, below=1
@@ -99,28 +99,28 @@ class FitOptions:
 
     candidates: tuple[str, ...] | None = option(
         None,
-        "auto: the heads to compare, like logistic,ridge.",
+        "auto: the heads to compare, e.g. logistic,ridge.",
         shown="all that Keras does not train",
         metavar="HEAD[,...]",
     )
     shots: tuple[int, ...] | None = option(
         None,
-        "Also fit the head to this many random training images per class, like 1,2,5,10, and evaluate it on the "
+        "Also fit the head to this many random training images per class, e.g. 1,2,5,10, and evaluate it on the "
         "validation images or, without them, on the other training images.",
         shown="none",
         metavar="N[,...]",
     )
-    draws: int = option(5, "Random draws for each number of --shots.", minimum=1)
+    draws: int = option(5, "Random draws per number of --shots.", minimum=1)
     views: int | None = option(
         None,
-        "Views of each training image to fit to, the image itself included. Keras takes one per epoch, other heads "
-        "all at once. With auto, several sets or --shots it is the image alone.",
+        "Views of each training image to fit to, the image itself included. Heads that Keras trains use one per "
+        "epoch, other heads all at once. auto, several sets and --shots use the image alone.",
         shown="all cached views",
         metavar="K",
     )
     memory_limit: int | str | None = option(
         None,
-        "Memory that fitting may take, like 2GB; features that take more are read from disk as needed.",
+        "Maximum memory for fitting, e.g. 2GB; larger features are read from disk as needed.",
         shown="half of the free memory",
         metavar="SIZE",
     )
@@ -208,10 +208,10 @@ def _divide(settings: Mapping[str, Any], record: type) -> tuple[dict[str, Any], 
 
 
 def parse_numbers(name: str, value: float | str | Iterable[float]) -> tuple[Any, ...]:
-    """Return one number per layer from a number, numbers, or text such as "512,128"; "0" is no hidden layer.
+    """Return a tuple from a number, numbers, or text such as "512,128"; for `hidden`, "0" means no hidden layer.
 
     Raises:
-        OptionError: the text is not numbers.
+        OptionError: the text is not a list of numbers.
     """
     if not isinstance(value, str):
         return tuple(value) if isinstance(value, Iterable) else (value,)
@@ -221,5 +221,5 @@ def parse_numbers(name: str, value: float | str | Iterable[float]) -> tuple[Any,
     except ValueError as error:
         examples = {"filter_dropout": "0.25, or 0.25,0", "shots": "5, or 1,2,5", "filters": "32, or 32,64"}
         expected = examples.get(name, "256, or 512,128, or 0")
-        raise OptionError(f"--{name.replace('_', '-')} is not understood", expected=expected, found=value) from error
+        raise OptionError(f"cannot parse --{name.replace('_', '-')}", expected=expected, found=value) from error
     return () if name == "hidden" and numbers == (0,) else numbers

@@ -1,4 +1,4 @@
-"""Fit heads to features that stay on disk: from moments that are gathered in one pass, and what passes share."""
+"""Fit heads to features that stay on disk from moments gathered in one pass, and helpers for other passes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from permafrost.heads.classical_head import ClassicalHead
 
 MATRICES: Final = 6
-"""Matrices of features by features, in float64, that are held together: sums, and a part of them per thread in
+"""Number of (features, features) float64 matrices that fitting needs memory for: sums, and a part of them per thread in
 float32; then two that are decomposed, the eigenvectors, and LAPACK's workspace."""
 
 MAX_THREADS: Final = 8
-"""Maximum number of threads that compute; each holds a block, and products of its own."""
+"""Maximum number of compute threads; each holds a block and its own products."""
 
 
 def fit_out_of_core(head: Head, data: HeadData, options: HeadOptions) -> FittedHead:
-    """Fit a head to `data.stream`, of which `data.x` is a sample.
+    """Fit a head to `data.stream`; `data.x` is a sample of it.
 
     Raises:
         HeadError: the head needs all features in memory, or more memory than the limit.
@@ -54,7 +54,7 @@ def fit_from_moments(
 ) -> Callable[[ClassicalHead, HeadData, HeadOptions], FittedHead]:
     """Return a function that fits a head from moments, which are gathered in one pass over the stream.
 
-    Its setting and temperature are those with the least log loss on the validation rows.
+    The setting and the temperature are chosen by the log loss on the validation rows.
 
     Args:
         path: takes moments and the number of features, and returns a function from the setting to logits.
@@ -109,7 +109,7 @@ def require_no_components(options: HeadOptions) -> None:
     """Check that no principal components are requested.
 
     Raises:
-        HeadError: they are.
+        HeadError: they are requested.
     """
     if options.pca is not None:
         raise HeadError("principal components need all features in memory", do="give a larger --memory-limit")
@@ -118,7 +118,7 @@ def require_no_components(options: HeadOptions) -> None:
 def _validation(data: HeadData) -> tuple[np.ndarray, np.ndarray]:
     if data.validation_x is None or data.validation_y is None:
         raise HeadError(
-            "features on disk need validation images to choose on", do="extract with a --validation-fraction"
+            "features on disk need validation images to choose a setting", do="extract with a --validation-fraction"
         )
     return data.validation_x, data.validation_y
 
@@ -149,10 +149,10 @@ def gather_moments(stream: FeatureRows, class_weights: np.ndarray, scaling: str)
     for found, more in over_blocks(stream, of_block):
         total.add(found)
         squares += more
-    if equal:  # They are the diagonal of the products.
+    if equal:  # The squares are the diagonal of the products.
         squares = np.diag(total.products) / class_weights[0]
     mean, moved = _scaling_from(len(stream), (total.sums / class_weights[:, None]).sum(axis=0), squares, scaling)
-    # The map of rows that are not shifted.
+    # Convert to a map of unshifted rows.
     affine = Affine(moved.kernel, moved.bias - shift * moved.kernel)
     return total.scaled(mean, 1 / moved.kernel), affine
 
@@ -172,20 +172,20 @@ def gather_scaling(stream: FeatureRows, scaling: str) -> Affine:
 
 
 def over_blocks(stream: FeatureRows, function: Callable[[np.ndarray, np.ndarray], Made]) -> Iterator[Made]:
-    """Yield `function` of each block, by several threads; each matrix product uses one, so that none waits."""
+    """Yield the result of `function` for each block, from several threads, each with one thread for matrix products."""
     with blas_threads(1):
         yield from stream.over_blocks(function, threads=min(cpu_count(), MAX_THREADS))
 
 
 def _rough_mean(stream: FeatureRows) -> np.ndarray:
-    """Return roughly the mean (d,) float32: float32 keeps the digits of values near it."""
+    """Return an approximate mean (d,) float32; subtracting it from rows preserves precision in float32."""
     first = stream.load(stream.disk_order[: max(1, min(256, stream.memory_limit // 16 // stream.row_bytes))])
     mean: np.ndarray = first.reshape(len(first), -1).mean(axis=0, dtype=np.float64).astype(np.float32)
     return mean
 
 
 def _squares(x: np.ndarray) -> np.ndarray:
-    """Return the sum of squares (d,) float64 of each column of x (n, d) float32, added up in float64 by few rows."""
+    """Return the sum of squares (d,) float64 of each column of x (n, d) float32, added up in float64 every 256 rows."""
     parts = np.split(x, range(256, len(x), 256))
     return np.asarray(np.sum([np.einsum("ij,ij->j", part, part) for part in parts], axis=0, dtype=np.float64))
 
@@ -194,7 +194,7 @@ def _scaling_from(count: int, sums: np.ndarray, squares: np.ndarray, scaling: st
     """Return the mean and the scaling of rows from their number, sums (d,) and sums of squares (d,).
 
     Raises:
-        HeadError: some are not finite.
+        HeadError: some features are not finite.
     """
     if not np.isfinite(squares).all():
         raise HeadError("some features are not finite", expected="numbers", do="extract again with sound weights")

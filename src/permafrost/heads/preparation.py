@@ -35,7 +35,7 @@ class Prepared:
 
 
 def prepare(x: np.ndarray, options: HeadOptions, *, rotation_invariant: bool) -> Prepared:
-    """Scale features, reduce them to principal components if requested, and rotate them where that helps.
+    """Scale features, reduce them to principal components if requested, and rotate them if that makes them smaller.
 
     With more features than images, a rotation-invariant head is fitted in the space that the images span, which holds
     its solution: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 18.3.5.
@@ -46,7 +46,7 @@ def prepare(x: np.ndarray, options: HeadOptions, *, rotation_invariant: bool) ->
         rotation_invariant: whether rotating the features does not change the head.
 
     Raises:
-        OptionError: there cannot be that many principal components.
+        OptionError: this number of principal components is not possible.
     """
     flat = x.reshape(len(x), -1).astype(np.float64)
     scaler = StandardScaler(copy=False).fit(flat)
@@ -75,7 +75,7 @@ def prepare(x: np.ndarray, options: HeadOptions, *, rotation_invariant: bool) ->
 
 
 def setup_of(data: HeadData, options: HeadOptions, features: int) -> Setup:
-    """Return what fitting depends on besides the rows and the setting."""
+    """Return everything that fitting depends on besides the rows and the setting."""
     return Setup(
         class_count=len(data.class_names),
         features=features,

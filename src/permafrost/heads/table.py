@@ -1,4 +1,4 @@
-"""Find a head by its name. Each is the `HEAD` of its module in `permafrost.heads.kinds`, loaded when it is used."""
+"""Find a head by name. Each is the `HEAD` of its module in `permafrost.heads.kinds`, loaded on first use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def find_head(name: str) -> Head:
     """Return the head called `name`.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is no such head.
     """
     if name not in HEADS:
         raise OptionError(f"unknown head {name}", expected=nearest(name, HEADS, n=len(HEADS)))

@@ -29,7 +29,7 @@ class Affine:
     bias: np.ndarray
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return the map of x (n, d)."""
+        """Apply the map to x (n, d)."""
         mapped: np.ndarray = (x * self.kernel if self.kernel.ndim == 1 else x @ self.kernel) + self.bias
         return mapped
 
@@ -43,7 +43,7 @@ class Affine:
     def to_keras(self, x: Any, name: str, activation: str | None = None) -> Any:
         """Apply the map, as a layer, to a Keras tensor (n, d)."""
         if self.kernel.ndim == 1:
-            # As (x - mean) / scale, which keeps the digits that x / scale - mean / scale loses.
+            # This computes (x - mean) / scale, which is more precise than x / scale - mean / scale.
             layer = keras.layers.Normalization(name=name)
             layer.build(x.shape)
             layer.adapt_mean.assign(-self.bias / self.kernel)
@@ -86,7 +86,7 @@ def to_keras(steps: Sequence[Step], shape: tuple[int, ...]) -> keras.Model:
 
 
 def merged(steps: Sequence[Step]) -> list[Step]:
-    """Return the steps with consecutive affine maps merged where that takes no more numbers."""
+    """Return the steps with consecutive affine maps merged where that does not add parameters."""
     result: list[Step] = []
     for step in steps:
         before = result[-1] if result else None
@@ -103,7 +103,7 @@ def apply_temperature(model: keras.Model, factor: float) -> keras.Model:
     """Return a model with the logits of `model` times a factor, an inverse temperature.
 
     Args:
-        model: maps features to probabilities; its last layer is changed in place if that is enough.
+        model: maps features to probabilities; a last layer that is a softmax `Dense` is changed in place.
         factor: the factor; 1 returns the model unchanged.
     """
     if factor == 1:

@@ -1,4 +1,4 @@
-"""Join a trunk and a head to one Keras model, from images to probabilities."""
+"""Join a trunk and a head into one Keras model, from images to probabilities."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 RESIZING_LAYER: Final = "resizing"
 
 GRAPH_RECORDS: Final = ("_inbound_nodes", "_outbound_nodes")
-"""The lists in which Keras records, per layer, the graphs that it is part of. There is no public access to them."""
+"""The lists in which each Keras layer records the graphs that it is part of. There is no public access to them."""
 
-_LENDING: Final = threading.RLock()
-"""Held while layers are lent: records are removed by their position, so one thread at a time may add some."""
+_SHARING: Final = threading.RLock()
+"""Held while layers are shared: records are removed by position, so only one thread at a time may add any."""
 
 
 def assemble(trunk: Trunk, head: keras.Model) -> keras.Model:
-    """Join resizing, preprocessing, trunk and head to one model.
+    """Join resizing, preprocessing, trunk and head into one model.
 
     Every layer of the base becomes a layer of the model and keeps its name. All layers are Keras' own, and none is a
     Lambda layer. The model resizes images to the trunk's size; images of that size are unchanged.
@@ -60,14 +60,14 @@ def assemble(trunk: Trunk, head: keras.Model) -> keras.Model:
 
 
 @contextlib.contextmanager
-def lent(model: keras.Model) -> Iterator[None]:
-    """Let layers of `model` join other models within the block, and free those models after it.
+def shared_layers(model: keras.Model) -> Iterator[None]:
+    """Share the layers of `model` with other models within the block, and let those models be freed after it.
 
     Keras records every graph that a layer joins, and a record refers to all layers of the graph: heads of earlier
     experiments would stay in memory as long as the trunk. The records made within the block are removed at its end.
-    If Keras keeps its records elsewhere, nothing is removed. One thread at a time can borrow layers.
+    If Keras has its records elsewhere, nothing is removed. Only one thread at a time can be in such a block.
     """
-    with _LENDING:
+    with _SHARING:
         records = [getattr(layer, name, None) for layer in model.operations for name in GRAPH_RECORDS]
         lists = [each for each in records if isinstance(each, list)]
         counts = [len(each) for each in lists]
@@ -80,7 +80,7 @@ def lent(model: keras.Model) -> Iterator[None]:
 
 
 def export_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Save a model to `path` atomically: the file is the old model or the new one, always whole.
+    """Save a model to `path` atomically: the file always holds the whole old model or the whole new one.
 
     Raises:
         WriteError: the file cannot be written.

@@ -42,7 +42,7 @@ class OpenModel:
         network: from images to probabilities.
         class_names: the classes, in the order of the probabilities; empty if they are unknown.
         max_pixels: an image with more pixels is refused before it is decoded.
-        name: the path of the run or the file, for people.
+        name: the path of the run or the file, for display.
     """
 
     network: keras.Model
@@ -51,15 +51,15 @@ class OpenModel:
     name: str
 
     def with_classes(self, default: Sequence[str]) -> OpenModel:
-        """Return the model with `default` for unknown class names.
+        """Return the model, with `default` as its class names if they are unknown.
 
         Raises:
-            RunError: the number of names is not that of the model's outputs.
+            RunError: the model has a different number of outputs than there are names.
         """
         names = self.class_names or tuple(default)
         count = self.network.outputs[0].shape[-1]
         if count != len(names):
-            raise RunError("the model has another number of classes", expected=len(names), found=count)
+            raise RunError("the model has a different number of classes", expected=len(names), found=count)
         return dataclasses.replace(self, class_names=names)
 
 
@@ -77,7 +77,7 @@ def open_model(model: ModelLike) -> OpenModel:
         return OpenModel(network=model, class_names=(), name="a model in memory")
     path = Path(model)
     if not path.is_file() or path.suffix != ".keras":
-        raise RunError(f"no run and no model at {path}", expected="a run's folder or a .keras file")
+        raise RunError(f"no run or model at {path}", expected="a run's folder or a .keras file")
     labels = path.with_name(LABELS_FILE)
     names = tuple(labels.read_text("utf-8").splitlines()) if labels.is_file() else ()
     return OpenModel(network=load_model_file(path), class_names=names, name=str(path))
@@ -88,8 +88,8 @@ def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_siz
 
     Args:
         model: from images to probabilities.
-        images: (h, w, 3), 0 to 255, all of one size: what `resizer(model)` returns. Up to `batch_size` are held.
-        batch_size: images per batch; fewer are computed as a smaller batch.
+        images: (h, w, 3), 0 to 255, all of one size, as resized by `resizer(model)`. One batch is held at a time.
+        batch_size: images per batch; a few images are computed as a smaller batch.
 
     Returns:
         (n, classes) float32.
@@ -112,7 +112,8 @@ def resizer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that resizes an image as `model` does.
 
     Images of different sizes cannot share a batch, and a deep network is slow on one image at a time. So the model's
-    resizing layer runs on each image alone, and the whole model on batches of the results, which it leaves unchanged.
+    resizing layer runs on each image alone, and the whole model on batches of the resized images, which its resizing
+    layer leaves unchanged.
 
     Returns:
         A function from (h, w, 3), 0 to 255, to (height, width, 3) float32.
@@ -149,7 +150,7 @@ def read_images(
         wanted: whether to decode an image.
 
     Yields:
-        What `resizer` returns for the image; None if it is not wanted; an `ImageError` if it cannot be read or decoded.
+        The resized image; None if it is not wanted; an `ImageError` if it cannot be read or decoded.
     """
     prepare = resizer(model.network)
     memory = DecodingMemory(DECODING_BYTES)

@@ -28,10 +28,10 @@ SYNTHETIC_IMAGES: Final = 8
 """The number of random images to compare if none of the dataset's can be read."""
 
 TOLERANCE: Final = 1e-4
-"""The maximum difference of a probability."""
+"""The maximum difference between two probabilities."""
 
 REDUCED_TOLERANCE: Final = 3e-2
-"""The same for trunks that compute in bfloat16 or features stored as float16: 8 and 11 bits of precision."""
+"""The same for trunks that compute in bfloat16 and features stored as float16: 8 and 11 bits of precision."""
 
 Outputs = Callable[[np.ndarray], np.ndarray]
 """Given rows (k,) of a feature set, or pixels (k, h, w, 3) uint8, the probabilities (k, classes) to compare with."""
@@ -39,13 +39,13 @@ Outputs = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parity:
-    """The agreement of an exported model with the parts that it was made of.
+    """The agreement between an exported model and the parts that it was made of.
 
     Attributes:
         images: the number of images compared.
         synthetic: whether they are random images, because none of the dataset's could be read.
         resized_max_difference: the largest difference of a probability, on images resized as in extraction.
-        tolerance: the maximum that `resized_max_difference` may be.
+        tolerance: the maximum permitted `resized_max_difference`.
         full_size_equal_labels: the fraction of equal labels on images that the model itself resizes; None if synthetic.
         full_size_max_difference: the largest difference of a probability on those; None if synthetic.
     """
@@ -164,5 +164,5 @@ def sample_images(
             image = originals.load(int(row))
         except ImageError:
             continue
-        # Extraction decoded this very content, so it is an error if it cannot be decoded now.
+        # Extraction decoded this content, so a failure to decode it now is an error.
         yield image.full_size(), expected

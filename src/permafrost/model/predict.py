@@ -29,8 +29,8 @@ def predict(
         top: the number of classes to return per image, the most probable first.
 
     Returns:
-        Per image `path` (None for an array), `label`, `probability`, and `top`, a list of `label` and `probability`;
-        or `path` and `error` if it cannot be decoded.
+        For each image: `path` (None for an array), `label`, `probability`, and `top`, a list of `label` and
+        `probability`; or `path` and `error` if it cannot be decoded.
 
     Raises:
         PermafrostError: the request or its input is wrong; see `permafrost.errors`.
@@ -39,7 +39,7 @@ def predict(
         raise OptionError("top is too small", expected="1 or more", found=top)
     found = list(_expanded([images] if isinstance(images, str | os.PathLike) else images))
     if not found:
-        raise DatasetError("no images to predict", expected="paths of images, or of folders with some")
+        raise DatasetError("no images to predict", expected="paths of images, or of folders with images")
     opened = open_model(model)
     opened = opened.with_classes([f"class {number}" for number in range(opened.network.outputs[0].shape[-1])])
     errors: list[ImageError | None] = []

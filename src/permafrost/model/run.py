@@ -48,7 +48,7 @@ from permafrost.trunk.run_base import MODEL_FILE, RUN_FILE
 
 FORMAT: Final = "permafrost run"
 RUN_VERSION: Final = 2
-"""The format of a run's folder. `features/README.md` says how to raise it."""
+"""The version of the format of a run's folder. `features/README.md` says how to raise it."""
 
 LABELS_FILE: Final = "labels.txt"
 METRICS_FILE: Final = "metrics.json"
@@ -91,7 +91,7 @@ class RunContent:
 def features_record(features: FeatureSet, folder: Path) -> dict[str, Any]:
     """Return what a run in `folder` records about the feature set that it was fitted to.
 
-    The set's path is recorded relative to the run's folder, too: it stays right when both move together.
+    The set's path is also recorded relative to the run's folder, so that it stays valid when both move together.
     """
     path = os.path.abspath(features.path)
     return {
@@ -212,7 +212,7 @@ def free_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
 
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """Make a temporary folder beside `folder` in which a run is put together; remove it when the block ends.
+    """Make a temporary folder beside `folder` in which a run is assembled; remove it when the block ends.
 
     The staging folders of processes that died are removed first.
     """

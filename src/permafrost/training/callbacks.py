@@ -1,4 +1,4 @@
-"""What happens between epochs: validation, the choice of the best epoch, checkpoints and a progress bar."""
+"""Work between epochs: validation, the choice of the best epoch, checkpoints and a progress bar."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from permafrost.training.options import TrainingOptions
 Row = dict[str, float]
 
 
-class Starts(Protocol):
-    """Something that depends on the epoch, as batches do."""
+class EpochAware(Protocol):
+    """An object that changes with the epoch, such as `Batches`."""
 
     def begin(self, epoch: int) -> None:
-        """Switch to this epoch, the first being 0."""
+        """Switch to an epoch, counted from 0."""
 
 
 @dataclasses.dataclass
@@ -30,7 +30,7 @@ class BestEpoch:
     """The best epoch so far, by the monitored metric, and whether training should stop.
 
     Attributes:
-        options: `monitor`, `min_delta`, `patience` and `epochs` decide.
+        options: the training options; only `monitor`, `min_delta`, `patience` and `epochs` matter.
         baseline: the metric before training; an epoch has to improve on it. None if any epoch is an improvement.
         epoch: the number of the best epoch, from 1; None while no epoch is an improvement.
         value: the metric of the best epoch; the baseline while there is no best epoch.
@@ -61,7 +61,7 @@ class BestEpoch:
 
 
 def has_diverged(row: Row) -> bool:
-    """Return whether a loss of an epoch is not finite."""
+    """Return whether the training or validation loss of an epoch is not finite."""
     return not all(math.isfinite(row[name]) for name in ("loss", "val_loss") if name in row)
 
 
@@ -70,8 +70,8 @@ def is_better(value: float, than: float | None, options: TrainingOptions) -> boo
 
     Args:
         value: the new value; NaN and infinite losses improve on nothing.
-        than: the other; None if this is the first.
-        options: `monitor` says which direction is better.
+        than: the value to compare with; None if there is none yet.
+        options: the training options; `monitor` determines which direction is better.
     """
     if not math.isfinite(value):
         return False
@@ -98,23 +98,24 @@ class Weights:
         self.best: list[np.ndarray] | None = None
 
     def values(self) -> list[np.ndarray]:
-        """Return copies of the present values."""
+        """Return copies of the current values."""
         return values_of(self._variables)
 
     def assign(self, values: Sequence[np.ndarray]) -> None:
-        """Set the variables."""
+        """Set the variables to the given values."""
         assign(self._variables, values)
 
 
 class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Validates after each epoch, keeps the best weights, stops early and calls `save`.
+    """Validates after each epoch, copies the best weights, stops early and calls `save`.
 
     Args:
-        batches: switched to each epoch as it begins.
+        batches: the training batches, which are switched to each epoch as it begins.
         best: decides which epoch is the best.
-        weights: where the best weights go.
+        weights: receives the best weights.
         validate: returns validation metrics of the model.
-        save: called after each epoch.
+        save: called with the history after each epoch.
+        history: the rows of the epochs that are already done; a row is appended per epoch.
 
     Attributes:
         history: one row per epoch.
@@ -122,7 +123,7 @@ class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        batches: Starts,
+        batches: EpochAware,
         best: BestEpoch,
         weights: Weights,
         *,
@@ -155,12 +156,12 @@ class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class Checkpoint:
-    """Saves the state of a training after each epoch, and resumes from it.
+    """Saves the training state after each epoch, and resumes from it.
 
     Args:
         path: the file; None saves nothing.
         model: the model, compiled.
-        best: the best epoch, saved and restored.
+        best: the best epoch, which is saved and restored.
         weights: the variables that training changes.
     """
 
@@ -197,7 +198,7 @@ class Checkpoint:
 
 
 class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]
-    """A progress bar of epochs, on standard error if that is a terminal, or in a notebook."""
+    """A progress bar over epochs, on a terminal or in a notebook."""
 
     def __init__(self, epochs: int, done: int, shown: bool) -> None:
         super().__init__()
@@ -214,7 +215,7 @@ class ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def changing_variables(model: keras.Model) -> list[Any]:
-    """Return the variables that training can change: those of layers that are not frozen, and of random generators."""
+    """Return the variables that training can change: those of trainable layers, their random generators included."""
     found: dict[int, Any] = {}
     for layer in model.layers:
         if layer.trainable:

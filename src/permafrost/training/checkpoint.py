@@ -1,4 +1,4 @@
-"""Save the state of a training at the end of an epoch, in one file, and load it to resume.
+"""Save the training state at the end of an epoch in one file, and load it to resume.
 
 The file is an `.npz` of plain arrays, and is replaced atomically.
 """
@@ -19,13 +19,13 @@ from permafrost.atomic import commit_bytes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """The state of a training.
+    """The training state at the end of an epoch.
 
     Attributes:
         weights: the variables that training changes, random generators included.
         optimizer: the optimizer's variables.
         best: `weights` of the best epoch; None if no epoch was an improvement.
-        about: the rest, as JSON: the history, the best epoch, whether training has ended.
+        about: the rest, as JSON: the history, the best epoch, and whether training has ended.
     """
 
     weights: list[np.ndarray]
@@ -38,7 +38,7 @@ def save_state(path: Path, state: State) -> None:
     """Write a state atomically.
 
     Raises:
-        WriteError: it cannot be written, e.g. because the disk is full.
+        WriteError: the file cannot be written, e.g. because the disk is full.
     """
     groups = {"weights": state.weights, "optimizer": state.optimizer, "best": state.best or []}
     arrays: dict[str, Any] = {

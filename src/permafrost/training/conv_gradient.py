@@ -1,9 +1,9 @@
 """A faster gradient of convolutions on a CPU, where TensorFlow's own takes twice as long.
 
-The gradient of a padded convolution of stride 1 and odd kernel size with respect to its input is such a convolution,
-too: of the output's gradient, with the kernel flipped and its channels transposed (Dumoulin and Visin 2016, "A guide to
-convolution arithmetic for deep learning", relationship 9). TensorFlow's forward convolution is faster than its
-`Conv2DBackpropInput`; the results are equal up to rounding.
+If a convolution is padded and has stride 1 and an odd kernel size, its gradient with respect to the input is such a
+convolution, too: it applies the kernel, flipped and with its channels transposed, to the output's gradient (Dumoulin
+and Visin 2016, "A guide to convolution arithmetic for deep learning", relationship 9). TensorFlow's forward convolution
+is faster than its `Conv2DBackpropInput`; the results are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from permafrost.engines.device import tensorflow_on_processor
 
 @contextlib.contextmanager
 def quick_gradients(model: keras.Model) -> Iterator[None]:
-    """Within the block, functions compiled from `model` use the faster gradient of its convolutions.
+    """Use the faster gradient in functions that are compiled from `model` within the block.
 
-    Only with TensorFlow on a CPU; elsewhere nothing changes. It replaces `convolution_op` on each layer, the method
-    with which `Conv2D.call` convolves; if a version of Keras has no such method, nothing changes either.
+    This only has an effect with TensorFlow on a CPU. It replaces the method `convolution_op` of each layer, which
+    `Conv2D.call` uses; if a version of Keras has no such method, nothing changes.
     """
     usable = tensorflow_on_processor() and hasattr(keras.layers.Conv2D, "convolution_op")
-    layers = [layer for layer in model.layers if suits(layer)] if usable else []
+    layers = [layer for layer in model.layers if is_supported(layer)] if usable else []
     for layer in layers:
         layer.convolution_op = convolve
     try:
@@ -35,7 +35,7 @@ def quick_gradients(model: keras.Model) -> Iterator[None]:
             del layer.convolution_op
 
 
-def suits(layer: keras.layers.Layer) -> bool:
+def is_supported(layer: keras.layers.Layer) -> bool:
     """Return whether a layer is a convolution whose gradient is a convolution, too."""
     return (
         type(layer) is keras.layers.Conv2D
@@ -74,5 +74,5 @@ def convolve(inputs: Any, kernel: Any) -> Any:
 
         return tensorflow.nn.conv2d(inputs, kernel, 1, "SAME"), gradient
 
-    # A tensor: for a variable, TensorFlow would expect `gradient` to take an argument `variables`.
+    # The kernel becomes a tensor: for a variable, `gradient` would have to take an argument `variables`.
     return convolution(inputs, tensorflow.convert_to_tensor(kernel))

@@ -27,8 +27,8 @@ from permafrost.training.metrics import scores
 from permafrost.training.optimizers import make_optimizer
 from permafrost.training.options import TrainingOptions
 
-COMPILED_FROM: Final = 10**9
-"""XLA compiles models without convolutions above this many weights times steps: it saves 6 ns each, and takes 5 s."""
+MIN_XLA_UPDATES: Final = 10**9
+"""Weights times steps from which training is compiled with XLA: it saves 6 ns per weight and step, and takes 5 s."""
 
 CONVOLUTIONS: Final = (
     keras.layers.Conv1D,
@@ -47,7 +47,8 @@ class Examples:
     Attributes:
         labels: (n,) int64.
         load: takes (k,) int64 indices and returns the model's input for them: (k, ...), or a tuple of such arrays.
-        of_epoch: takes an epoch's number, from 0, and returns what replaces `load` in it; None if all epochs are equal.
+        of_epoch: takes an epoch's number, from 0, and returns the function that replaces `load` in it; None to always
+            use `load`.
         order: draws the order (n,) of one pass over the examples, when the pass begins; None for a random permutation.
     """
 
@@ -61,14 +62,14 @@ class Examples:
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches of examples for `keras.Model.fit`, in an order that follows from the seed and the epoch's number.
+    """Batches of examples for `keras.Model.fit`, in an order determined by the seed and the epoch.
 
     Args:
         examples: the examples.
         batch_size: examples per batch; the last batch of a pass may be smaller.
         seed: seed of the order; None keeps the order of the examples.
-        steps: batches per epoch; None for one pass over the examples. More than one pass starts another.
-        classes: return labels one-hot, (k, classes) float32; None returns class indices.
+        steps: batches per epoch, over several passes if needed; None for one pass over the examples.
+        classes: the number of classes for one-hot labels (k, classes) float32; None for class indices.
     """
 
     def __init__(
@@ -102,9 +103,9 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         return self._load(rows), labels if self._classes is None else np.eye(self._classes, dtype=np.float32)[labels]
 
     def begin(self, epoch: int) -> None:
-        """Switch to the batches of this epoch, the first being 0.
+        """Switch to the batches of an epoch, counted from 0.
 
-        A callback calls this: Keras calls a dataset's own `on_epoch_end` once before the first epoch, too.
+        A callback calls this, because Keras also calls a dataset's own `on_epoch_end` before the first epoch.
         """
         of_epoch = self._examples.of_epoch
         self._load = self._examples.load if of_epoch is None else of_epoch(epoch)
@@ -113,7 +114,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self._orders: list[np.ndarray] = []
 
     def _order(self, number: int) -> np.ndarray:
-        """Return the order (n,) of a pass. It is drawn with the pass's first batch: readers follow the latest order."""
+        """Return the order (n,) of a pass. It is drawn at the first batch, because readers follow the latest order."""
         count = len(self._examples)
         draw = self._examples.order or (lambda random: random.permutation(count))
         while len(self._orders) <= number:
@@ -123,7 +124,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What `train` did, and the weights that it left the model with.
+    """The result of `train`.
 
     Attributes:
         history: one row per epoch: `epoch` (from 1), `loss`, `accuracy` and, with validation, `val_loss` and
@@ -131,7 +132,7 @@ class TrainingResult:
         best_epoch: the epoch whose weights the model has; None if no epoch was an improvement.
         best_value: the monitored metric of these weights; `start_value` if no epoch was an improvement.
         start_value: the monitored metric before training; None unless it was measured.
-        improved: whether an epoch was an improvement by more than `min_delta`.
+        improved: whether an epoch improved the monitored metric by more than `min_delta`.
         diverged: whether training stopped because a loss was not finite.
     """
 
@@ -158,17 +159,17 @@ def train(
 
     Args:
         model: the model; its outputs are probabilities (n, classes).
-        training: what it is trained on.
-        validation: what it is evaluated on after each epoch, without label smoothing, class weights and augmentation.
-        options: how it is trained.
+        training: the examples to train on.
+        validation: the examples to evaluate after each epoch, without label smoothing and class weights; None for none.
+        options: the training options.
         progress: whether to draw a progress bar on a terminal or in a notebook.
         never_worse: measure the monitored metric before training, too, and leave the model with the weights that it
             started from if training does not improve on it.
-        rates: for each trainable variable of the model the factor for its learning rate; None for 1.
+        rates: the learning rate factor of each trainable variable of the model; None for 1.
         checkpoint: the file that the state is saved to after each epoch, and that training resumes from.
 
     Raises:
-        OptionError: a validation metric is monitored, and there is no validation data.
+        OptionError: a validation metric is monitored without validation data.
     """
     require_validation(validation is not None, options)
     batches = _compile(model, training, options, rates)
@@ -201,9 +202,9 @@ def _finish(
     Args:
         model, training, options: as for `train`.
         best: the best epoch.
-        weights: its weights, and those of the start.
+        weights: the weights of the best epoch and of the start.
         start_value: the monitored metric before training; None if the result may be worse.
-        history: the result's history.
+        history: one row per epoch.
     """
     if weights.best is not None:
         weights.assign(weights.best)
@@ -226,7 +227,7 @@ def _finish(
 def _compile(
     model: keras.Model, training: Examples, options: TrainingOptions, rates: Sequence[float] | None
 ) -> Batches:
-    """Compile a model for training; return the batches that it trains on."""
+    """Compile a model, and return its training batches."""
     smoothed = options.label_smoothing > 0
     batches = Batches(
         training,
@@ -250,7 +251,7 @@ def _compile(
 
 
 def _fit(model: keras.Model, batches: Batches, options: TrainingOptions, callbacks: list[Any]) -> None:
-    """Run the epochs that are not in the history of the first callback yet."""
+    """Run the epochs that the history of the first callback, an `EpochCallback`, does not have yet."""
     balanced = options.class_weight == "balanced"
     with quick_gradients(model):
         model.fit(
@@ -278,16 +279,16 @@ def _validate(model: keras.Model, validation: Examples | None) -> dict[str, floa
 
 
 def _worth_compiling(model: keras.Model, steps: int) -> bool:
-    """Return whether TensorFlow's XLA should compile training on a CPU, where Keras does not use it.
+    """Return whether to compile training with XLA on a CPU, where Keras does not by default.
 
     An optimizer with moments passes over each weight a dozen times per step; XLA fuses these passes. With 38 million
-    weights and batches of 20 a step of RMSprop takes 158 ms instead of 400. Compiling takes seconds, twice if the last
+    weights and batches of 20, a step of RMSprop takes 158 ms instead of 400. Compiling takes seconds, twice if the last
     batch of an epoch is smaller, and convolutions become slower.
     """
     if not tensorflow_on_processor() or any(isinstance(layer, CONVOLUTIONS) for layer in model.layers):
         return False
     weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    return bool(weights * steps >= COMPILED_FROM)
+    return bool(weights * steps >= MIN_XLA_UPDATES)
 
 
 def require_validation(given: bool, options: TrainingOptions) -> None:
@@ -304,7 +305,7 @@ def require_validation(given: bool, options: TrainingOptions) -> None:
 
 
 def class_weights(labels: np.ndarray, class_count: int) -> dict[int, float]:
-    """Return weights that count all classes equally: n / (classes * images of the class)."""
+    """Return weights that give all classes equal influence: n / (classes * images of the class)."""
     counts = np.bincount(labels, minlength=class_count)
     return {label: float(len(labels) / (class_count * count)) for label, count in enumerate(counts) if count}
 
@@ -319,7 +320,7 @@ def predict_examples(model: keras.Model, examples: Examples, *, batch_size: int 
 
 
 def _predict_batch(model: keras.Model, loaded: Any, batch_size: int) -> np.ndarray:
-    """Return a model's outputs for one batch, padded so that the backend compiles one size only."""
+    """Return a model's outputs for one batch, padded so that the backend compiles for one size only."""
     arrays = loaded if isinstance(loaded, tuple) else (loaded,)
     count = len(arrays[0])
     filled = []

@@ -50,7 +50,7 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence
 
 
 def accuracies(labels: np.ndarray, guesses: np.ndarray) -> dict[str, float]:
-    """Return `accuracy`, the fraction of right guesses, and `balanced_accuracy`, its mean over classes that occur.
+    """Return `accuracy` and `balanced_accuracy`, the mean recall of the classes that occur.
 
     Args:
         labels: (n,) int64, n at least 1.
@@ -73,7 +73,7 @@ def paired_difference(labels: np.ndarray, before: np.ndarray, after: np.ndarray)
         before, after: (n, classes), probabilities of the two models.
 
     Returns:
-        `n`, `accuracy_difference`, after minus before, its 95 % `interval`, and `resamples`; only `n` without images.
+        `n`, `accuracy_difference` (after minus before), its 95 % `interval`, and `resamples`; only `n` if n is 0.
     """
     if not len(labels):
         return {"n": 0}
@@ -163,7 +163,7 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def at_threshold(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[str, float]:
-    """Return the accuracies (see `accuracies`) of two classes if class 1 is predicted from a probability on."""
+    """Return the accuracies (see `accuracies`) if class 1 of two is predicted at or above a probability."""
     return accuracies(labels, (probabilities[:, 1] >= threshold).astype(np.int64))
 
 

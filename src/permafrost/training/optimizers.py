@@ -17,7 +17,7 @@ def make_optimizer(
 
     Args:
         options: the training options.
-        steps_per_epoch: the schedule counts epochs by it.
+        steps_per_epoch: converts the epochs of a schedule to steps.
         rates: trainable variables, each with the factor for its learning rate; other variables have the factor 1.
     """
     settings: dict[str, Any] = {"learning_rate": _rate(options, steps_per_epoch)}
@@ -50,10 +50,10 @@ def _rate(options: TrainingOptions, steps_per_epoch: int) -> Any:
 
 
 def _with_rates(kind: Any, lowered: Sequence[tuple[Any, float]]) -> Any:
-    """Make an optimizer class that takes only a fraction of its step, weight decay included, on some variables.
+    """Return an optimizer class that scales down its steps, weight decay included, on some variables.
 
     Every step of these optimizers is proportional to the learning rate, so a fraction of a step is a step at that
-    fraction of the rate. Scaling gradients instead would not do: Adam and its kin ignore the size of gradients.
+    fraction of the rate. Scaling gradients would have no effect: Adam and its variants normalise them.
 
     Args:
         kind: the optimizer class.

@@ -1,4 +1,4 @@
-"""How a Keras model is trained: the options, and their defaults for heads and for fine-tuning. Loads no Keras."""
+"""Training options, and their defaults for heads and for fine-tuning. Loads no Keras."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEDULES: Final = ("constant", "cosine")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How a Keras model is trained. The fields describe themselves; `fit_head` and `finetune` list them.
+    """The options of training a Keras model. The fields describe themselves; `fit_head` and `finetune` list them.
 
     Raises:
         OptionError: a value is not permitted.
@@ -25,7 +25,10 @@ class TrainingOptions:
     epochs: int = option(30, "Maximum number of epochs.", minimum=1)
     batch_size: int = option(32, "Images per step.", minimum=1)
     steps_per_epoch: int | None = option(
-        None, "Steps per epoch. More than one pass over the images starts another.", shown="one pass", minimum=1
+        None,
+        "Steps per epoch; if there are more than in one pass over the images, another pass starts.",
+        shown="one pass",
+        minimum=1,
     )
     optimizer: str = option("adam", "Optimizer.", choices=OPTIMIZERS)
     learning_rate: float = option(1e-3, "Learning rate.", minimum=0)
@@ -44,20 +47,22 @@ class TrainingOptions:
     )
     warmup_epochs: float = option(0.0, "Epochs over which the learning rate rises from 0.", minimum=0)
     clip_norm: float | None = option(
-        None, "Scale gradients down together where their norm is larger than this.", shown="no limit", above=0
+        None, "Maximum norm of all gradients together; larger ones are scaled down.", shown="no limit", above=0
     )
     # Szegedy et al. 2016, "Rethinking the Inception Architecture".
     label_smoothing: float = option(
         0.0,
-        "Fraction of each label that is spread over all classes in the training loss; metrics are without it.",
+        "Fraction of each label that is spread over all classes in the training loss; metrics are not affected.",
         minimum=0,
         below=1,
     )
-    monitor: str = option("val_loss", "Metric that decides the best epoch, whose weights remain.", choices=MONITORS)
+    monitor: str = option(
+        "val_loss", "Metric that determines the best epoch, whose weights are restored.", choices=MONITORS
+    )
     patience: int = option(5, "Epochs without improvement after which training stops; 0 never stops early.", minimum=0)
     min_delta: float = option(0.0, "Smallest change that counts as an improvement.", minimum=0)
     class_weight: str = option(
-        "none", "balanced weighs classes equally; none weighs images equally.", choices=CLASS_WEIGHTS
+        "none", "balanced weights classes equally; none weights images equally.", choices=CLASS_WEIGHTS
     )
     seed: int = option(0, "Random seed of initial weights, dropout and the order of the images.", minimum=0)
 
@@ -72,7 +77,7 @@ class TrainingOptions:
 
 
 class TrainingSettings(TypedDict, total=False):
-    """The fields of `TrainingOptions` as optional keywords, for type checkers; a test holds that they are the same."""
+    """The fields of `TrainingOptions` as optional keywords, for type checkers; a test checks that they match."""
 
     epochs: int
     batch_size: int

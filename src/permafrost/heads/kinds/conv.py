@@ -1,4 +1,4 @@
-"""Convolutions with ReLU, pooling and dropout on features that are not pooled, then as `dense`, trained by Keras."""
+"""Convolutions with ReLU, pooling and dropout on unpooled features, then the layers of `dense`, trained by Keras."""
 
 from __future__ import annotations
 

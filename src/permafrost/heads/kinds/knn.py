@@ -15,7 +15,7 @@ COUNTS: Final = (50, 30, 20, 15, 10, 7, 5, 3, 1)
 
 
 def fitter(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], KNeighborsClassifier]:  # noqa: ARG001
-    """Store the rows; a count of neighbours is looked up among them."""
+    """Return a function that fits a number of neighbours."""
 
     def fit(count: float) -> KNeighborsClassifier:
         return KNeighborsClassifier(int(count), algorithm="brute").fit(x, y)

@@ -17,7 +17,7 @@ SHRINKAGES: Final = (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.
 
 
 def fitter(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], Affine]:
-    """Fit all shrinkages from one eigendecomposition."""
+    """Return a function that fits any shrinkage from one eigendecomposition."""
     return lda_path(Moments.of(x.astype(np.float64), y, setup.class_weights(y)), setup.features)
 
 

@@ -18,15 +18,15 @@ TOLERANCE: Final = 1e-4
 """L-BFGS stops when no component of the gradient is larger: scikit-learn's default, which gives its results."""
 
 TOLERANCE_IN_SPAN: Final = 1e-6
-"""The same in the coordinates of the rows' span, a different criterion: tight enough for probabilities within 1e-5."""
+"""The same for rows in coordinates of their span, where gradients differ: it gives probabilities within 1e-5."""
 
 
 def fitter(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], Affine]:
-    """Fit by L-BFGS, each value from the coefficients of the previous one."""
+    """Return a function that fits by L-BFGS, each value from the coefficients of the previous one."""
     model = LogisticRegression(
         class_weight="balanced" if setup.balanced else None,
         max_iter=MAX_ITERATIONS,
-        # Rows in float32 are those of a comparison, which needs less precision.
+        # Rows are float32 in comparisons, which need less precision.
         tol=TOLERANCE if x.shape[1] == setup.features or x.dtype == np.float32 else TOLERANCE_IN_SPAN,
         warm_start=True,
     )

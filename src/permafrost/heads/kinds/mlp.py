@@ -13,7 +13,7 @@ from permafrost.heads.fitters import Setup
 
 
 def fitter(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], MLPClassifier]:
-    """Fit each value anew."""
+    """Return a function that fits each value from scratch."""
 
     def fit(alpha: float) -> MLPClassifier:
         model = MLPClassifier(setup.hidden, alpha=alpha, random_state=setup.seed)

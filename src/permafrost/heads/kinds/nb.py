@@ -13,7 +13,7 @@ from permafrost.heads.fitters import Setup, powers_of_ten
 
 
 def fitter(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], GaussianNB]:
-    """Fit each value anew."""
+    """Return a function that fits each value from scratch."""
     priors = np.full(setup.class_count, 1 / setup.class_count) if setup.balanced else None
 
     def fit(smoothing: float) -> GaussianNB:

@@ -15,7 +15,7 @@ from permafrost.heads.to_keras import Affine
 
 
 def fitter(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], Affine]:
-    """Fit all strengths from one eigendecomposition."""
+    """Return a function that fits any strength from one eigendecomposition."""
     return ridge_path(Moments.of(x.astype(np.float64), y, setup.class_weights(y)))
 
 

@@ -16,8 +16,8 @@ MAX_ITERATIONS: Final = 1000
 
 
 def fitter(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], Affine]:
-    """Fit each value anew."""
-    # Rows in float32 are those of a comparison: weak regularisation would take most of its time to converge.
+    """Return a function that fits each value from scratch."""
+    # Rows are float32 in comparisons, where most of the time would go to converging weak regularisation.
     speed: dict[str, Any] = {"dual": True, "tol": 1e-2} if x.dtype == np.float32 else {"dual": "auto"}
 
     def fit(strength: float) -> Affine:

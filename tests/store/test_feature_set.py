@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -14,17 +15,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from permafrost.errors import OptionError, SetError, ShardError, VersionError
+from permafrost.errors import OptionError, SetError, ShardError, StoreError, VersionError
 from permafrost.images.splits import SPLITS
 from permafrost.store.description import describe_set
 from permafrost.store.feature_set import FeatureSet, open_features
 from permafrost.store.hdf5 import read_text, write_text
+from permafrost.store.memory_storage import MemoryStorage
 from permafrost.store.row_index import RowAddress, place_rows
 from permafrost.store.set_content import SetContent
 from permafrost.store.set_file import checksum, write_set
 from permafrost.store.set_rows import SetRows
 from permafrost.store.shard import Rows
+from permafrost.store.storage import StoredObject
 from permafrost.store.store import DESCRIPTION_FILE, Store
+from permafrost.store.verification import set_files
 from samples import WHOLE_SPEC, make_content, make_rows, spec_with
 
 COUNT = 12
@@ -59,6 +63,32 @@ def content(tmp_path, rows) -> SetContent:
 @pytest.fixture
 def features(tmp_path, content) -> FeatureSet:
     return open_features(tmp_path / "set.h5")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "gone.h5", "gone/set.h5", "store", ".hidden.h5"])
+def test_what_is_not_a_visible_file_is_no_feature_set(tmp_path, content, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy("set.h5", ".hidden.h5")
+
+    with pytest.raises(SetError, match=re.escape(f"no feature set at {Path(name)}. Make one")):
+        open_features(name)
+
+
+def test_only_a_set_in_a_local_folder_has_a_path(features, content):
+    place = StoredObject(MemoryStorage(), "set.h5")
+
+    with pytest.raises(StoreError, match=r"memory://.*/set\.h5 is not a local file"):
+        _ = FeatureSet(place, content).path
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+
+    with pytest.raises(SetError, match=r"cannot list the feature sets in .*: Permission denied"):
+        set_files(tmp_path)
 
 
 # Arrays and batches

@@ -30,15 +30,12 @@ def list_sets(*, folder: str, as_json: bool) -> None:
     """
     from permafrost.store.description import describe_set
     from permafrost.store.feature_set import open_features
-    from permafrost.store.set_reading import h5_files, is_feature_set
-    from permafrost.store.verification import stores_of_other_versions
+    from permafrost.store.verification import set_files, stores_of_other_versions
 
     if not Path(folder).is_dir():
         raise SetError(f"no such folder: {folder}", do="make a feature set with extract")
     entries: list[dict[str, Any]] = []
-    for path in h5_files(Path(folder)):
-        if is_feature_set(path) is False:  # None: a damaged file, which is listed with its error.
-            continue
+    for path in set_files(Path(folder)):  # A damaged one is listed with its error.
         try:
             described = describe_set(open_features(path))
             entries.append({"set": str(path)} | {key: described[key] for key in ("data", "images", "shape", "key")})

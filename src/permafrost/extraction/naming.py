@@ -11,6 +11,7 @@ from permafrost.extraction.options import DEFAULT_FOLDER
 from permafrost.images.dataset import Dataset
 from permafrost.store.set_content import SetContent
 from permafrost.store.set_reading import is_feature_set, read_set
+from permafrost.store.storage import is_plain_name
 from permafrost.trunk.spec import TrunkSpec, portable_name
 
 COMPARED: Final = 16
@@ -55,7 +56,7 @@ def check_set_path(path: Path) -> Path:
     """
     if path.suffix != ".h5":
         raise OptionError("a feature set is an HDF5 file", expected="--out NAME.h5", found=str(path))
-    if path.name.startswith(".") or "\\" in path.name:
+    if not is_plain_name(path.name):
         raise OptionError("not a name for a feature set", expected="a visible file, no backslash", found=path.name)
     return path
 

@@ -18,8 +18,8 @@ def describe_set(features: FeatureSet) -> dict[str, Any]:
         counts = {name: int((labels == label).sum()) for label, name in enumerate(features.class_names)}
         splits[split] = {"n": len(labels), "classes": counts}
     return {
-        "set": str(features.path),
-        "store": str(features.path.parent / content.store),
+        "set": str(features.place),
+        "store": features.place.storage.below(content.store).location(),
         "data": features.root,
         "images": len(features),
         "classes": features.class_names,

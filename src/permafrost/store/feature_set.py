@@ -10,12 +10,13 @@ from typing import Final
 
 import numpy as np
 
-from permafrost.errors import OptionError
+from permafrost.errors import OptionError, StoreError
 from permafrost.images.dataset import path_of
 from permafrost.images.splits import SPLITS
 from permafrost.store.set_content import SetContent
 from permafrost.store.set_reading import read_set
 from permafrost.store.set_rows import SetRows
+from permafrost.store.storage import ObjectPlace, StoredObject
 from permafrost.store.store import Store
 from permafrost.store.streaming import SHUFFLE_BYTES, FeatureRows, ShuffledRows
 from permafrost.trunk.spec import canonical_json
@@ -30,7 +31,7 @@ class FeatureSet:
     Threads may share one object, and it can be sent to another process.
 
     Attributes:
-        path: the absolute path of the set's file.
+        place: where the set's file lies.
         spec: everything that a feature value depends on.
         class_names: the classes, in the order of the labels.
         skipped: name and reason of everything in the dataset that is not in the set.
@@ -38,21 +39,33 @@ class FeatureSet:
         about: how the set was made.
     """
 
-    def __init__(self, path: Path, content: SetContent) -> None:
-        self.path = Path(os.path.abspath(path))  # A later os.chdir must not move it.
+    def __init__(self, place: ObjectPlace, content: SetContent) -> None:
+        # A later os.chdir must not move it.
+        self.place = place if isinstance(place, StoredObject) else StoredObject.at(os.path.abspath(place))
         self.spec = content.spec
         self.class_names = list(content.class_names)
         self.skipped = content.skipped
         self.root = content.root
         self.about = content.about
-        self._rows = SetRows(self.path, content)
+        self._rows = SetRows(self.place, content)
 
     def __len__(self) -> int:
         return len(self.content.labels)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{split} {len(self.rows(split))}" for split in SPLITS)
-        return f"FeatureSet({str(self.path)!r}, {self.spec.base} {self.spec.cut}, shape {self.shape}, {counts})"
+        return f"FeatureSet({str(self.place)!r}, {self.spec.base} {self.spec.cut}, shape {self.shape}, {counts})"
+
+    @property
+    def path(self) -> Path:
+        """The absolute path of the set's file.
+
+        Raises:
+            StoreError: the set does not lie in a local folder.
+        """
+        if self.place.folder is None:
+            raise StoreError(f"{self.place} is not a local file")
+        return self.place.folder / self.place.name
 
     @property
     def content(self) -> SetContent:
@@ -192,17 +205,17 @@ class FeatureSet:
             yield load(numbers), on_disk.labels[numbers]
 
 
-def open_features(path: str | os.PathLike[str]) -> FeatureSet:
+def open_features(path: ObjectPlace) -> FeatureSet:
     """Open a cached feature set.
 
     Args:
-        path: the set's file, e.g. `features/photos-inception_v3-mixed7.h5`. Its store lies beside it, in `store/`.
+        path: the set's file, e.g. `features/photos-inception_v3-mixed7.h5`, or an object in another place. Its store
+            lies beside it, in `store/`.
 
     Raises:
         SetError: the file is not a feature set, or is damaged; or its store is gone, or holds another trunk's features.
         VersionError: the set or its store is of another format version.
     """
-    path = Path(path)
     features = FeatureSet(path, read_set(path))
     _ = features.store  # Refuse a set without its store now, not when its first row is read.
     return features

@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Container, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 
-from permafrost.atomic import commit_bytes
 from permafrost.store.hdf5 import hdf5_bytes, write_text
 from permafrost.store.set_content import SetContent
+from permafrost.store.storage import ObjectPlace, StoredObject
 from permafrost.trunk.spec import canonical_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import h5py
 
 FORMAT: Final = "permafrost feature set"
@@ -46,12 +47,17 @@ def datasets(present: Container[str]) -> dict[str, str]:
     return {name: dtype for name, dtype in DATASETS.items() if name != VIEW_PLACES or name in present}
 
 
-def write_set(path: str | os.PathLike[str], content: SetContent) -> None:
+def write_set(place: ObjectPlace, content: SetContent) -> None:
     """Write a set's file atomically.
+
+    Args:
+        place: the path of the file, or an object in another place.
+        content: what it is to hold.
 
     Raises:
         WriteError: the disk is full, the folder is read-only, or similar.
     """
+    place = StoredObject.at(place)
     path_bytes, path_offsets = pack_names(content.names)
     arrays: dict[str, np.ndarray] = {
         "digests": np.ascontiguousarray(content.digests, np.uint8).reshape(-1, 32),
@@ -60,7 +66,7 @@ def write_set(path: str | os.PathLike[str], content: SetContent) -> None:
         "places": np.asarray(content.places, np.int64).reshape(-1, 2),
         "path_bytes": path_bytes,
         "path_offsets": path_offsets,
-        "description": np.frombuffer(json.dumps(_description(content, Path(path))).encode("ascii"), np.uint8),
+        "description": np.frombuffer(json.dumps(_description(content, place.folder)).encode("ascii"), np.uint8),
     }
     if content.views is not None:
         arrays[VIEW_PLACES] = np.asarray(content.views.places, np.int64).reshape(-1, len(content.labels), 2)
@@ -72,7 +78,7 @@ def write_set(path: str | os.PathLike[str], content: SetContent) -> None:
         write_text(file, "format", FORMAT)
         write_text(file, "checksum", checksum(arrays))
 
-    commit_bytes(Path(path), hdf5_bytes(fill))
+    place.storage.put(place.name, hdf5_bytes(fill))
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:
@@ -120,12 +126,12 @@ def pack_names(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(b"".join(encoded), np.uint8), bounds
 
 
-def _description(content: SetContent, path: Path) -> dict[str, Any]:
+def _description(content: SetContent, folder: Path | None) -> dict[str, Any]:
     description = {
         "trunk": content.spec.to_json(),
         "store": content.store,
         "root": content.root,
-        "root_relative": os.path.relpath(content.root, os.path.dirname(os.path.abspath(path))),
+        "root_relative": None if folder is None else os.path.relpath(content.root, folder),
         "class_names": list(content.class_names),
         "shards": list(content.shards),
         "skipped": [list(entry) for entry in content.skipped],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from permafrost.errors import OptionError, SetError, ShardError, StoreError, VersionError
 from permafrost.store.row_reader import LocatedRows, read_rows, relocate
 from permafrost.store.set_content import SetContent, ViewRows, parts, with_part
+from permafrost.store.storage import StoredObject
 from permafrost.store.store import Store
 from permafrost.trunk.spec import TrunkSpec, first_difference
 
@@ -21,13 +21,13 @@ class SetRows:
         content: the content of the set, with the places where its rows were last found.
 
     Args:
-        path: the absolute path of the set's file.
+        place: where the set's file lies.
         content: the content of that file.
     """
 
-    def __init__(self, path: Path, content: SetContent) -> None:
+    def __init__(self, place: StoredObject, content: SetContent) -> None:
         self.content = content
-        self._path = path
+        self._place = place
         self._stores: dict[str, Store] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class SetRows:
         views = self.content.views
         if views is None or not 0 < view <= len(views.places):
             raise OptionError(
-                f"{self._path} has no view {view}",
+                f"{self._place} has no view {view}",
                 expected=f"0 to {len(views.places)}" if views else "0 only",
                 found=view,
                 do="extract with more --views",
@@ -116,17 +116,17 @@ class SetRows:
 
     def _open_store(self, folder: str, spec: TrunkSpec) -> Store:
         try:
-            store = Store(self._path.parent / folder)
+            store = Store(self._place.storage.below(folder))
         except VersionError as error:
             raise VersionError(
-                f"the store of {self._path} is of another version: {error.what}",
+                f"the store of {self._place} is of another version: {error.what}",
                 expected=error.expected,
                 found=error.found,
                 do="run extract again, which makes a new store",
             ) from error
         except StoreError as error:
             raise SetError(
-                f"the store of {self._path} cannot be opened: {error.what}",
+                f"the store of {self._place} cannot be opened: {error.what}",
                 do="move the set and the folder `store` together, or run extract again",
             ) from error
         difference = first_difference(spec, store.spec)
@@ -134,5 +134,5 @@ class SetRows:
             difference = "shapes", spec.shapes, store.spec.shapes
         if difference:
             field, expected, found = difference
-            raise SetError(f"the store of {self._path} has changed: {field}", expected=expected, found=found)
+            raise SetError(f"the store of {self._place} has changed: {field}", expected=expected, found=found)
         return store

@@ -1,5 +1,7 @@
 """The place where sets and stores are: their files are accessed only through this interface.
 
+Only a trunk's own files, and the search of a folder for sets' stores in `verify` and `prune`, need a local folder.
+
 Another place, such as a bucket of an object store, is another subclass of `Storage`. A test class that inherits
 `storage_suite.StorageSuite` shows that it keeps the promises made here.
 """
@@ -213,7 +215,7 @@ class LocalStorage(Storage):
         self._path(name).unlink(missing_ok=True)
 
     def list(self) -> list[str]:
-        """Return the names of all files but hidden ones."""
+        """Return the names of all files, and of folders, but hidden ones: in a store a folder is a foreign file."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
@@ -227,7 +229,7 @@ class LocalStorage(Storage):
 
     def exists(self, name: str) -> bool:
         """Return whether there is such a file."""
-        return self._path(name).exists()
+        return self._path(name).is_file()
 
     def hold(self, *, exclusive: bool) -> Hold | None:
         """Lock the folder; an exclusive lock needs it to exist."""
@@ -273,11 +275,57 @@ class _LocalHold(Hold):
         self._lock.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredObject:
+    """The address of an object, which need not exist; `str` gives its location for error messages.
+
+    Attributes:
+        storage: the place that holds the object.
+        name: the object's name there.
+    """
+
+    storage: Storage
+    name: str
+
+    @classmethod
+    def at(cls, place: ObjectPlace) -> StoredObject:
+        """Return the object at a local path; return a stored object unchanged."""
+        if isinstance(place, StoredObject):
+            return place
+        path = Path(place)
+        return cls(LocalStorage(path.parent), path.name)
+
+    def __str__(self) -> str:
+        return self.storage.location(self.name)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a local file; None for an object elsewhere."""
+        return self.storage.folder if isinstance(self.storage, LocalStorage) else None
+
+    def exists(self) -> bool:
+        """Return whether the object exists: never, if no object may have its name."""
+        return is_plain_name(self.name) and self.storage.exists(self.name)
+
+    def readable(self) -> Path | io.BufferedIOBase:
+        """Return what `h5py.File` opens; see `Storage.readable`."""
+        return self.storage.readable(self.name)
+
+
+ObjectPlace = str | os.PathLike[str] | StoredObject
+"""A local path, or an object in any place."""
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a name can neither lead out of its place nor be taken for a temporary file."""
+    return bool(name) and name[0] != "." and not any(separator in name for separator in "/\\\0")
+
+
 def require_plain_name(name: str) -> None:
     """Refuse a name that could lead out of its place, or look like a temporary file.
 
     Raises:
         ValueError: the name is empty, begins with a dot, or has a separator.
     """
-    if not name or name[0] == "." or "/" in name or "\\" in name or "\0" in name:
+    if not is_plain_name(name):
         raise ValueError(f"not the name of an object: {name!r}")

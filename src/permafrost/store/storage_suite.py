@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -20,11 +21,17 @@ import h5py
 import numpy as np
 import pytest
 
+from permafrost.errors import SetError
 from permafrost.store.compaction import MANY, compact
+from permafrost.store.description import describe_set
+from permafrost.store.feature_set import open_features
 from permafrost.store.hdf5 import hdf5_bytes
 from permafrost.store.row_index import RowIndex, place_rows
+from permafrost.store.set_content import SetContent
+from permafrost.store.set_file import write_set
+from permafrost.store.set_reading import read_set, set_names
 from permafrost.store.shard import Rows
-from permafrost.store.storage import Storage
+from permafrost.store.storage import Storage, StoredObject
 from permafrost.store.store import Store
 from permafrost.trunk.spec import TrunkSpec
 
@@ -214,7 +221,43 @@ class StorageSuite:
             assert waiting.result(10) is not None
             assert storage.hold(exclusive=True) is None
 
-    # A store
+    # Sets and stores
+
+    def test_a_set_and_its_store_give_features_back(self, storage: Storage) -> None:
+        store = Store.create_at(storage.below(f"store/{SPEC.folder_name}"), SPEC, about={})
+        digests = np.random.default_rng(0).integers(0, 256, (4, 32), dtype=np.uint8)
+        features = np.arange(12, dtype=np.float32).reshape(4, 3)
+        shard = store.append(Rows(digests, np.zeros(4, np.int32), (features,)), engine="none")
+        content = SetContent(
+            spec=SPEC,
+            store=f"store/{SPEC.folder_name}",
+            root="/data/photos",
+            names=[f"{row}.jpg" for row in range(4)],
+            digests=digests,
+            labels=np.array([0, 1, 0, 1]),
+            splits=np.array([0, 0, 1, 2], np.uint8),
+            class_names=("a", "b"),
+            shards=(shard,),
+            places=np.array([(0, row) for row in range(4)]),
+            skipped=(),
+            about={},
+        )
+
+        place = StoredObject(storage, "set.h5")
+        write_set(place, content)
+        opened = open_features(place)
+
+        assert np.array_equal(opened.arrays()[0], features)
+        assert opened.labels("train").tolist() == [0, 1]
+        assert str(opened.place) == storage.location("set.h5")
+        assert describe_set(opened)["store"] == store.storage.location()
+        assert set_names(storage) == ["set.h5"]
+        storage.put("set.h5", storage.get("set.h5")[:-1])
+        with pytest.raises(SetError, match=re.escape(f"not a feature set: {place}")):
+            read_set(place)
+        storage.delete("set.h5")
+        with pytest.raises(SetError, match=re.escape(f"no feature set at {place}")):
+            open_features(place)
 
     def test_a_store_writes_merges_and_reads_its_rows(self, storage: Storage) -> None:
         store = Store.create_at(storage, SPEC, about={}, hold=True)

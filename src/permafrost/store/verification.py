@@ -16,9 +16,9 @@ from permafrost.store.feature_set import STORE_FOLDER, open_features
 from permafrost.store.row_index import RowIndex
 from permafrost.store.row_reader import relocate
 from permafrost.store.set_content import Part, parts
-from permafrost.store.set_reading import h5_files, is_feature_set
+from permafrost.store.set_reading import set_names
 from permafrost.store.shard import is_shard_name
-from permafrost.store.storage import Storage
+from permafrost.store.storage import LocalStorage, Storage
 from permafrost.store.store import DESCRIPTION_FILE, Store
 
 TRUNK_FILES: Final = re.compile(r"trunk\.keras|trunk(-[0-9a-f]{12})?\.openvino")
@@ -101,7 +101,7 @@ def _contents(path: Path) -> tuple[list[Path], list[Path]]:
 
 def set_files(folder: Path) -> list[Path]:
     """Return the files in `folder` that are feature sets, or may be damaged ones."""
-    return [path for path in h5_files(folder) if is_feature_set(path) is not False]
+    return [folder / name for name in set_names(LocalStorage(folder))]
 
 
 def store_folders(folder: str | os.PathLike[str]) -> list[Path]:

@@ -61,9 +61,9 @@ def made_set(folder: Path, **changes) -> Path:
     [
         ({"shards": ("../../../secret.bin",)}, r"'../../../secret.bin' is not the name of a shard"),
         ({"shards": ("/etc/passwd",)}, "'/etc/passwd' is not the name of a shard"),
-        ({"store": "../elsewhere"}, r"its store '../elsewhere' lies outside its folder"),
-        ({"store": "store/../../elsewhere"}, "its store .* lies outside its folder"),
-        ({"store": "/etc"}, "its store '/etc' lies outside its folder"),
+        ({"store": "../elsewhere"}, r"its store '../elsewhere' is outside its folder"),
+        ({"store": "store/../../elsewhere"}, "its store .* is outside its folder"),
+        ({"store": "/etc"}, "its store '/etc' is outside its folder"),
         ({"labels": np.array([0, 1, 2, 0])}, "labels has numbers outside 0 to 1"),
         ({"labels": np.array([0, -1, 1, 0])}, "labels has numbers outside 0 to 1"),
         ({"splits": np.array([0, 1, 7, 0], np.uint8)}, "splits has values other than train, validation, test"),

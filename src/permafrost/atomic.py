@@ -185,7 +185,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def remove_path(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it.
+    """Remove a file, or a folder with everything in it.
 
     Raises:
         OSError: it cannot be removed.

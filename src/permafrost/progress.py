@@ -10,7 +10,7 @@ def progress_bar(*, total: int | None, unit: str, shown: bool = True, **settings
     """Return a tqdm bar that disappears when it is closed.
 
     Args:
-        total: how many steps there are; None if unknown.
+        total: number of steps; None if unknown.
         unit: what a step is, e.g. ` images`.
         shown: False draws nothing.
         **settings: further arguments of `tqdm.tqdm`.

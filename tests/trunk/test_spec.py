@@ -40,7 +40,7 @@ def test_the_digest_is_pinned():
 
 
 def test_the_fields_that_features_depend_on_change_only_on_purpose():
-    assert set(WHOLE_SPEC.deciding) == {
+    assert set(WHOLE_SPEC.digested_fields) == {
         "architecture",
         "augmentation",
         "decoding",
@@ -128,8 +128,8 @@ class LaterDescription(TrunkSpec):
     license: str = ""
 
     @property
-    def deciding(self):
-        return {name: value for name, value in super().deciding.items() if name != "license"}
+    def digested_fields(self):
+        return {name: value for name, value in super().digested_fields.items() if name != "license"}
 
 
 def test_a_field_more_that_features_depend_on_makes_other_trunks_and_each_version_names_those_of_the_other():

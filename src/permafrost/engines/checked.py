@@ -1,4 +1,4 @@
-"""An engine whose first batch is compared with Keras."""
+"""Compare the first batch of an engine with Keras, and fall back to Keras if they differ."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class CheckedEngine:
 
     @property
     def record(self) -> str:
-        """What shards record: the engine, with a bound of its difference from Keras.
+        """The record of the engine in shards, with a bound on its difference from Keras.
 
         The bound is a power of ten, because shards are merged only if their records are equal.
         """

@@ -1,4 +1,4 @@
-"""The interface of an engine."""
+"""The interface that all engines have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Engine(Protocol):
 
     @property
     def record(self) -> str:
-        """What shards record: the name with versions, and a bound of the difference from Keras."""
+        """The record of the engine in shards: its name and version, and a bound on the difference from Keras."""
         ...
 
     @property

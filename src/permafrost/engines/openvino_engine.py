@@ -1,4 +1,4 @@
-"""OpenVINO as an engine: the graph of the Keras model, several batches at once, each on cores of its own.
+"""OpenVINO as an engine: it computes several batches at once, each on its own cores.
 
 OpenVINO chooses the number of batches and their cores for throughput. On two cores it computes two batches, one per
 core, so that no core waits for another while threads decode.

@@ -23,8 +23,8 @@ class Member:
 
     Attributes:
         index: index of the image in the dataset.
-        key: what the row holds.
-        lacking: for each cache whether it lacks the row.
+        key: the image's digest and the view.
+        lacking: for each cache, whether it lacks the row.
     """
 
     index: int
@@ -33,11 +33,11 @@ class Member:
 
 
 OnFeatures = Callable[[list[Member], list["np.ndarray"]], None]
-"""Takes the rows of a batch, and for each output of the model their features (n, *shape) float32."""
+"""Takes the rows of a batch, and their features: one array (n, *shape) float32 per output of the model."""
 
 
 class Batcher:
-    """Computes rows that are added one by one, in threads of its own.
+    """Computes rows that are added one by one, in its own threads.
 
     Args:
         engine: the engine.
@@ -62,11 +62,11 @@ class Batcher:
         self._pixels.append(pixels)
         if len(self._members) >= self._engine.batch_size:
             self._start()
-            # One batch waits for each that is computed, so that the engine never waits.
+            # For each batch being computed another one is ready, so that the engine never waits.
             self._hand_over(2 * self._engine.streams)
 
     def finish(self) -> None:
-        """Compute what is left, and hand everything over."""
+        """Compute the remaining rows, and hand over all features."""
         if self._members:
             self._start()
         self._hand_over(0)

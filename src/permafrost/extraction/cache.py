@@ -1,4 +1,4 @@
-"""The cached features of a trunk: which rows there are, and where new ones go."""
+"""The cached features of a trunk: find the rows that are cached, and commit new ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from permafrost.trunk.cutting import Trunk
 
 RowKey = tuple[bytes, int]
-"""What a row holds: the content digest of an image, and the number of a view."""
+"""The key of a row: the content digest of an image, and the number of a view."""
 
 
 def library_versions() -> dict[str, str]:
@@ -66,7 +66,7 @@ class CachedStore:
         return sorted({str(error) for error in (*self._damaged, *(self._index.damaged if self._index else ()))})
 
     def has(self, keys: Sequence[RowKey]) -> list[bool]:
-        """Return for each row whether it was cached before."""
+        """Return whether each row was cached before."""
         return [address is not None for address in self._before(keys)]
 
     def addresses(self, keys: Sequence[RowKey]) -> list[RowAddress]:
@@ -84,8 +84,8 @@ class CachedStore:
         The first commit creates the folder of the store, so a run that fails early leaves none.
 
         Args:
-            keys: what the n rows hold.
-            tensors: for each tensor of the trunk (n, *shape), in the dtype of the store.
+            keys: the keys of the n rows.
+            tensors: one array (n, *shape) per tensor of the trunk, in the dtype of the store.
             engine: the engine that computed them, for the record.
 
         Raises:
@@ -111,7 +111,7 @@ class CachedStore:
                 self._look_again()
 
     def gather(self, keys: Sequence[RowKey]) -> tuple[np.ndarray, ...]:
-        """Return the features of these rows: for each tensor of the trunk (n, *shape) float32.
+        """Return the features of these rows: one array (n, *shape) float32 per tensor of the trunk.
 
         Raises:
             ShardError: a shard is missing or damaged.
@@ -147,7 +147,7 @@ class FeatureCache:
     Args:
         trunk: the trunk.
         parent: folder of the stores, e.g. `features/store`.
-        augmentation: how views are made: `augmentation.Views.rule`; empty if there are no views.
+        augmentation: how views are made (`augmentation.Views.rule`); empty without augmented views.
 
     Raises:
         StoreError: a store of that name is damaged, or holds another trunk's features.
@@ -165,7 +165,7 @@ class FeatureCache:
 
     @property
     def stores(self) -> list[CachedStore]:
-        """The store of images and, if there are views, that of views."""
+        """The store of images and, with augmented views, the store of those."""
         return [self.images] + ([self.views] if self.views else [])
 
     @property
@@ -180,7 +180,7 @@ class FeatureCache:
         return values * np.dtype(self.spec.dtype).itemsize + 44
 
     def has(self, keys: Sequence[RowKey]) -> list[bool]:
-        """Return for each image or view whether its features were cached before."""
+        """Return whether the features of each image or view were cached before."""
         images = [key for key in keys if key[1] == 0]
         if len(images) == len(keys):
             return self.images.has(keys)
@@ -203,7 +203,7 @@ class FeatureCache:
         self.computed += len(keys)
 
     def gather(self, digests: Sequence[bytes], view: int = 0) -> tuple[np.ndarray, ...]:
-        """Return the features of one view of these images: for each tensor of the trunk (n, *shape) float32.
+        """Return the features of one view of these images: one array (n, *shape) float32 per tensor of the trunk.
 
         Raises:
             ShardError: a shard is missing or damaged.

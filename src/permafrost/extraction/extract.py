@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What an extraction would do.
+    """The work that an extraction would do.
 
     Attributes:
         set: file of the feature set.

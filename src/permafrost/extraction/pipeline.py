@@ -76,7 +76,7 @@ class PipelineResult:
         engine: the engine that computed; None if everything was cached.
         seconds: `all` in total; `engine` to make the engine and store the converted trunk; and what the calling thread
             waited for images (`read`), features (`compute`) and commits (`write`).
-        limit: what it waited for most: `reading`, `computing` or `writing`.
+        limit: what that thread waited for most: `reading`, `computing` or `writing`.
     """
 
     images: list[UsedImage]
@@ -218,7 +218,7 @@ class _Computation:
             batcher.add(Member(index, row.key, row.lacking), row.pixels)
 
     def finish(self) -> None:
-        """Compute and commit what is left, and store the converted trunk beside its features."""
+        """Compute and commit the remaining rows, and store the converted trunk beside its features."""
         if self._batcher is None or self._engine is None:
             return
         self._batcher.finish()

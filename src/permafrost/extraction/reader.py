@@ -55,8 +55,8 @@ class MissingRow:
     """A row that has to be computed.
 
     Attributes:
-        key: what the row holds.
-        lacking: for each cache whether it lacks the row.
+        key: the image's digest and the view.
+        lacking: for each cache, whether it lacks the row.
         pixels: (h, w, 3) uint8; None if images are not decoded.
     """
 
@@ -154,7 +154,7 @@ class Reader:
                     future.cancel()
 
     def _task(self, indices: range, memory: DecodingMemory, lock: ReadLock) -> list[ReadImage]:
-        """Read some images, as many at a time as may be in memory together."""
+        """Read some images in parts that fit into `LOADED_BYTES`."""
         images: list[ReadImage] = []
         while indices:
             with lock.reading(loaded := list[LoadedImage | ImageError]()):

@@ -27,7 +27,7 @@ COMMIT_BYTES: Final = 64 * 2**20
 
 
 class Cache(Protocol):
-    """What the writer needs of a `FeatureCache`."""
+    """The part of a `FeatureCache` that the writer uses."""
 
     spec: TrunkSpec
 
@@ -73,7 +73,7 @@ class Writer:
 
         Args:
             members: the n rows of the batch.
-            outputs: for each output of the model (n, *shape) float32.
+            outputs: one array (n, *shape) float32 per output of the model.
 
         Raises:
             FeatureError: features are not finite.
@@ -92,7 +92,7 @@ class Writer:
             self._commit()
 
     def finish(self) -> None:
-        """Commit what is left; when this returns, all rows are on disk."""
+        """Commit the remaining rows; when this returns, all of them are on disk."""
         self._commit()
         self._wait(0)
 

@@ -3,7 +3,7 @@
 Each run of `extract` leaves at least one shard, a long one two per second, and each takes a millisecond to open. So the
 rows of many small shards are copied into large ones, and then the small ones are removed.
 
-A crash may leave rows twice, but loses none: a small shard is removed only once each of its rows lies in a shard that
+A crash may leave rows twice, but loses none: a small shard is removed only once each of its rows is in a shard that
 this process has committed and read back, or in an intact one that is too large to be removed. So any number of
 processes may merge at once. A reader whose shard is gone looks its rows up again by their content;
 see `row_reader.read_rows`.

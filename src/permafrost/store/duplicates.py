@@ -17,7 +17,7 @@ def find_duplicates(digests: np.ndarray) -> list[np.ndarray]:
         digests: (n, 32) uint8, the SHA-256 of each image's content.
 
     Returns:
-        For each such content (k,) int64, ascending; sorted by the first row.
+        One array (k,) int64 per such content, ascending; sorted by the first row.
     """
     # Sorting the first eight bytes of a million digests takes a tenth of the time that sorting whole digests takes.
     rows = _repeated(digests[:, :8].copy().view(np.uint64).reshape(-1))

@@ -209,8 +209,8 @@ def open_features(path: ObjectPlace) -> FeatureSet:
     """Open a cached feature set.
 
     Args:
-        path: the set's file, e.g. `features/photos-inception_v3-mixed7.h5`, or an object in another place. Its store
-            lies beside it, in `store/`.
+        path: the set's file, e.g. `features/photos-inception_v3-mixed7.h5`, or an object in another place. Its store is
+            beside it, in `store/`.
 
     Raises:
         SetError: the file is not a feature set, or is damaged; or its store is gone, or holds another trunk's features.

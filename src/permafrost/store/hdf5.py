@@ -38,9 +38,9 @@ def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
 
 
 def write_text(file: h5py.File, name: str, text: str) -> None:
-    """Write `text` as an attribute of fixed length: it lies in the object header, which has a checksum.
+    """Write `text` as an attribute of fixed length: it is stored in the object header, which has a checksum.
 
-    Strings of variable length lie in a heap without a checksum: a flipped bit there can make HDF5 read for ever.
+    Strings of variable length are stored in a heap without a checksum: a flipped bit there can make HDF5 read for ever.
     """
     file.attrs[name] = np.bytes_(text.encode("utf-8"))
 

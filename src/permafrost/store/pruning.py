@@ -27,7 +27,7 @@ class Removal:
 
     Attributes:
         path: the file or folder.
-        why: what it is.
+        why: why it can be removed.
         bytes: its size.
     """
 

@@ -33,12 +33,12 @@ R = TypeVar("R", bound=LocatedRows)
 
 
 def read_rows(store: Store, rows: R) -> tuple[tuple[np.ndarray, ...], R]:
-    """Read rows, and look for them again if a shard has gone.
+    """Read rows, and look for them again if a shard is gone.
 
     Rows are read by their places only through this function, because shards may be merged meanwhile.
 
     Returns:
-        For each tensor of the trunk (n, *shape) float32, and the rows with the places where they were found:
+        One array per tensor of the trunk, each (n, *shape) float32, and the rows with the places where they were found:
         `rows` itself if they had not moved.
 
     Raises:
@@ -56,10 +56,10 @@ def read_rows(store: Store, rows: R) -> tuple[tuple[np.ndarray, ...], R]:
 
 
 def relocate(rows: R, store: Store) -> R | None:
-    """Look for the rows whose shards have gone.
+    """Look for the rows whose shards are gone.
 
     Returns:
-        The rows with their new places; None if no shard has gone, or if a row is in no other shard.
+        The rows with their new places; None if no shard is gone, or if a row is in no other shard.
     """
     gone = [number for number, name in enumerate(rows.shards) if not store.has_shard(name)]
     if not gone:

@@ -182,7 +182,7 @@ def _require_names(place: StoredObject, content: SetContent) -> None:
             if not is_shard_name(name):
                 raise _damaged(place, f"{name!r} is not the name of a shard")
         if os.path.isabs(part.store) or os.pardir in Path(part.store).parts:
-            raise _damaged(place, f"its store {part.store!r} lies outside its folder")
+            raise _damaged(place, f"its store {part.store!r} is outside its folder")
 
 
 def _damaged(place: StoredObject, how: str) -> SetError:

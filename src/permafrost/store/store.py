@@ -32,7 +32,7 @@ _OTHER_VERSION: Final = "leave it to the version of permafrost that wrote it, or
 
 
 def store_folder(parent: str | os.PathLike[str], spec: TrunkSpec) -> Path:
-    """Return the folder of a trunk's store below `parent`: stores of each version have names of their own."""
+    """Return the folder of a trunk's store below `parent`; its name ends with the store version from 2 on."""
     return Path(parent) / (spec.folder_name + ("" if STORE_VERSION == 1 else f"-v{STORE_VERSION}"))
 
 
@@ -144,7 +144,7 @@ class Store:
         return self.storage.exists(name)
 
     def stat_shard(self, name: str) -> ObjectInfo | None:
-        """Return the size and time of a shard; None if it has gone."""
+        """Return the size and time of a shard; None if it is gone."""
         try:
             return self.storage.stat(name)
         except FileNotFoundError:
@@ -170,7 +170,7 @@ class Store:
         return name
 
     def delete_shard(self, name: str) -> None:
-        """Delete a shard; do nothing if it has gone.
+        """Delete a shard; do nothing if it is gone.
 
         Raises:
             OSError: it cannot be deleted.
@@ -205,7 +205,7 @@ class Store:
             rows: (k,) int64, indices of rows in the shard, ascending.
             out: for each tensor an array (m, *shape) to write to.
             at: (k,) int64, for each row its index in `out`.
-            digests: (k, 32) uint8, of the images whose rows these must be; not checked if None.
+            digests: (k, 32) uint8, the digests that these rows must have; not checked if None.
 
         Raises:
             ShardError: the shard is missing, damaged, or another trunk's, or a row has another checksum.
@@ -218,15 +218,15 @@ class Store:
     ) -> tuple[np.ndarray, ...]:
         """Read rows from any shards, in any order.
 
-        A shard may have been merged with others meanwhile: `row_reader.read_rows` looks again then.
+        If a shard was merged with others meanwhile, this raises; `row_reader.read_rows` then looks again.
 
         Args:
             shards: names of shards.
             places: (n, 2) int64, for each row the index of its shard in `shards` and its row there.
-            digests: (n, 32) uint8, of the images whose rows these must be; not checked if None.
+            digests: (n, 32) uint8, the digests that these rows must have; not checked if None.
 
         Returns:
-            For each tensor of the trunk (n, *shape) float32.
+            One array per tensor of the trunk, each (n, *shape) float32.
 
         Raises:
             ShardError: as `read`.
@@ -326,5 +326,5 @@ def _require_version(description: dict[str, Any]) -> None:
 
 
 def _description_checksum(description: dict[str, Any]) -> str:
-    """Return the SHA-256 of the rest of a store's description: the trunk's digest does not cover all of it."""
+    """Return the SHA-256 of a store's description; the trunk's digest does not cover all of it."""
     return hashlib.sha256(canonical_json(description)).hexdigest()

@@ -118,8 +118,8 @@ class FeatureRows:
         Args:
             function: is called with a block's numbers (k,) and rows (k, *shape) float32. It may change the rows; memory
                 stays bounded unless it keeps them.
-            threads: threads that call the function. Their blocks, and one that is read, take an eighth of the memory
-                limit.
+            threads: threads that call the function. Their blocks, and the one being read, take an eighth of the
+                memory limit.
         """
         size = max(1, min(BLOCK_BYTES, self.memory_limit // (8 * (threads + 1))) // self.row_bytes)
         parts = (self.disk_order[start : start + size] for start in range(0, len(self), size))
@@ -182,7 +182,7 @@ class ShuffledRows:
     def order(self, random: np.random.Generator) -> np.ndarray:
         """Draw an epoch's order: (n,) int64.
 
-        Rows that fit into one group have the order `random.permutation(n)`, wherever they lie on disk.
+        Rows that fit into one group have the order `random.permutation(n)`, wherever they are on disk.
         """
         on_disk = self._rows.disk_order
         chunks = [on_disk[start : start + self._chunk] for start in range(0, len(on_disk), self._chunk)]

@@ -65,7 +65,7 @@ class Verification:
 
 
 def verify(path: str | os.PathLike[str]) -> Verification:
-    """Read and check every byte of sets and stores. Others may extract into them meanwhile.
+    """Read and check every byte of sets and stores. Other processes may extract into them meanwhile.
 
     Args:
         path: a folder of sets and their stores, one set, or one store.
@@ -131,7 +131,7 @@ def _open(folder: Path, findings: list[Finding]) -> Store | None:
 
 
 def _verify_shards(store: Store, findings: list[Finding]) -> Iterator[tuple[int, int]]:
-    """Read all shards; yield the numbers of rows and bytes of each. Those removed meanwhile are no findings."""
+    """Read all shards; yield the numbers of rows and bytes of each. Those removed meanwhile are not reported."""
     read: set[str] = set()
     gone = True
     while gone:

@@ -30,7 +30,7 @@ class Base:
         model: from (n, h, w, 3) to the output of the last layer; default layer names are those of a new process.
         name: the user's name in the table's spelling, e.g. `mobilenet:alpha=0.25`, or a file's name.
         weights_source: `imagenet`, `bundled`, `none`, or the weights file's name.
-        preprocessing: a name in `preprocessing.RULES`: what its input needs.
+        preprocessing: the rule that prepares its input, a name in `preprocessing.RULES`.
         image_size: height and width in pixels.
     """
 

@@ -63,14 +63,14 @@ class TrunkSpec:
     meaning: int = MEANING
 
     @property
-    def deciding(self) -> dict[str, Any]:
-        """The fields that features depend on, by name."""
+    def digested_fields(self) -> dict[str, Any]:
+        """The fields that features depend on and that the digest covers, by name."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in DESCRIPTION}
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON of the deciding fields, 64 hex digits."""
-        return hashlib.sha256(canonical_json(self.deciding)).hexdigest()
+        """SHA-256 of the canonical JSON of `digested_fields`, 64 hex digits."""
+        return hashlib.sha256(canonical_json(self.digested_fields)).hexdigest()
 
     @property
     def key(self) -> str:

@@ -51,7 +51,7 @@ def test_below_the_trained_layers_a_runs_features_are_those_already_cached(tune,
     ("options", "line"),
     [
         ({"weights": "none"}, "is a run and has its own weights; found none. Leave --weights out"),
-        ({"preprocessing": "caffe"}, "is a run of another preprocessing; expected none, found caffe"),
+        ({"preprocessing": "caffe"}, "is a run with another preprocessing; expected none, found caffe"),
     ],
 )
 def test_a_run_as_a_base_has_its_own_weights_and_preprocessing(run, split_photos, tmp_path, options, line):

@@ -51,9 +51,9 @@ def _option(owner: type, name: str, description: Description, default: Any) -> D
 
 
 def split_fractions(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for splitting images whose split the dataset does not give."""
+    """Add the options for splitting the images without a given split."""
     for name, default in (("test", TEST_FRACTION), ("validation", VALIDATION_FRACTION)):
-        text = f"Fraction for {name} of the images whose split the dataset does not give.  [default: {default:g}]"
+        text = f"Fraction of the images without a given split that go to {name}.  [default: {default:g}]"
         function = click.option(f"--{name}-fraction", type=float, help=text)(function)
     return function
 

@@ -127,9 +127,9 @@ class ExtractOptions(PipelineOptions, TrunkOptions):
         metavar="NAME[=RANGE],...",
     )
     validation_fraction: float = option(
-        VALIDATION_FRACTION, "Fraction for validation of the images whose split the dataset does not give."
+        VALIDATION_FRACTION, "Fraction of the images without a given split that go to validation."
     )
-    test_fraction: float = option(TEST_FRACTION, "Fraction for test of those images.")
+    test_fraction: float = option(TEST_FRACTION, "Fraction of the images without a given split that go to test.")
     out: str | os.PathLike[str] | None = option(
         None, "File of the feature set.", shown="features/<data>-<base>-<cut>.h5", metavar="SET.h5"
     )

@@ -112,7 +112,7 @@ def prune(folder: str | os.PathLike[str], *, confirm: Callable[[Pruning], bool])
                 delete()
             except OSError as error:
                 what = f"cannot remove {removal.path}: {error.strerror}"
-                raise StoreError(what, do="what was listed before it has been removed") from error
+                raise StoreError(what, do="everything listed before it has been removed") from error
     return pruning, confirmed
 
 

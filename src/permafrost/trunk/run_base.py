@@ -57,7 +57,7 @@ def load_run_base(
     if weights not in (None, "imagenet"):
         raise OptionError(f"{folder} is a run and has its own weights", do="leave --weights out", found=weights)
     if preprocessing not in (None, rule):
-        raise OptionError(f"{folder} is a run of another preprocessing", expected=rule, found=preprocessing)
+        raise OptionError(f"{folder} is a run with another preprocessing", expected=rule, found=preprocessing)
     height, width = image_size or (size[0], size[1])
     model = load_model_file(folder / MODEL_FILE)
     try:

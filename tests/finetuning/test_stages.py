@@ -8,7 +8,7 @@ import pytest
 
 from helpers import changed_layers, named_weights
 from permafrost.errors import OptionError
-from permafrost.finetuning.layers import find_stages, set_trainable, step_rates
+from permafrost.finetuning.layers import find_stages, learning_rate_factors, set_trainable
 from tuning import TINY, history_of, same_weights
 
 pytest_plugins = ["upper", "tuning"]
@@ -36,7 +36,9 @@ def test_each_stage_is_lower_than_the_one_before():
     assert find_stages("top,left", TINY, TINY) == find_stages(["top", 4], TINY, TINY) == [7, 4]
     assert find_stages(None, TINY, TINY) == [6]
     for wrong in (["left", "top"], "top,top"):
-        with pytest.raises(OptionError, match="each stage unfreezes more than the one before; expected a layer below"):
+        with pytest.raises(
+            OptionError, match="each stage must unfreeze more than the one before; expected a layer below"
+        ):
             find_stages(wrong, TINY, TINY)
 
 
@@ -44,7 +46,9 @@ def test_lower_layers_have_lower_rates_and_the_head_has_the_full_rate(sloppy_run
     model = keras.models.load_model(sloppy_run.model_path)
     set_trainable(model, TINY[2:], frozen=TINY[:2], train_batchnorm=False)
 
-    rates = dict(zip((v.path for v in model.trainable_variables), step_rates(model, TINY, 0.0625), strict=True))
+    rates = dict(
+        zip((v.path for v in model.trainable_variables), learning_rate_factors(model, TINY, 0.0625), strict=True)
+    )
 
     assert rates["head_probabilities/kernel"] == 1
     assert [rates[f"{name}/kernel"] for name in ("stem", "left", "right", "top")] == [0.0625, 0.125, 0.25, 0.5]

@@ -85,5 +85,5 @@ def _difference_lines(difference: dict[str, Any]) -> Iterator[str]:
         low, high = difference["interval"]
         yield (
             f"test accuracy: {difference['accuracy_difference']:+.4f} on {difference['n']:,} images, "
-            f"95 % between {low:+.4f} and {high:+.4f}"
+            f"95 % interval {low:+.4f} to {high:+.4f}"
         )

@@ -100,7 +100,7 @@ class _CachedRows:
 
 
 class _ShuffledViews:
-    """Reads training features that do not fit in memory in shuffled order, one view per epoch.
+    """Reads training features in shuffled order if they do not fit in memory, one view per epoch.
 
     Args:
         cache: the cache that holds the features.

@@ -67,7 +67,7 @@ def cut_below(model: keras.Model, pixels: Any, lowest: int, spec: TrunkSpec, bas
         cut="+".join(names),
         shapes=tuple(_shape(tensor, name) for tensor, name in zip(tensors, names, strict=True)),
     )
-    # A tuple: TensorFlow does not take batches that are lists of tensors.
+    # This is a tuple, because TensorFlow does not accept batches that are lists of tensors.
     tail = keras.Model(tuple(tensors) if len(tensors) > 1 else tensors[0], model.outputs[0], name="tail")
     return Frontier(Trunk(trunk, cut_spec, tuple(base_layers)), tail, names)
 

@@ -39,7 +39,7 @@ def find_stages(
     for (first, second), cut in zip(itertools.pairwise(stages), cuts[1:], strict=True):
         if second >= first:
             raise OptionError(
-                "each stage unfreezes more than the one before",
+                "each stage must unfreeze more than the one before",
                 expected=f"a layer below {base_layers[first]}",
                 found=cut,
             )
@@ -117,7 +117,7 @@ def _members(layer: Any) -> Iterator[Any]:
         yield from _members(member)
 
 
-def step_rates(model: keras.Model, base_layers: Sequence[str], lowest_rate: float) -> list[float]:
+def learning_rate_factors(model: keras.Model, base_layers: Sequence[str], lowest_rate: float) -> list[float]:
     """Return the factor for the learning rate of each trainable variable of a model.
 
     Lower layers are more general, so they change less ("discriminative fine-tuning": Howard and Ruder 2018, "Universal

@@ -1,4 +1,4 @@
-"""Options of fine-tuning. Loads no Keras."""
+"""Options for fine-tuning. Loads no Keras."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from permafrost.units import parse_size
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FineTuneOptions:
-    """The options of fine-tuning a run. The fields describe themselves; `finetune` lists them.
+    """Options for fine-tuning a run. The fields describe themselves; `finetune` lists them.
 
     Attributes:
         training: how the unfrozen layers and the head are trained.

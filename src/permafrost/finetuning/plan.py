@@ -27,7 +27,7 @@ DISK_FRACTION: Final = 0.9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CachePlan:
-    """How a stage gets the features at the cut, and why.
+    """A decision on how a stage gets the features at the cut.
 
     Attributes:
         strategy: `cached` or `recompute`.
@@ -103,7 +103,7 @@ def recomputed_images(selection: ImageSelection, training: TrainingOptions) -> i
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the free bytes on the disk of a folder that may not exist yet."""
+    """Return the free space in bytes on the disk of a folder, which may not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

@@ -1,4 +1,4 @@
-"""A checked request for fine-tuning: everything that can be wrong is found before anything is computed or written."""
+"""Check a request for fine-tuning before anything is computed or written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from permafrost.trunk.spec import TrunkSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """A request for fine-tuning, checked.
+    """A checked request for fine-tuning.
 
     Attributes:
         run: the run to start from.

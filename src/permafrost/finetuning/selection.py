@@ -63,5 +63,5 @@ def unusable_image(features: FeatureSet, reason: str) -> RunError:
 
 
 def fits_memory(count: int) -> bool:
-    """Return whether `count` bytes may be held in memory: at most half of what is available."""
+    """Return whether `count` bytes may be held in memory, at most half of the available memory."""
     return count <= available_memory() // 2

@@ -11,7 +11,7 @@ from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.options import PipelineOptions
 from permafrost.finetuning.cached import CachedFeatures, FeatureComputation
 from permafrost.finetuning.frontier import Frontier, cut_below
-from permafrost.finetuning.layers import find_stages, set_trainable, step_rates
+from permafrost.finetuning.layers import find_stages, learning_rate_factors, set_trainable
 from permafrost.finetuning.request import Request
 from permafrost.model.assembly import pixels_of
 from permafrost.training.loop import Examples, TrainingResult, train
@@ -85,7 +85,7 @@ def train_stage(
         options.training,
         progress=options.progress,
         never_worse=True,
-        rates=step_rates(trained, request.layers, options.lowest_rate),
+        rates=learning_rate_factors(trained, request.layers, options.lowest_rate),
         checkpoint=checkpoint,
     )
     if trained is not model:

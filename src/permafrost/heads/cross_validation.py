@@ -110,7 +110,7 @@ def cross_validate(
     compared: list[CrossValidated] = []
     uninformed = _prior_loss(y, setup)
     # One thread per fold: several threads within a matrix product cost more than they save.
-    with quiet_convergence(), blas_threads(1), ThreadPoolExecutor(cpu_count(), "folds") as threads:
+    with ignore_convergence_warnings(), blas_threads(1), ThreadPoolExecutor(cpu_count(), "folds") as threads:
         each: Any = threads.map if x.size >= MIN_THREADED_SIZE else map
         fits = list(each(lambda fold: fitter(x[fold[0]], y[fold[0]], setup), folds))
         for value in values:
@@ -165,7 +165,7 @@ def best_of(compared: Sequence[CrossValidated]) -> CrossValidated:
     return min(compared, key=_loss)
 
 
-def quiet_convergence() -> Any:
+def ignore_convergence_warnings() -> Any:
     """Return a context without scikit-learn's convergence warnings: fits that did not converge are compared too."""
     return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
 

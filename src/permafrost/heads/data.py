@@ -146,7 +146,7 @@ def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
 
 
 def needs_disk(sets: Sequence[FeatureSet], views: int, limit: int) -> bool:
-    """Return whether the training and validation features take more memory than fitting may."""
+    """Return whether fitting to the training and validation features exceeds the memory limit."""
     images = views * len(sets[0].rows("train")) + len(sets[0].rows("validation"))
     return COPIES * images * sum(4 * math.prod(features.shape) for features in sets) > limit
 

@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
 
 from permafrost.errors import HeadError
-from permafrost.heads.cross_validation import make_folds, quiet_convergence
+from permafrost.heads.cross_validation import ignore_convergence_warnings, make_folds
 from permafrost.heads.estimators import convert, has_probabilities, passes_gradient, require_convertible
 from permafrost.heads.head import FittedHead, Head, HeadData
 from permafrost.heads.options import HeadOptions
@@ -43,7 +43,7 @@ class EstimatorHead(Head):
                 views=data.views,
             )
             model = CalibratedClassifierCV(model, method="temperature", ensemble=False, cv=folds)
-        with quiet_convergence():
+        with ignore_convergence_warnings():
             try:
                 model.fit(data.x.reshape(len(data.x), -1).astype(np.float64), data.y)
             except ValueError as error:

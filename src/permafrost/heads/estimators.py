@@ -78,7 +78,7 @@ def _members(estimator: BaseEstimator) -> list[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Converter:
-    """How a class of estimators is converted.
+    """The conversion of a class of estimators.
 
     Attributes:
         convert: returns the steps of a fitted estimator.
@@ -228,7 +228,7 @@ def _unnamed(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _refuse_liblinear(model: Any) -> str:
-    # Its probabilities of more than two classes are normalised sigmoids.
+    # The probabilities of liblinear for more than two classes are normalised sigmoids.
     return "is fitted by liblinear; take another solver" if model.solver == "liblinear" else ""
 
 

@@ -24,7 +24,7 @@ USES: Final = {
     "validation": "monitored while fitting; calibration and threshold were chosen on these",
     "test": "computed once, after every choice",
 }
-"""What the images of each split were used for, for `metrics.json`."""
+"""The use of the images of each split, as `metrics.json` records it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

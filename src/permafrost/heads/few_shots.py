@@ -31,7 +31,7 @@ def require_shots(data: HeadData, shots: Sequence[int]) -> None:
             f"class {data.class_names[int(counts.argmin())]} has too few training images for this many shots",
             expected=f"at most {available}",
             found=max(shots),
-            do="ask for fewer",
+            do="request fewer",
         )
 
 

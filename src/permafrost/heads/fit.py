@@ -171,7 +171,7 @@ class _Request:
         """
         if data.training.views > 1:
             raise HeadError(
-                "several views can only be fitted to in memory",
+                "fitting to several views needs all features in memory",
                 expected="one view",
                 found=data.training.views,
                 do="give a larger --memory-limit",
@@ -190,7 +190,7 @@ class _Request:
     def _select(self, sets: list[FitData]) -> Selection:
         """Compare the candidates of `auto`, or one head on several sets."""
         from permafrost.heads.classical_head import ClassicalHead
-        from permafrost.heads.selection import comparisons, select_head
+        from permafrost.heads.selection import count_comparisons, select_head
 
         if self.head is None:
             heads = [find_head(name) for name in self.fit_options.candidates or CLASSICAL_HEADS]
@@ -202,7 +202,7 @@ class _Request:
                 f"several feature sets cannot be compared with {self.name}",
                 expected=f"auto, {', '.join(CLASSICAL_HEADS)}",
             )
-        total = comparisons(sets, comparable)
+        total = count_comparisons(sets, comparable)
         with progress_bar(total=total, unit=" heads", shown=self.options.progress) as bar:
 
             def report(what: str) -> None:

@@ -53,5 +53,5 @@ def logits_of(fitted: Fitted, x: np.ndarray) -> np.ndarray:
 
 
 def powers_of_ten(first: int, last: int, steps: int) -> tuple[float, ...]:
-    """Return evenly spaced powers of ten, from 10^first to 10^last."""
+    """Return `steps` powers of ten with evenly spaced exponents, from 10^first to 10^last."""
     return tuple(float(value) for value in np.logspace(first, last, steps))

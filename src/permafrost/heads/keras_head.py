@@ -40,7 +40,7 @@ class KerasHead(Head):
 
     def fit(self, data: HeadData, options: HeadOptions, *, labels_only: bool = False) -> FittedHead:  # noqa: ARG002
         """Train the head; see `Head.fit`."""
-        first, divisor = centring(data.x)
+        first, divisor = centring_layer(data.x)
         seeds = np.random.default_rng(options.training.seed).integers(0, 2**31, size=64).tolist()
         features = keras.Input(data.x.shape[1:], name="features")
         last = self.layers(first(features), options, seeds)
@@ -84,7 +84,7 @@ def _training_examples(data: HeadData) -> Examples:
     return Examples(data.y[:count], data.x.__getitem__, of_epoch=of_epoch if data.views > 1 else None)
 
 
-def centring(x: np.ndarray) -> tuple[keras.Layer, float]:
+def centring_layer(x: np.ndarray) -> tuple[keras.Layer, float]:
     """Return a layer that subtracts each channel's mean and divides all by one number, so that norms average `NORM`.
 
     Bases differ by orders of magnitude in the size and number of their features, and features after ReLU have large
@@ -124,7 +124,7 @@ def weights(options: HeadOptions, seeds: list[int]) -> dict[str, Any]:
     }
 
 
-def flat(x: Any) -> Any:
+def flatten(x: Any) -> Any:
     """Return features flattened to one dimension."""
     return keras.layers.Flatten(name="head_flatten")(x) if len(x.shape) > 2 else x
 
@@ -133,13 +133,13 @@ def hidden_layers(x: Any, options: HeadOptions, seeds: list[int]) -> Any:
     """Add the hidden layers to flattened features."""
     for number, units in enumerate(options.hidden, 1):
         layer = keras.layers.Dense(units, name=f"head_hidden_{number}", **weights(options, seeds))
-        x = activated(layer(x), f"hidden_{number}", options)
+        x = with_activation(layer(x), f"hidden_{number}", options)
         if options.dropout:
             x = keras.layers.Dropout(options.dropout, seed=seeds.pop(), name=f"head_dropout_{number}")(x)
     return x
 
 
-def activated(x: Any, name: str, options: HeadOptions) -> Any:
+def with_activation(x: Any, name: str, options: HeadOptions) -> Any:
     """Add a ReLU, after batch normalisation if requested."""
     if options.batch_norm:
         x = keras.layers.BatchNormalization(name=f"head_{name}_norm")(x)

@@ -1,4 +1,4 @@
-"""The options of a fit and of its head. Loads neither Keras nor scikit-learn."""
+"""Options for a fit and for its head. Loads neither Keras nor scikit-learn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEADS: Final = (*KERAS_HEADS, *CLASSICAL_HEADS)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadOptions:
-    """The options of a head; each head reads those that concern it. The fields describe themselves.
+    """Options for a head; each head reads those that concern it. The fields describe themselves.
 
     Attributes:
         training: options of heads that Keras trains, with the random seed and the class weights of all heads.
@@ -91,7 +91,7 @@ class HeadOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """The options of a fit that are not the head's. The fields describe themselves.
+    """Options for a fit that are not those of its head. The fields describe themselves.
 
     Raises:
         OptionError: a value is not permitted.
@@ -121,7 +121,7 @@ class FitOptions:
     memory_limit: int | str | None = option(
         None,
         "Maximum memory for fitting, e.g. 2GB; larger features are read from disk as needed.",
-        shown="half of the free memory",
+        shown="half of the available memory",
         metavar="SIZE",
     )
 

@@ -166,7 +166,7 @@ def _fit_best(best: _Result, options: HeadOptions, folds: Folds) -> FittedHead:
     return best.head.fit_value(chosen, prepared, data, setup, best.compared, chosen_by="cross-validation")
 
 
-def comparisons(sets: Sequence[FitData], heads: Sequence[ClassicalHead]) -> int:
+def count_comparisons(sets: Sequence[FitData], heads: Sequence[ClassicalHead]) -> int:
     """Return the number of comparisons that `select_head` reports."""
     return sum(len(group.heads) for group in _groups(sets, heads))
 

@@ -72,7 +72,7 @@ def export_checked(
 
     Args:
         model: from images to probabilities.
-        stage: the folder in which the run is put together.
+        stage: the folder in which the run is assembled.
         features: the set that the head was fitted to.
         rows: the set's rows per split.
         on_rows: the head's probabilities for rows of the set.

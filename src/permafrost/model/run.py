@@ -8,7 +8,7 @@ history.csv      one row per epoch, or per setting that was compared
 curves.png       a plot of the history
 confusion.png    a plot of the confusion matrix
 leaderboard.csv  the heads and settings that were compared, if any
-shots.csv        accuracy by the number of training images per class, if asked for
+shots.csv        accuracy by the number of training images per class, if requested
 
 These names belong to the run. Replacing a run replaces or removes them all; other files in the folder stay.
 """

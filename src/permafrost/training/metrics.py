@@ -1,4 +1,4 @@
-"""Metrics of predicted probabilities, with intervals, and the best decision threshold of two classes."""
+"""Metrics of predicted probabilities, with intervals, and the best decision threshold for two classes."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, *, bins: in
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return the decision threshold of two classes with the highest balanced accuracy.
+    """Return the decision threshold with the highest balanced accuracy for two classes.
 
     The second class is predicted if its probability is at least the threshold. If a range of thresholds is equally
     good, its middle is returned.
@@ -157,7 +157,7 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     recall_of_1 = 1 - np.searchsorted(np.sort(scores[labels == 1]), thresholds) / (labels == 1).sum()
     recall_of_0 = np.searchsorted(np.sort(scores[labels == 0]), thresholds) / (labels == 0).sum()
     best = np.flatnonzero(np.isclose(recall_of_0 + recall_of_1, (recall_of_0 + recall_of_1).max()))
-    # Only consecutive thresholds: the middle between two separate ranges need not be good.
+    # Average only consecutive thresholds: the middle between two separate ranges need not be good.
     run = best[: int(np.argmax(np.append(np.diff(best) != 1, True))) + 1]
     return float(thresholds[run].mean())
 
@@ -168,7 +168,7 @@ def at_threshold(labels: np.ndarray, probabilities: np.ndarray, threshold: float
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return the two metrics that training monitors, cheap enough for every epoch.
+    """Return the two metrics that training monitors; they are cheap enough for every epoch.
 
     Args:
         labels: (n,) int64, n at least 1.

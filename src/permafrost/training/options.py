@@ -16,7 +16,7 @@ SCHEDULES: Final = ("constant", "cosine")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """The options of training a Keras model. The fields describe themselves; `fit_head` and `finetune` list them.
+    """Options for training a Keras model. The fields describe themselves; `fit_head` and `finetune` list them.
 
     Raises:
         OptionError: a value is not permitted.

@@ -7,7 +7,7 @@ from typing import Any, Final
 import keras
 
 from permafrost.errors import HeadError, OptionError
-from permafrost.heads.keras_head import KerasHead, activated, flat, hidden_layers, weights
+from permafrost.heads.keras_head import KerasHead, flatten, hidden_layers, weights, with_activation
 from permafrost.heads.options import HeadOptions
 
 
@@ -29,17 +29,19 @@ def layers(x: Any, options: HeadOptions, seeds: list[int]) -> Any:
     dropouts = options.filter_dropout * (len(options.filters) if len(options.filter_dropout) == 1 else 1)
     if len(dropouts) != len(options.filters):
         raise OptionError(
-            "one filter dropout for each convolution", expected=f"1 or {len(options.filters)}", found=len(dropouts)
+            "the number of filter dropouts does not match the convolutions",
+            expected=f"1 or {len(options.filters)}",
+            found=len(dropouts),
         )
     for number, (filters, dropout) in enumerate(zip(options.filters, dropouts, strict=True), 1):
         layer = keras.layers.Conv2D(
             filters, options.kernel_size, padding="same", name=f"head_conv_{number}", **weights(options, seeds)
         )
-        x = activated(layer(x), f"conv_{number}", options)
+        x = with_activation(layer(x), f"conv_{number}", options)
         x = keras.layers.MaxPooling2D(options.pool_size, padding="same", name=f"head_pool_{number}")(x)
         if dropout:
             x = keras.layers.Dropout(dropout, seed=seeds.pop(), name=f"head_conv_dropout_{number}")(x)
-    return hidden_layers(flat(x), options, seeds)
+    return hidden_layers(flatten(x), options, seeds)
 
 
 HEAD: Final = KerasHead(name="conv", layers=layers)

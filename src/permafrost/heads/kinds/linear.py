@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from permafrost.heads.keras_head import KerasHead, flat
+from permafrost.heads.keras_head import KerasHead, flatten
 from permafrost.heads.options import HeadOptions
 
 
 def layers(x: Any, options: HeadOptions, seeds: list[int]) -> Any:  # noqa: ARG001
     """Flatten the features."""
-    return flat(x)
+    return flatten(x)
 
 
 HEAD: Final = KerasHead(name="linear", layers=layers)

@@ -85,7 +85,7 @@ def create_bytes(path: Path, data: bytes | memoryview) -> bool:
     """Write `data` to `path` atomically and durably, unless the file exists; missing folders are made.
 
     Returns:
-        Whether this call wrote it: of several processes at once exactly one does.
+        Whether this call wrote it: of several concurrent calls exactly one does.
 
     Raises:
         WriteError: the disk is full, the folder is read-only, or similar.
@@ -213,7 +213,7 @@ def _make_folders(folder: Path) -> None:
 
 
 def _sync(handle: int) -> None:
-    """Force an open file's or folder's content to the disk itself."""
+    """Force the content of an open file or folder to the disk itself."""
     full_sync = getattr(fcntl, "F_FULLFSYNC", None)  # On macOS `fsync` leaves the content in the disk's own cache.
     if full_sync is not None:
         try:

@@ -74,7 +74,7 @@ def option(default: Any, help: str, *, shown: str | None = None, **limits: Any) 
     Args:
         default: the default value.
         help: as in `Description`.
-        shown: `Description.default`.
+        shown: as `default` in `Description`.
         **limits: further fields of `Description`.
     """
     return dataclasses.field(default=default, metadata={_KEY: Description(help=help, default=shown, **limits)})
@@ -88,7 +88,7 @@ def descriptions(record: Any) -> dict[str, Description]:
 def type_of(record: type, name: str) -> tuple[type, bool]:
     """Return the type of a record's field without `None`, and whether `None` is permitted.
 
-    A field that holds a tuple or one of several types counts as `str`: its text is parsed by the record.
+    A field that holds a tuple, or one of several types, counts as `str`: the record parses its text.
     """
     annotation = typing.get_type_hints(record)[name]
     optional = False

@@ -24,9 +24,8 @@ def parse_size(text: str | int) -> int:
     """Parse a number of bytes.
 
     Args:
-        text: a number with or without a unit, such as `20GB`, `20G`, `1.5 GiB` or `0`, in upper or
-            lower case. `K`, `M`, `G` and `T` are powers of 1000, `Ki`, `Mi`, `Gi` and `Ti` powers of 1024; a `B` may
-            follow.
+        text: a number with or without a unit, such as `20GB`, `20G`, `1.5 GiB` or `0`, in upper or lower case. `K`,
+            `M`, `G` and `T` are powers of 1000, `Ki`, `Mi`, `Gi` and `Ti` powers of 1024; a `B` may follow.
 
     Raises:
         OptionError: the text is not a number of bytes.

@@ -81,7 +81,7 @@ class CachedStore:
     def commit(self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str) -> None:
         """Commit rows as one shard.
 
-        The first commit creates the folder of the store, so a run that fails early leaves none.
+        The first commit creates the folder of the store, so a run that fails early does not leave one.
 
         Args:
             keys: the keys of the n rows.

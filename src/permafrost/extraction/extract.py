@@ -55,8 +55,8 @@ class Plan:
         images: number of images in the dataset.
         views: views of each training image, the image itself included.
         compute: number of images and views to be computed.
-        cached: number of those that are cached, or duplicates of others.
-        skipped: number of images that cannot be read.
+        cached: number of images and views that are cached, or duplicates of others.
+        skipped: number of files that are not images or cannot be read.
         bytes: size of the new features on disk, uncompressed.
         seconds: time to compute them, estimated from one batch.
         shape: shape of the features of one image.

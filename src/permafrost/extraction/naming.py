@@ -23,7 +23,7 @@ class SetIdentity:
     """What distinguishes the feature sets of one dataset.
 
     Attributes:
-        spec: the spec of the trunk of images.
+        spec: the spec of the trunk, without an augmentation.
         views: number of views of each training image, the image itself included.
         augmentation: how views are made; empty without augmented views.
     """

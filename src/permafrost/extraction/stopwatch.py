@@ -11,7 +11,7 @@ STAGES: Final = {"read": "reading", "compute": "computing", "write": "writing"}
 """The stages, each with its name for people."""
 
 WINDOW: Final = 2.0
-"""Seconds of the window in which the current limit is measured."""
+"""Length in seconds of the window in which the recent limit is measured."""
 
 Item = TypeVar("Item")
 
@@ -52,12 +52,12 @@ class Stopwatch:
 
     @property
     def limit(self) -> str:
-        """What was waited for most since the start: `reading`, `computing` or `writing`."""
+        """The stage waited for most since the start: `reading`, `computing` or `writing`."""
         return STAGES[max(self.seconds, key=lambda stage: self.seconds[stage])]
 
     @property
     def recent_limit(self) -> str:
-        """What was waited for most in the last two to four seconds."""
+        """The stage waited for most in the last two to four seconds."""
         now = time.perf_counter()
         if now - self._turned >= WINDOW:
             self._before, self._since, self._turned = self._since, dict(self.seconds), now

@@ -130,7 +130,7 @@ def _plain(label: Any) -> Any:
 
 
 def _class_names(path: str, values: list[Any], names: np.ndarray | None) -> dict[Any, str]:
-    """Return the class name of each label, sorted by label, and numbers by value.
+    """Return the class name of each label, sorted by label; labels that are numbers are sorted by value.
 
     Args:
         path: the file, for errors.

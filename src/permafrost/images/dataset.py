@@ -118,7 +118,7 @@ def _dataset(root: str, entries: Entries) -> Dataset:
 
 
 def _require_distinct(root: str, class_names: Sequence[str]) -> None:
-    """Refuse class names that are the same on some disks."""
+    """Refuse class names that some file systems do not distinguish."""
     seen: dict[str, str] = {}
     for name in class_names:
         key = unicodedata.normalize("NFC", name).casefold()

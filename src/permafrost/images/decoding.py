@@ -162,8 +162,8 @@ def as_pixels(array: np.ndarray) -> np.ndarray:
         (h, w, 3) uint8.
 
     Raises:
-        ImageError: the array has another shape, or values outside 0 to 255. Fractions that are all
-            at most 1 are refused too: they are most likely scaled to 0 to 1, and would be rounded to black.
+        ImageError: the array has another shape, or values outside 0 to 255. Fractions that are all at most 1 are
+            refused too: they are most likely scaled to 0 to 1, and would be rounded to black.
     """
     array = np.asarray(array)
     if array.ndim == 2:

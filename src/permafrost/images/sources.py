@@ -36,7 +36,7 @@ class FileImage:
         """Read the file.
 
         Args:
-            max_pixels: the image is refused when it is decoded if it has more pixels.
+            max_pixels: an image with more pixels is refused when it is decoded.
 
         Raises:
             ImageError: the file cannot be read.
@@ -50,7 +50,7 @@ class ArrayImage:
     """An image in memory.
 
     Attributes:
-        array: the pixels, as `decoding.as_pixels` takes them.
+        array: the pixels, in any form that `decoding.as_pixels` accepts.
     """
 
     array: np.ndarray

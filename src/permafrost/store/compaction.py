@@ -5,8 +5,8 @@ rows of many small shards are copied into large ones, and then the small ones ar
 
 A crash may leave rows twice, but loses none: a small shard is removed only once each of its rows is in a shard that
 this process has committed and read back, or in an intact one that is too large to be removed. So any number of
-processes may merge at once. A reader whose shard is gone looks its rows up again by their content;
-see `row_reader.read_rows`.
+processes may merge at once. A reader whose shard is gone looks its rows up again by their content; see
+`row_reader.read_rows`.
 """
 
 from __future__ import annotations

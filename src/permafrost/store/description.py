@@ -1,4 +1,4 @@
-"""A feature set, described for people and as JSON."""
+"""Describe a feature set, for people and as JSON."""
 
 from __future__ import annotations
 

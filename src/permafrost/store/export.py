@@ -19,7 +19,7 @@ from permafrost.store.feature_set import FeatureSet
 FORMATS: Final = (".h5", ".npz")
 
 _STEP_BYTES: Final = 16 * 2**20
-"""Bytes of features in memory at once."""
+"""Maximum bytes of features in memory at once."""
 
 
 def export_features(features: FeatureSet, out: str | os.PathLike[str]) -> Path:

@@ -31,7 +31,7 @@ class FeatureSet:
     Threads may share one object, and it can be sent to another process.
 
     Attributes:
-        place: where the set's file lies.
+        place: where the set's file is.
         spec: everything that a feature value depends on.
         class_names: the classes, in the order of the labels.
         skipped: name and reason of everything in the dataset that is not in the set.
@@ -61,7 +61,7 @@ class FeatureSet:
         """The absolute path of the set's file.
 
         Raises:
-            StoreError: the set does not lie in a local folder.
+            StoreError: the set is not in a local folder.
         """
         if self.place.folder is None:
             raise StoreError(f"{self.place} is not a local file")

@@ -54,7 +54,7 @@ class Pruning:
     """What can be removed from a folder of feature sets.
 
     Attributes:
-        removals: what no set uses.
+        removals: shards, stores and temporary files that nothing uses.
         spared: what is left alone: stores that an extraction is using, and files of other format versions.
     """
 

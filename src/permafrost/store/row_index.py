@@ -125,7 +125,10 @@ class RowIndex:
         return next((address for address in addresses if self._is_intact(address.shard, alone=alone)), None)
 
     def _is_intact(self, shard: str, *, alone: bool) -> bool:
-        """Return whether a shard is intact. Unless it is alone, its name is checked too: it may be a renamed copy."""
+        """Return whether a shard is intact.
+
+        Unless it alone has the row that is looked for, its name is checked too: a renamed copy has the same rows.
+        """
         if (shard, alone) not in self._intact:
             try:
                 (self._store.check if alone else self._store.verify)(shard)

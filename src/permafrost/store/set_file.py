@@ -52,7 +52,7 @@ def write_set(place: ObjectPlace, content: SetContent) -> None:
 
     Args:
         place: the path of the file, or an object in another place.
-        content: what it is to hold.
+        content: the content to write.
 
     Raises:
         WriteError: the disk is full, the folder is read-only, or similar.

@@ -21,7 +21,7 @@ class SetRows:
         content: the content of the set, with the places where its rows were last found.
 
     Args:
-        place: where the set's file lies.
+        place: where the set's file is.
         content: the content of that file.
     """
 

@@ -1,6 +1,6 @@
 """The place where sets and stores are: their files are accessed only through this interface.
 
-Only a trunk's own files, and the search of a folder for sets' stores in `verify` and `prune`, need a local folder.
+Only the files of a trunk, and `verify` and `prune`, which search a folder for stores, need a local folder.
 
 Another place, such as a bucket of an object store, is another subclass of `Storage`. A test class that inherits
 `storage_suite.StorageSuite` shows that it keeps the promises made here.
@@ -215,7 +215,7 @@ class LocalStorage(Storage):
         self._path(name).unlink(missing_ok=True)
 
     def list(self) -> list[str]:
-        """Return the names of all files, and of folders, but hidden ones: in a store a folder is a foreign file."""
+        """Return the names of all files and folders except hidden ones: a folder in a store is a foreign file."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
@@ -304,7 +304,7 @@ class StoredObject:
         return self.storage.folder if isinstance(self.storage, LocalStorage) else None
 
     def exists(self) -> bool:
-        """Return whether the object exists: never, if no object may have its name."""
+        """Return whether the object exists; False if no object may have its name."""
         return is_plain_name(self.name) and self.storage.exists(self.name)
 
     def readable(self) -> Path | io.BufferedIOBase:
@@ -317,7 +317,7 @@ ObjectPlace = str | os.PathLike[str] | StoredObject
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a name can neither lead out of its place nor be taken for a temporary file."""
+    """Return whether a name neither leads out of its place nor looks like a temporary file."""
     return bool(name) and name[0] != "." and not any(separator in name for separator in "/\\\0")
 
 

@@ -32,7 +32,7 @@ _OTHER_VERSION: Final = "leave it to the version of permafrost that wrote it, or
 
 
 def store_folder(parent: str | os.PathLike[str], spec: TrunkSpec) -> Path:
-    """Return the folder of a trunk's store below `parent`; its name ends with the store version from 2 on."""
+    """Return the folder of a trunk's store below `parent`; from version 2 on its name ends with the version."""
     return Path(parent) / (spec.folder_name + ("" if STORE_VERSION == 1 else f"-v{STORE_VERSION}"))
 
 

@@ -184,7 +184,7 @@ def load_model_file(path: str | os.PathLike[str]) -> keras.Model:
         with quiet_keras():
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
-        # Keras lets the errors of its readers through: ValueError, TypeError, KeyError, OSError, BadZipFile.
+        # Keras passes on the errors of its readers: ValueError, TypeError, KeyError, OSError, BadZipFile.
         raise BaseError(f"cannot open {path}: {error}", expected="a model that Keras opens in safe mode") from error
     if isinstance(model, keras.Sequential):
         if not model.built:
@@ -209,7 +209,7 @@ def _file_size(model: keras.Model) -> tuple[int, int] | None:
 
 
 def _file_preprocessing(path: str, model: keras.Model) -> str:
-    """Return the rule of a model: `none` if it scales its own input, or else that of the base with its name."""
+    """Return the rule of a model: `none` if it scales its own input, or else the rule of the base of that name."""
     import keras
 
     scaling = (keras.layers.Rescaling, keras.layers.Normalization)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from permafrost.errors import VersionError
 
 MEANING: Final = 1
-"""Raise it when the meaning of any field below changes, so that features cached under the old meaning are not used."""
+"""Raise it when the meaning of any field below changes, so that features cached under another meaning are not used."""
 
 DECODING: Final = "rgb8-exif-1"
 """The decoding rule, `images.decoding`."""

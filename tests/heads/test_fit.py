@@ -530,6 +530,15 @@ def test_sets_of_other_images_are_not_compared(features, photos, tiny_base, tmp_
     )
 
 
+def test_sets_of_one_name_are_not_compared(features, tmp_path):
+    with pytest.raises(OptionError) as caught:
+        pf.fit_head([features, features.path], "auto", out=tmp_path / "run", progress=False)
+
+    assert one_error_line(caught.value) == (
+        f"two feature sets are called {features.path.stem}; expected sets of different names"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

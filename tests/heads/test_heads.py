@@ -450,7 +450,7 @@ def test_a_setting_out_of_range_is_one_clear_line(name, settings, line):
         ({"dropout": 1.0}, "dropout is out of range; expected at least 0, less than 1, found 1.0"),
         ({"dropout": -0.5}, "dropout is out of range; expected at least 0, less than 1, found -0.5"),
         ({"l2": -1}, "l2 is out of range; expected at least 0, found -1"),
-        ({"filters": 0}, "a convolution needs units; expected 1 or more, found 0"),
+        ({"filters": 0}, "a convolution needs filters; expected 1 or more, found 0"),
     ],
 )
 def test_an_option_of_dense_that_is_not_permitted_is_one_clear_line(options, line):

@@ -406,6 +406,11 @@ def test_no_progress_bar_is_drawn_unless_standard_error_is_a_terminal(capfd):
         ({"learning_rate": float("inf")}, "learning_rate is out of range; expected at least 0, found inf"),
         ({"momentum": 1.0}, "momentum is out of range; expected at least 0, less than 1, found 1.0"),
         ({"momentum": -0.1}, "momentum is out of range; expected at least 0, less than 1, found -0.1"),
+        ({"nesterov": True}, "nesterov needs sgd with a momentum above 0; found adam with momentum 0"),
+        (
+            {"nesterov": True, "optimizer": "sgd"},
+            "nesterov needs sgd with a momentum above 0; found sgd with momentum 0",
+        ),
     ],
 )
 def test_an_invalid_option_is_one_clear_error_line(options, line):

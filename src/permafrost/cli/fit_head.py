@@ -94,9 +94,9 @@ def calibration_lines(calibration: dict[str, Any] | None, threshold: dict[str, A
             "correctly, so there is no best temperature, and none is applied"
         )
     elif calibration:
-        applied = "applied" if calibration["applied"] else "not applied (--calibrate temperature does)"
+        applied = "applied" if calibration["applied"] else "not applied (--calibrate temperature applies it)"
         lines.append(
-            f"calibration: temperature {calibration['temperature']:.3g} would bring the error from "
+            f"calibration: temperature {calibration['temperature']:.3g} changes the error from "
             f"{calibration['error_before']:.4f} to {calibration['error_after']:.4f} "
             f"on {calibration['split']}; {applied}"
         )

@@ -120,7 +120,7 @@ def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
 
     Raises:
         HeadError: the images, labels, splits or classes differ.
-        OptionError: no set is given, or one is given twice.
+        OptionError: no set is given, or two have the same name.
     """
     given = [features] if isinstance(features, FeatureSet | str | os.PathLike) else list(features)
     if not given:
@@ -140,8 +140,10 @@ def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
                     expected="sets of the same images",
                     do="extract both from the same data",
                 )
-    if len({set_name(found) for found in sets}) < len(sets):
-        raise OptionError("a feature set is given twice", expected="each once")
+    names = [set_name(found) for found in sets]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise OptionError(f"two feature sets are called {twice[0]}", expected="sets of different names")
     return sets
 
 

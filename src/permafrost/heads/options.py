@@ -81,9 +81,9 @@ class HeadOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        for what, sizes in (("hidden layer", self.hidden), ("convolution", self.filters)):
+        for what, sizes in (("hidden layer needs units", self.hidden), ("convolution needs filters", self.filters)):
             if any(size < 1 for size in sizes):
-                raise OptionError(f"a {what} needs units", expected="1 or more", found=min(sizes))
+                raise OptionError(f"a {what}", expected="1 or more", found=min(sizes))
         for fraction in self.filter_dropout:
             if not 0 <= fraction < 1:
                 raise OptionError("filter_dropout is out of range", expected="at least 0, less than 1", found=fraction)

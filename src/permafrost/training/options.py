@@ -73,7 +73,9 @@ class TrainingOptions:
                 "the warm-up is longer than the training", expected=f"up to {self.epochs}", found=self.warmup_epochs
             )
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
-            raise OptionError("nesterov needs sgd with a momentum", expected="sgd", found=self.optimizer)
+            raise OptionError(
+                "nesterov needs sgd with a momentum above 0", found=f"{self.optimizer} with momentum {self.momentum:g}"
+            )
 
 
 class TrainingSettings(TypedDict, total=False):

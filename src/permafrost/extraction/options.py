@@ -113,7 +113,7 @@ class PipelineOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExtractOptions(PipelineOptions, TrunkOptions):
-    """The options of `extract`. The fields describe themselves.
+    """The options of `extract`, described by their fields.
 
     Raises:
         OptionError: a value is not permitted.

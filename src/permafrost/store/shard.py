@@ -32,10 +32,10 @@ INDEX: Final = ("digests", "view", "checksums")
 
 _REMEDY: Final = "run the same extract again: it computes what is missing"
 _SPAN_BYTES: Final = 4 * 2**20
-"""Bytes of a shard that are read at once."""
+"""Maximum bytes of a shard that are read at once."""
 
 _GAP_BYTES: Final = 32 * 2**10
-"""Maximum number of bytes between two rows that are read at once."""
+"""Maximum number of bytes between two rows that are read together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Rows:
     Attributes:
         digests: (n, 32) uint8, the SHA-256 of each image's content.
         views: (n,) int32, 0 for the image itself.
-        features: for each tensor of the trunk an array (n, *shape) in the stored dtype.
+        features: one array (n, *shape) in the stored dtype per tensor of the trunk.
     """
 
     digests: np.ndarray
@@ -192,7 +192,7 @@ class Shard:
                 self._values(number, rows[start:stop])
 
     def _values(self, number: int, rows: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
-        """Read rows of a tensor at once, from the first to the last of them, and check their checksums.
+        """Read rows of a tensor at once, from the first to the last of them, and verify their checksums.
 
         With `out`, (k, *shape) of the tensor's dtype, they are copied there.
         """

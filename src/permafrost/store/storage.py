@@ -243,7 +243,7 @@ class LocalStorage(Storage):
                     raise
                 if exclusive:
                     return None
-                continue  # It has just been removed.
+                continue  # The folder has just been removed.
             if exclusive and not lock.held:
                 return None
             # The previous holder may have removed the folder, and another process may have made a new one.

@@ -100,9 +100,11 @@ def _features(base: Base, layers: Sequence[str], pixels: Any, precision: str) ->
 
 
 def find_layer(model: keras.Model, cut: str | int | None) -> str:
-    """Return the name of the layer that a user means by `cut`: a name, an index (from the end if negative), or None.
+    """Return the name of the layer that a user means by `cut`.
 
-    None means the last layer.
+    Args:
+        model: the base.
+        cut: a name, an index (from the end if negative), or None for the last layer.
 
     Raises:
         CutError: there is no such layer.
@@ -128,7 +130,7 @@ def as_index(layer: str | int) -> int | None:
 
 
 def merge_trunks(trunks: Sequence[Trunk]) -> keras.Model:
-    """Merge trunks that one call of `build_trunks` made into one model that computes all their features in one pass."""
+    """Merge the trunks from one call of `build_trunks` into a model that computes all their features in one pass."""
     import keras
 
     if len(trunks) == 1:

@@ -118,7 +118,7 @@ def _signature(model: keras.Model) -> list[Any]:
 
 
 def _graph_order(model: keras.Model) -> list[Any]:
-    """Return the layers below a model's outputs in the order of `walk`, with nested models flattened."""
+    """Return the layers below a model's outputs in the order of `walk`; nested models are flattened."""
     import keras
 
     if isinstance(model, keras.Sequential):

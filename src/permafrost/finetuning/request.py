@@ -101,8 +101,8 @@ def require_trained_head(run: Run, untrained_allowed: bool) -> None:
     guessing = float(-(fractions * np.log(fractions)).sum())
     half_way = (1 + 1 / len(counts)) / 2
     # Both are required, because the probabilities of some good heads are badly calibrated.
-    guesses = not metrics["log_loss"] < guessing and metrics["balanced_accuracy"] < half_way
-    if guesses and not untrained_allowed:
+    untrained = not metrics["log_loss"] < guessing and metrics["balanced_accuracy"] < half_way
+    if untrained and not untrained_allowed:
         raise HeadError(
             f"the head of {run.folder} is not trained: its large gradients would destroy the base",
             expected=f"a log loss on training images below {guessing:.3f}, that of guessing",

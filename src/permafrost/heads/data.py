@@ -159,14 +159,14 @@ def bytes_for_rows(features: FeatureSet, limit: int) -> int:
     Raises:
         HeadError: the limit leaves next to nothing.
     """
-    listed = len(features) * (IMAGE_BYTES + 12 * len(features.class_names))
-    if listed > 0.9 * limit:
+    overhead = len(features) * (IMAGE_BYTES + 12 * len(features.class_names))
+    if overhead > 0.9 * limit:
         raise HeadError(
             f"the list of {len(features):,} images alone takes nearly all of the memory limit",
-            expected=f"a --memory-limit of {2 * listed / 1e9:.3g} GB or more",
+            expected=f"a --memory-limit of {2 * overhead / 1e9:.3g} GB or more",
             found=f"{limit / 1e9:.3g} GB",
         )
-    return limit - listed
+    return limit - overhead
 
 
 def set_name(features: FeatureSet) -> str:

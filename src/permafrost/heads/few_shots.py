@@ -87,5 +87,5 @@ def _one_draw(
     fitted = head.fit(few, options, labels_only=True)
     # `predict` would compile the head of each draw, which would take most of the time.
     parts = (x[start : start + 1024] for start in range(0, len(x), 1024))
-    guesses = [keras.ops.convert_to_numpy(fitted.model(part, training=False)).argmax(axis=1) for part in parts]
-    return accuracies(y, np.concatenate(guesses))
+    predicted = [keras.ops.convert_to_numpy(fitted.model(part, training=False)).argmax(axis=1) for part in parts]
+    return accuracies(y, np.concatenate(predicted))

@@ -106,18 +106,18 @@ class _LogisticLoss:
             residuals = np.exp(logs)
             residuals[np.arange(len(y)), y] -= 1
             residuals *= weights[:, None]
-            own = -float(weights @ logs[np.arange(len(y)), y])
-            return own, (x.T @ residuals.astype(np.float32)).astype(np.float64), residuals.sum(axis=0)
+            block_loss = -float(weights @ logs[np.arange(len(y)), y])
+            return block_loss, (x.T @ residuals.astype(np.float32)).astype(np.float64), residuals.sum(axis=0)
 
         loss, gradient, slopes = 0.0, np.zeros_like(scaled.kernel), np.zeros_like(scaled.bias)
-        for own, rising, moving in over_blocks(self._stream, of_block):
-            loss, gradient, slopes = loss + own, gradient + rising, slopes + moving
+        for block_loss, block_gradient, block_slopes in over_blocks(self._stream, of_block):
+            loss, gradient, slopes = loss + block_loss, gradient + block_gradient, slopes + block_slopes
         # The gradient for scaled features: (x * k + b)ᵀ r.
         gradient = gradient * self._of_centred.kernel[:, None] + np.outer(self._of_centred.bias, slopes)
         if self._binary:
-            gradient, slopes, free = gradient[:, 1:], slopes[1:], scaled.kernel[:, 1:]
+            gradient, slopes, penalised = gradient[:, 1:], slopes[1:], scaled.kernel[:, 1:]
         else:
-            free = scaled.kernel
-        value = loss / self._total + 0.5 * self._penalty * float(np.sum(free**2))
-        gradient = gradient / self._total + self._penalty * free
+            penalised = scaled.kernel
+        value = loss / self._total + 0.5 * self._penalty * float(np.sum(penalised**2))
+        gradient = gradient / self._total + self._penalty * penalised
         return value, np.concatenate([gradient.reshape(-1), slopes / self._total])

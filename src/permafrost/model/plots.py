@@ -29,21 +29,21 @@ def curves_png(history: Sequence[dict[str, float]], title: str) -> bytes:
     from matplotlib.figure import Figure
 
     keys = list(history[0]) if history else ["epoch"]
-    across, rest = keys[0], [key for key in keys[1:] if key != "standard_error"]
+    x_key, rest = keys[0], [key for key in keys[1:] if key != "standard_error"]
     groups = [[key for key in rest if "accuracy" in key], [key for key in rest if "accuracy" not in key]]
     panels = [group for group in groups if group] or [[]]
     figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
     for panel, group in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        x = [row[across] for row in history]
+        x = [row[x_key] for row in history]
         for key in group:
             y = [row[key] for row in history]
             panel.plot(x, y, marker="o", markersize=3, label=_curve_name(key))
             if "standard_error" in keys:
                 spread = np.array([row["standard_error"] for row in history])
                 panel.fill_between(x, np.array(y) - spread, np.array(y) + spread, alpha=0.2, label="one standard error")
-        if across != "epoch" and history:
+        if x_key != "epoch" and history:
             panel.set_xscale("log")
-        panel.set_xlabel(across.replace("_", " "))
+        panel.set_xlabel(x_key.replace("_", " "))
         panel.set_ylabel("accuracy" if group and "accuracy" in group[0] else "loss")
         panel.grid(alpha=0.3)
         if group:

@@ -27,21 +27,21 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence
     """
     if not len(labels):
         return {"n": 0}
-    guesses = probabilities.argmax(axis=1)
-    matrix = confusion(labels, guesses, len(class_names))
-    hits, truths, guessed = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    predicted = probabilities.argmax(axis=1)
+    matrix = confusion(labels, predicted, len(class_names))
+    hits, truths, predicted_counts = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     return {
         "n": len(labels),
-        **accuracies(labels, guesses),
+        **accuracies(labels, predicted),
         "log_loss": scores(labels, probabilities)["log_loss"],
         "calibration_error": calibration_error(labels, probabilities),
         "intervals": bootstrap_intervals(matrix),
         "classes": {
             name: {
                 "n": int(truths[i]),
-                "precision": _fraction(hits[i], guessed[i]),
+                "precision": _fraction(hits[i], predicted_counts[i]),
                 "recall": _fraction(hits[i], truths[i]),
-                "f1": _fraction(2 * hits[i], truths[i] + guessed[i]),
+                "f1": _fraction(2 * hits[i], truths[i] + predicted_counts[i]),
             }
             for i, name in enumerate(class_names)
         },
@@ -49,14 +49,14 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence
     }
 
 
-def accuracies(labels: np.ndarray, guesses: np.ndarray) -> dict[str, float]:
+def accuracies(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Return `accuracy` and `balanced_accuracy`, the mean recall of the classes that occur.
 
     Args:
         labels: (n,) int64, n at least 1.
-        guesses: (n,) int64.
+        predicted: (n,) int64.
     """
-    right = guesses == labels
+    right = predicted == labels
     counts, hits = np.bincount(labels), np.bincount(labels, weights=right)
     recalls = hits[counts > 0] / counts[counts > 0]
     return {"accuracy": float(right.mean()), "balanced_accuracy": float(recalls.mean())}
@@ -105,10 +105,10 @@ def bootstrap_intervals(matrix: np.ndarray, *, draws: int = 2000, level: float =
     Returns:
         `level`, and the lower and upper bound of `accuracy` and of `balanced_accuracy`.
     """
-    truths, guesses = np.nonzero(matrix)
-    counts = matrix[truths, guesses]
+    truths, predicted = np.nonzero(matrix)
+    counts = matrix[truths, predicted]
     drawn = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=draws)
-    right = truths == guesses
+    right = truths == predicted
     correct = drawn[:, right].sum(axis=1) / counts.sum()
     recalls = []
     for label in np.unique(truths):
@@ -184,10 +184,10 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     }
 
 
-def confusion(labels: np.ndarray, guesses: np.ndarray, class_count: int) -> np.ndarray:
+def confusion(labels: np.ndarray, predicted: np.ndarray, class_count: int) -> np.ndarray:
     """Return the confusion matrix (classes, classes) int64: rows are true classes, columns predicted ones."""
     matrix = np.zeros((class_count, class_count), np.int64)
-    np.add.at(matrix, (labels, guesses), 1)
+    np.add.at(matrix, (labels, predicted), 1)
     return matrix
 
 

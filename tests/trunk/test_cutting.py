@@ -422,6 +422,15 @@ def test_a_missing_trunk_is_named_with_what_to_do(base, tmp_path):
         load_trunk(store.folder / TRUNK_FILE, store.spec, store.about["base_layers"])
 
 
+def test_a_damaged_trunk_is_an_error_of_the_store_with_what_to_do(base, tmp_path):
+    store = saved(trunk_of(base, "stem"), tmp_path)
+    path = store.folder / TRUNK_FILE
+    path.write_bytes(path.read_bytes()[:1000])
+
+    with pytest.raises(StoreError, match=r"damaged trunk: cannot open .*trunk\.keras.* Remove it and run the same ext"):
+        load_trunk(path, store.spec, store.about["base_layers"])
+
+
 # Real weights
 
 

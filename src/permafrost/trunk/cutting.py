@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.atomic import replacing
-from permafrost.errors import CutError, OptionError, StoreError, nearest
+from permafrost.errors import BaseError, CutError, OptionError, StoreError, nearest
 from permafrost.trunk.bases import Base, load_model_file
 from permafrost.trunk.graph import architecture_digest, as_precision, require_finite, weights_digest
 from permafrost.trunk.options import DTYPES, POOLINGS, PRECISIONS
@@ -161,12 +161,14 @@ def load_trunk(path: Path, spec: TrunkSpec, base_layers: Sequence[str]) -> Trunk
         base_layers: names of all layers of the base, in their order.
 
     Raises:
-        StoreError: the file is missing, or is not the trunk that `spec` describes.
-        BaseError: the file is damaged.
+        StoreError: the file is missing or damaged, or is not the trunk that `spec` describes.
     """
     if not path.is_file():
         raise StoreError(f"no trunk at {path}", do="run the same extract again to save it")
-    model = load_model_file(path)
+    try:
+        model = load_model_file(path)
+    except BaseError as error:
+        raise StoreError(f"damaged trunk: {error.what}", do="remove it and run the same extract again") from error
     for field, found in (("architecture", architecture_digest(model)), ("weights", weights_digest(model))):
         if found != getattr(spec, field):
             raise StoreError(

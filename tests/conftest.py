@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from permafrost.trunk.bases import Base
 
 # Helpers with asserts are shown as tests are; this comes before anything imports them.
-pytest.register_assert_rewrite("helpers", "tuning", "upper")
+pytest.register_assert_rewrite("helpers", "maintenance", "small_base", "tuning", "upper")
 
 # Without deadlines, which fail on a busy machine.
 hypothesis.settings.register_profile("suite", max_examples=25, deadline=None)

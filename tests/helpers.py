@@ -64,6 +64,11 @@ def named_weights(model: keras.Model) -> dict[str, np.ndarray]:
     }
 
 
+def same_weights(left: keras.Model, right: keras.Model) -> bool:
+    """Return whether two models have equal weights in the same order."""
+    return all(np.array_equal(a, b) for a, b in zip(left.get_weights(), right.get_weights(), strict=True))
+
+
 def changed_layers(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[str]:
     """Return the layers with a weight that has changed in any bit."""
     assert before.keys() == after.keys()

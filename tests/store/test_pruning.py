@@ -11,39 +11,18 @@ import h5py
 import numpy as np
 import pytest
 
+from maintenance import ENGINE, OTHER_SPEC, VERSION_1, flip
 from permafrost.errors import SetError
 from permafrost.store import compaction
 from permafrost.store import store as stores
 from permafrost.store.compaction import compact
-from permafrost.store.feature_set import FeatureSet, open_features
+from permafrost.store.feature_set import open_features
 from permafrost.store.pruning import prune
 from permafrost.store.store import Store
 from permafrost.store.verification import verify
 from samples import WHOLE_SPEC, make_rows, make_set, spec_with
 
-ENGINE = "keras/tensorflow"
-OLD = Path(__file__).parents[1] / "formats" / "version-1"
-OTHER_SPEC = spec_with(weights="c" * 64)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "features"
-
-
-@pytest.fixture
-def features(folder) -> FeatureSet:
-    return make_set(folder, 0, 1)
-
-
-def shard_path(features: FeatureSet, number: int = 0) -> Path:
-    return features.store.folder / features.content.shards[number]
-
-
-def flip(path: Path, place: int = -1) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
+pytest_plugins = ["maintenance"]
 
 
 def pruned(folder: Path, *, yes: bool = True):
@@ -151,7 +130,7 @@ def spared(folder: Path) -> dict[str, str]:
 
 
 def test_a_set_of_version_1_and_its_store_are_left_alone(tmp_path):
-    shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(VERSION_1, tmp_path, dirs_exist_ok=True)
     store = make_set(tmp_path, 1).store
     unused = make_set(tmp_path, 2, spec=OTHER_SPEC, name="other.h5")
     unused.path.unlink()

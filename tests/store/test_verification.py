@@ -8,38 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from maintenance import ENGINE, OTHER_SPEC, VERSION_1, flip, shard_path
 from permafrost.errors import SetError, VersionError
 from permafrost.store import compaction
 from permafrost.store import store as stores
 from permafrost.store.compaction import compact
-from permafrost.store.feature_set import FeatureSet
 from permafrost.store.store import Store
 from permafrost.store.verification import verify
-from samples import WHOLE_SPEC, make_rows, make_set, spec_with
+from samples import WHOLE_SPEC, make_rows, make_set
 
-ENGINE = "keras/tensorflow"
-OLD = Path(__file__).parents[1] / "formats" / "version-1"
-OTHER_SPEC = spec_with(weights="c" * 64)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "features"
-
-
-@pytest.fixture
-def features(folder) -> FeatureSet:
-    return make_set(folder, 0, 1)
-
-
-def shard_path(features: FeatureSet, number: int = 0) -> Path:
-    return features.store.folder / features.content.shards[number]
-
-
-def flip(path: Path, place: int = -1) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
+pytest_plugins = ["maintenance"]
 
 
 def kinds(path: Path) -> list[str]:
@@ -173,7 +151,7 @@ def test_a_trunk_that_goes_while_it_is_looked_at_is_not_a_fault(folder, features
 
 
 def test_a_set_of_version_1_is_named_and_is_not_a_fault(tmp_path):
-    shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(VERSION_1, tmp_path, dirs_exist_ok=True)
 
     found = verify(tmp_path)
 

@@ -5,29 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import keras
-import numpy as np
 import pytest
 
+from helpers import same_weights
 from permafrost.errors import BaseError, OptionError, WeightsError
-from permafrost.trunk.bases import Base, canonical_names, load_base, load_model_file
+from permafrost.trunk.bases import canonical_names, load_base, load_model_file
 from samples import PX, tiny_model, write_legacy
+from small_base import PIXELS, SMALL, small_base
 
-SMALL = "mobilenet:alpha=0.25"
-PIXELS = np.random.default_rng(0).integers(0, 256, (2, PX, PX, 3)).astype(np.float32)
-
-
-def small_base(weights: object = "none") -> Base:
-    return load_base(SMALL, weights=str(weights), image_size=(PX, PX))
-
-
-@pytest.fixture(scope="module")
-def small() -> Base:
-    """A small MobileNet with random weights. Not to be changed."""
-    return small_base()
-
-
-def same_weights(left: keras.Model, right: keras.Model) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(left.get_weights(), right.get_weights(), strict=True))
+pytest_plugins = ["small_base"]
 
 
 def test_a_base_knows_its_name_size_source_and_preprocessing(small):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers import same_weights
 from permafrost.errors import WeightsError
 from permafrost.trunk.published_weights import is_legacy_weights, load_legacy_weights
 from samples import legacy_group, tiny_model, write_legacy
@@ -22,10 +23,6 @@ def donor() -> keras.Model:
 @pytest.fixture
 def model() -> keras.Model:
     return tiny_model(seed=0)
-
-
-def same_weights(left: keras.Model, right: keras.Model) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(left.get_weights(), right.get_weights(), strict=True))
 
 
 @pytest.mark.parametrize("group", ["", "model_weights"], ids=["weights alone", "a whole model"])

@@ -9,26 +9,13 @@ import keras
 import numpy as np
 import pytest
 
+from helpers import same_weights
 from permafrost.errors import WeightsError
-from permafrost.trunk.bases import Base, load_base
+from permafrost.trunk.bases import load_base
 from samples import PX, randomize, tiny_model, write_legacy
+from small_base import PIXELS, SMALL, small_base
 
-SMALL = "mobilenet:alpha=0.25"
-PIXELS = np.random.default_rng(0).integers(0, 256, (2, PX, PX, 3)).astype(np.float32)
-
-
-def small_base(weights: object = "none") -> Base:
-    return load_base(SMALL, weights=str(weights), image_size=(PX, PX))
-
-
-@pytest.fixture(scope="module")
-def small() -> Base:
-    """A small MobileNet with random weights. Not to be changed."""
-    return small_base()
-
-
-def same_weights(left: keras.Model, right: keras.Model) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(left.get_weights(), right.get_weights(), strict=True))
+pytest_plugins = ["small_base"]
 
 
 def mobilenet(*, alpha: float = 0.25, include_top: bool = False, seed: int = 3) -> keras.Model:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
+import random
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +103,37 @@ def constant_model(value: float) -> keras.Model:
     x = keras.layers.Conv2D(64, 3, kernel_initializer=initializer, bias_initializer=initializer)(pixels)
     x = keras.layers.Conv2D(128, 3, kernel_initializer=initializer, bias_initializer=initializer)(x)
     return keras.Model(pixels, x)
+
+
+def kill_repeatedly(
+    work: Callable[[str], object], path: Path, progress: Callable[[], int], *, kills: int, within: float
+) -> Iterator[None]:
+    """Kill processes that write without end, each at a random moment; yield after each kill.
+
+    Args:
+        work: what each process does with `path`, without end.
+        path: what it writes.
+        progress: returns a number that changes when a process has written `path` for the first time.
+        kills: number of processes.
+        within: maximum number of seconds from that change to the kill.
+    """
+    # Keras is imported once, by the process that the others are forked from.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["permafrost.model.assembly", "permafrost.store.feature_set", "permafrost.model.run"]
+    )
+    randomness = random.Random(0)
+    for _ in range(kills):
+        before = progress()
+        process = context.Process(target=work, args=(str(path),), daemon=True)
+        process.start()
+        while progress() == before:
+            assert process.is_alive()
+            time.sleep(0.001)
+        time.sleep(randomness.uniform(0, within))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        yield
 
 
 def export_for_ever(path: str) -> None:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-import multiprocessing
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 import weakref
 from pathlib import Path
 
@@ -24,7 +19,7 @@ from hypothesis import strategies as st
 from keras.applications.imagenet_utils import preprocess_input
 
 import permafrost as pf
-from helpers import constant_model, export_for_ever, leftovers, load_stored_trunk
+from helpers import constant_model, export_for_ever, kill_repeatedly, leftovers, load_stored_trunk
 from permafrost.errors import RunError, WriteError
 from permafrost.images.resizing import resize
 from permafrost.model import assembly
@@ -248,23 +243,9 @@ def test_a_failed_export_leaves_the_old_model_and_nothing_else(tmp_path):
 def test_a_kill_while_a_model_is_exported_leaves_the_old_model_or_the_new_one(tmp_path, kills):
     path = tmp_path / "model.keras"
     export_model(constant_model(3.0), path)
-    # Keras is imported once, by the process that the others are forked from.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["permafrost.model.assembly", "permafrost.store.feature_set", "permafrost.model.run"]
-    )
-    randomness, found, killed_within = random.Random(0), set(), 0
+    found, killed_within = set(), 0
 
-    for _ in range(kills):
-        before = path.stat().st_mtime_ns
-        process = context.Process(target=export_for_ever, args=(str(path),), daemon=True)
-        process.start()
-        while path.stat().st_mtime_ns == before:  # until it has begun
-            assert process.is_alive()
-            time.sleep(0.002)
-        time.sleep(randomness.uniform(0, 0.1))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+    for _ in kill_repeatedly(export_for_ever, path, lambda: path.stat().st_mtime_ns, kills=kills, within=0.1):
         (weight,) = weights_of(path)
         found.add(weight)
         killed_within += bool(leftovers(tmp_path))

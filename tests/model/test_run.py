@@ -6,11 +6,7 @@ import csv
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
-import random
-import signal
-import time
 from pathlib import Path
 
 import keras
@@ -18,7 +14,7 @@ import pytest
 from PIL import Image
 
 import permafrost as pf
-from helpers import edit_json, files_below, leftovers, one_error_line, replace_for_ever
+from helpers import edit_json, files_below, kill_repeatedly, leftovers, one_error_line, replace_for_ever
 from permafrost.errors import RunError, WriteError
 from permafrost.model import run as runs
 from permafrost.model.run import (
@@ -315,20 +311,9 @@ def test_a_kill_while_a_run_is_replaced_leaves_the_old_run_or_the_new_one(tmp_pa
     folder = tmp_path / "run"
     write(folder, b"3", tables={"shots": [{"model": "3"}]})
     (folder / "notes.txt").write_text("my own")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["permafrost.model.run"])
-    randomness, killed_within = random.Random(0), 0
+    killed_within = 0
 
-    for _ in range(kills):
-        before = folder.stat().st_ino
-        process = context.Process(target=replace_for_ever, args=(str(folder),), daemon=True)
-        process.start()
-        while folder.stat().st_ino == before:  # until the first replacement
-            assert process.is_alive()
-            time.sleep(0.001)
-        time.sleep(randomness.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+    for _ in kill_repeatedly(replace_for_ever, folder, lambda: folder.stat().st_ino, kills=kills, within=0.05):
         opened = open_run(folder)
         model = opened.model_path.read_bytes()
         assert opened.about["model_sha256"] == hashlib.sha256(model).hexdigest()

@@ -1,4 +1,4 @@
-"""Images, bases, alternating measurements, and the description of the machine, for all benchmarks."""
+"""Images, bases, feature sets, alternating measurements, and the description of the machine, for all benchmarks."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ import numpy as np
 from PIL import Image
 
 from permafrost.machine import cpu_count
+from permafrost.store.feature_set import FeatureSet, open_features
+from permafrost.store.set_content import SetContent
+from permafrost.store.set_file import write_set
+from permafrost.store.shard import Rows
+from permafrost.store.store import Store
 from permafrost.trunk.spec import TrunkSpec
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -81,9 +86,17 @@ SETTINGS = {
 }
 
 
-def made_up_spec(shape: tuple[int, ...]) -> TrunkSpec:
-    """Return the spec of an imaginary trunk with features of this shape."""
-    return TrunkSpec(
+def made_up_set(folder: Path, count: int, shape: tuple[int, ...], *, shard_rows: int, classes: int = 2) -> FeatureSet:
+    """Write a set of random features of imaginary images, and open it.
+
+    Args:
+        folder: folder for the set and its store.
+        count: number of images, one in seven for validation and the rest for training.
+        shape: shape of one image's features.
+        shard_rows: rows per shard.
+        classes: number of classes.
+    """
+    spec = TrunkSpec(
         architecture="0" * 64,
         weights="0" * 64,
         preprocessing="none",
@@ -96,6 +109,30 @@ def made_up_spec(shape: tuple[int, ...]) -> TrunkSpec:
         cut="top",
         shapes=(shape,),
     )
+    store = Store.create(folder / "store", spec, about={"base_layers": []})
+    generator, numbers = np.random.default_rng(0), np.arange(count)
+    digests = generator.integers(0, 256, (count, 32), dtype=np.uint8)
+    shards = []
+    for start in range(0, count, shard_rows):
+        part = digests[start : start + shard_rows]
+        values = generator.standard_normal((len(part), *shape), dtype=np.float32)
+        shards.append(store.append(Rows(part, np.zeros(len(part), np.int32), (values,)), engine="none"))
+    content = SetContent(
+        spec=spec,
+        store=f"store/{spec.folder_name}",
+        root="/data/photos",
+        names=[f"train/class-{number % classes:03}/image-{number:07}.jpg" for number in range(count)],
+        digests=digests,
+        labels=numbers % classes,
+        splits=(numbers % 7 == 0).astype(np.uint8),
+        class_names=tuple(f"class-{number:03}" for number in range(classes)),
+        shards=tuple(shards),
+        places=np.column_stack([numbers // shard_rows, numbers % shard_rows]),
+        skipped=(),
+        about={},
+    )
+    write_set(folder / "set.h5", content)
+    return open_features(folder / "set.h5")
 
 
 def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:

@@ -16,44 +16,7 @@ from pathlib import Path
 
 from memory import most
 
-ROWS, SHARD, SHAPE = 1_000_000, 50_000, (16,)
-
-
-def make(folder: Path) -> None:
-    """Write a set of random features of imaginary images."""
-    import common
-    import numpy as np
-
-    from permafrost.store.set_content import SetContent
-    from permafrost.store.set_file import write_set
-    from permafrost.store.shard import Rows
-    from permafrost.store.store import Store
-
-    spec = common.made_up_spec(SHAPE)
-    store = Store.create(folder / "store", spec, about={"base_layers": []})
-    generator = np.random.default_rng(0)
-    digests = generator.integers(0, 256, (ROWS, 32), dtype=np.uint8)
-    shards = []
-    for start in range(0, ROWS, SHARD):
-        features = generator.standard_normal((SHARD, *SHAPE), dtype=np.float32)
-        rows = Rows(digests[start : start + SHARD], np.zeros(SHARD, np.int32), (features,))
-        shards.append(store.append(rows, engine="none"))
-    numbers = np.arange(ROWS)
-    content = SetContent(
-        spec=spec,
-        store=f"store/{spec.folder_name}",
-        root="/data/photos",
-        names=[f"train/class-{number % 100:03}/image-{number:07}.jpg" for number in range(ROWS)],
-        digests=digests,
-        labels=numbers % 100,
-        splits=(numbers % 7 == 0).astype(np.uint8),
-        class_names=tuple(f"class-{number:03}" for number in range(100)),
-        shards=tuple(shards),
-        places=np.column_stack([numbers // SHARD, numbers % SHARD]),
-        skipped=(),
-        about={},
-    )
-    write_set(folder / "set.h5", content)
+ROWS, SHARD_ROWS, SHAPE = 1_000_000, 50_000, (16,)
 
 
 def measure(path: str) -> None:
@@ -76,10 +39,12 @@ def main() -> None:
     if len(sys.argv) > 1:
         measure(sys.argv[1])
         return
+    import common
+
     with tempfile.TemporaryDirectory(prefix="permafrost-") as folder:
-        make(Path(folder))
+        features = common.made_up_set(Path(folder), ROWS, SHAPE, shard_rows=SHARD_ROWS, classes=100)
         for _ in range(3):
-            subprocess.run([sys.executable, os.path.abspath(__file__), str(Path(folder) / "set.h5")], check=True)
+            subprocess.run([sys.executable, os.path.abspath(__file__), str(features.path)], check=True)
 
 
 if __name__ == "__main__":

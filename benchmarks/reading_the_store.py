@@ -8,16 +8,11 @@ measured and not the disk. The features are random rows, committed shard by shar
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from pathlib import Path
 
 import common
 import numpy as np
-
-from permafrost.store.row_index import RowIndex, place_rows
-from permafrost.store.shard import Rows
-from permafrost.store.store import Store
 
 SHAPE = (4, 4, 512)
 SHARD_ROWS = 2000
@@ -26,29 +21,17 @@ SHARD_ROWS = 2000
 def main() -> None:
     given = common.arguments(__doc__, rows=20000, rounds=7)
     common.show_machine()
-    spec = common.made_up_spec(SHAPE)
-    generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as scratch:
-        store = Store.create(scratch, spec, about={})
-        values = generator.standard_normal((given.rows, *SHAPE), dtype=np.float32)
-        digests = np.frombuffer(
-            b"".join(hashlib.sha256(str(i).encode()).digest() for i in range(given.rows)), np.uint8
-        ).reshape(-1, 32)
-        for start in range(0, given.rows, SHARD_ROWS):
-            part = slice(start, start + SHARD_ROWS)
-            store.append(Rows(digests[part], np.zeros(len(digests[part]), np.int32), (values[part],)), engine="none")
+        features = common.made_up_set(Path(scratch), given.rows, SHAPE, shard_rows=SHARD_ROWS)
+        store, content = features.store, features.content
         raw = Path(scratch, "raw")
-        values.tofile(raw)
-        index = RowIndex(store)
-        addresses = index.find_all([(digest.tobytes(), 0) for digest in digests])
-        shards, places = place_rows([address for address in addresses if address])
-        del values
+        features.arrays()[0].tofile(raw)
 
         def read_raw() -> float:
             return common.timed(lambda: np.fromfile(raw, np.float32).reshape(given.rows, *SHAPE))[0]
 
         def read_store() -> float:
-            return common.timed(lambda: store.gather(shards, places, digests=digests)[0])[0]
+            return common.timed(lambda: store.gather(content.shards, content.places, digests=content.digests)[0])[0]
 
         read_raw()
         read_store()

@@ -28,7 +28,7 @@ from permafrost.images.decoding import (
     decode_resized,
     read_file,
 )
-from permafrost.images.limits import MAX_PIXELS
+from permafrost.images.options import MAX_PIXELS
 from permafrost.images.resizing import resize
 from permafrost.images.sources import LoadedImage
 from samples import encoded, texture

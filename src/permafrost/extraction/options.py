@@ -10,7 +10,7 @@ from typing import Final, TypedDict
 
 from permafrost.engines.options import ENGINES, KERAS_BATCH, OPENVINO_BATCH
 from permafrost.errors import OptionError
-from permafrost.images.limits import DEFAULT_AUGMENTATION, MAX_PIXELS
+from permafrost.images.options import MAX_PIXELS, augment_option
 from permafrost.images.splits import TEST_FRACTION, VALIDATION_FRACTION, assign_splits
 from permafrost.machine import cpu_count
 from permafrost.options import check, option
@@ -120,12 +120,7 @@ class ExtractOptions(PipelineOptions, TrunkOptions):
     """
 
     views: int = option(1, "Views of each training image; the image itself is the first.", metavar="K", minimum=1)
-    augment: str | None = option(
-        None,
-        "How views differ: flip, shift, rotate, zoom, brightness, contrast.",
-        shown=DEFAULT_AUGMENTATION,
-        metavar="NAME[=RANGE],...",
-    )
+    augment: str | None = augment_option()
     validation_fraction: float = option(
         VALIDATION_FRACTION, "Fraction of the images without a given split that go to validation."
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from permafrost.errors import DatasetError, ImageError
 from permafrost.images.dataset import Dataset, path_of, read_dataset
-from permafrost.images.limits import MAX_PIXELS
+from permafrost.images.options import MAX_PIXELS
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, LoadedImage
 from permafrost.store.feature_set import FeatureSet
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
-from permafrost.images.limits import DEFAULT_AUGMENTATION
+from permafrost.images.options import augment_option
 from permafrost.options import check, option
 from permafrost.training.options import FINE_TUNING, TrainingOptions, TrainingSettings, with_settings
 from permafrost.units import parse_size
@@ -43,12 +43,7 @@ class FineTuneOptions:
         shown="1",
         metavar="K|live",
     )
-    augment: str | None = option(
-        None,
-        "How views differ: flip, shift, rotate, zoom, brightness, contrast.",
-        shown=DEFAULT_AUGMENTATION,
-        metavar="NAME[=RANGE],...",
-    )
+    augment: str | None = augment_option()
     # Howard and Ruder 2018, "Universal Language Model Fine-tuning".
     lowest_rate: float = option(
         1.0,

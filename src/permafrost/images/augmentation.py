@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 
 from permafrost.errors import OptionError, nearest
-from permafrost.images.limits import DEFAULT_AUGMENTATION
+from permafrost.images.options import DEFAULT_AUGMENTATION
 
 AUGMENTING: Final = "opencv-affine-bilinear-reflect-1"
 """The version of the rule; it changes when the pixels of a view change for equal augmentation, content and number."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from permafrost.errors import ImageError
-from permafrost.images.limits import MAX_PIXELS
+from permafrost.images.options import MAX_PIXELS
 from permafrost.images.resizing import resized_image
 
 if TYPE_CHECKING:

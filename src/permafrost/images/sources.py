@@ -18,7 +18,7 @@ from permafrost.images.decoding import (
     decoded,
     read_file,
 )
-from permafrost.images.limits import MAX_PIXELS
+from permafrost.images.options import MAX_PIXELS
 from permafrost.images.resizing import resize
 
 

@@ -18,7 +18,7 @@ from permafrost.engines.keras_engine import KerasEngine, batch_size_for
 from permafrost.errors import ImageError, RunError
 from permafrost.extraction.reader import DECODING_BYTES
 from permafrost.images.decoding import DecodingMemory
-from permafrost.images.limits import MAX_PIXELS
+from permafrost.images.options import MAX_PIXELS
 from permafrost.images.resizing import resize
 from permafrost.images.sources import ImageSource
 from permafrost.machine import cpu_count

@@ -52,11 +52,7 @@ def write_errors(path: Path) -> Iterator[None]:
 
 def sync_folder(folder: Path) -> None:
     """Make creations, renames and removals in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        _sync(handle)
-    finally:
-        os.close(handle)
+    _sync(folder)
 
 
 def make_folders(folder: Path) -> None:
@@ -77,8 +73,8 @@ def commit_bytes(path: Path, data: bytes | memoryview) -> None:
     """
     with write_errors(path):
         _make_folders(path.parent)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(data)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def create_bytes(path: Path, data: bytes | memoryview) -> bool:
@@ -92,19 +88,13 @@ def create_bytes(path: Path, data: bytes | memoryview) -> bool:
     """
     with write_errors(path):
         _make_folders(path.parent)
-    with write_errors(path), _locked_temporary(path, _make_file) as temporary:
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                _sync(file.fileno())
-            if not _link(temporary, path):
-                return False
-            sync_folder(path.parent)
-            return True
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with _temporary_file(path) as temporary:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        if not _link(temporary, path):
+            return False
+        sync_folder(path.parent)
+        return True
 
 
 def _link(temporary: Path, path: Path) -> bool:
@@ -129,19 +119,11 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: the disk is full, the folder is read-only, or similar.
     """
-    with write_errors(path), _locked_temporary(path, _make_file) as temporary:
-        try:
-            yield temporary
-            handle = os.open(temporary, os.O_RDONLY)
-            try:
-                _sync(handle)
-            finally:
-                os.close(handle)
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with _temporary_file(path) as temporary:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -166,22 +148,14 @@ def clear_leftovers(folder: Path) -> None:
 
     Those that are locked, or whose process still runs, are in use and stay. So does everything that cannot be removed.
     """
-    for path in _temporary_names(folder):
-        with _left_over(path) as is_left_over:
-            if not is_left_over:
-                continue
-            with contextlib.suppress(OSError):
-                remove_path(path)
+    for path in _left_over(folder):
+        with contextlib.suppress(OSError):
+            remove_path(path)
 
 
 def leftovers(folder: Path) -> list[Path]:
     """Return the temporary files and folders directly in `folder` that no running process is writing, sorted."""
-    found = []
-    for path in _temporary_names(folder):
-        with _left_over(path) as is_left_over:
-            if is_left_over:
-                found.append(path)
-    return found
+    return list(_left_over(folder))
 
 
 def remove_path(path: Path) -> None:
@@ -212,16 +186,31 @@ def _make_folders(folder: Path) -> None:
         sync_folder(each.parent)
 
 
-def _sync(handle: int) -> None:
-    """Force the content of an open file or folder to the disk itself."""
-    full_sync = getattr(fcntl, "F_FULLFSYNC", None)  # On macOS `fsync` leaves the content in the disk's own cache.
-    if full_sync is not None:
+def _sync(path: Path) -> None:
+    """Force the content of a file or folder to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        full_sync = getattr(fcntl, "F_FULLFSYNC", None)  # On macOS `fsync` leaves the content in the disk's own cache.
+        if full_sync is not None:
+            try:
+                fcntl.fcntl(handle, full_sync)
+                return
+            except OSError:  # Network file systems do not have it.
+                pass
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
+    """Yield an empty, locked temporary file beside `path`; it is removed when the block ends, unless it was renamed."""
+    with write_errors(path), _locked_temporary(path, _make_file) as temporary:
         try:
-            fcntl.fcntl(handle, full_sync)
-            return
-        except OSError:  # Network file systems do not have it.
-            pass
-    os.fsync(handle)
+            yield temporary
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -250,29 +239,28 @@ def _make_temporary_folder(path: Path) -> int:
     return os.open(path, os.O_RDONLY)
 
 
-def _temporary_names(folder: Path) -> list[Path]:
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    return [folder / name for name in sorted(names) if _TEMPORARY.fullmatch(name)]
+def _left_over(folder: Path) -> Iterator[Path]:
+    """Yield the temporary files and folders in `folder` that no running process is writing, sorted.
 
-
-@contextlib.contextmanager
-def _left_over(path: Path) -> Iterator[bool]:
-    """Yield whether no running process is writing `path`; in the block no process can lock it."""
-    named = _TEMPORARY.fullmatch(path.name)
+    No process can lock one until the next is asked for.
+    """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        names = sorted(os.listdir(folder))
     except OSError:
-        yield False
         return
-    try:
-        # On a network file system a lock may not be visible to other machines; a process ID never is.
-        free = try_lock(handle, exclusive=False)
-        yield bool(named and free and not _is_running(int(named[1]), since=os.fstat(handle).st_mtime))
-    finally:
-        os.close(handle)
+    for match in filter(None, map(_TEMPORARY.fullmatch, names)):
+        path = folder / match[0]
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            # On a network file system a lock may not be visible to other machines; a process ID never is.
+            free = try_lock(handle, exclusive=False)
+            if free and not _is_running(int(match[1]), since=os.fstat(handle).st_mtime):
+                yield path
+        finally:
+            os.close(handle)
 
 
 def _is_running(process: int, *, since: float) -> bool:

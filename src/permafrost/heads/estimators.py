@@ -21,7 +21,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, Normalizer, Standa
 from sklearn.svm import LinearSVC
 
 from permafrost.errors import HeadError
-from permafrost.heads.to_keras import Affine, Step, as_logits, merged, softmax
+from permafrost.heads.to_keras import Affine, Step, as_logits, merged, normalization, softmax
 
 
 def require_convertible(estimator: BaseEstimator) -> None:
@@ -148,12 +148,8 @@ def _convert_bayes(model: GaussianNB) -> list[Step]:
 
     def squares(x: Any) -> Any:
         each = keras.layers.RepeatVector(len(mean), name="head_classes")(x)
-        layer = keras.layers.Normalization(axis=(1, 2), name="head_class_scaling")
-        layer.build(each.shape)
-        layer.adapt_mean.assign(mean)
-        layer.adapt_variance.assign(variance)
-        layer.finalize_state()
-        each = keras.ops.square(layer(each))
+        scaled = normalization(each.shape, mean, variance, name="head_class_scaling", axis=(1, 2))(each)
+        each = keras.ops.square(scaled)
         return keras.ops.sum(each - keras.ops.mean(each, axis=1, keepdims=True), axis=-1)
 
     return [squares, Affine(-0.5 * np.eye(len(mean)), prior - prior.mean()), softmax]

@@ -12,6 +12,7 @@ import numpy as np
 from permafrost.errors import HeadError
 from permafrost.heads.head import FittedHead, Head, HeadData
 from permafrost.heads.options import HeadOptions
+from permafrost.heads.to_keras import normalization
 from permafrost.store.streaming import ShuffledRows
 from permafrost.training.loop import Examples, train
 
@@ -108,12 +109,8 @@ def centring_layer(x: np.ndarray) -> tuple[keras.Layer, float]:
             "all images have the same features", expected="features that differ", do="extract at another cut"
         )
     divisor = (variance * x[0].size) ** 0.5 / NORM
-    layer = keras.layers.Normalization(name="head_centring")
-    layer.build((None, *x.shape[1:]))
-    layer.adapt_mean.assign(mean)
-    layer.adapt_variance.assign(np.full(x.shape[-1], divisor**2))
-    layer.finalize_state()
-    return layer, divisor
+    variances = np.full(x.shape[-1], divisor**2)
+    return normalization((None, *x.shape[1:]), mean, variances, name="head_centring"), divisor
 
 
 def weights(options: HeadOptions, seeds: list[int]) -> dict[str, Any]:

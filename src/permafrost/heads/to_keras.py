@@ -44,12 +44,7 @@ class Affine:
         """Apply the map, as a layer, to a Keras tensor (n, d)."""
         if self.kernel.ndim == 1:
             # This computes (x - mean) / scale, which is more precise than x / scale - mean / scale.
-            layer = keras.layers.Normalization(name=name)
-            layer.build(x.shape)
-            layer.adapt_mean.assign(-self.bias / self.kernel)
-            layer.adapt_variance.assign(self.kernel**-2.0)
-            layer.finalize_state()
-            scaled = layer(x)
+            scaled = normalization(x.shape, -self.bias / self.kernel, self.kernel**-2.0, name=name)(x)
             return scaled if activation is None else keras.layers.Activation(activation)(scaled)
         layer = keras.layers.Dense(self.kernel.shape[1], activation, name=name)
         outputs = layer(x)
@@ -58,6 +53,31 @@ class Affine:
 
 
 Step = Affine | Callable[[Any], Any]
+
+
+def normalization(
+    shape: tuple[int | None, ...],
+    mean: np.ndarray,
+    variance: np.ndarray,
+    *,
+    name: str,
+    axis: int | tuple[int, ...] = -1,
+) -> keras.Layer:
+    """Return a layer that subtracts a mean and divides by the square root of a variance.
+
+    Args:
+        shape: the shape of its input, with the batch.
+        mean, variance: one number per index of `axis`.
+        name: its name.
+        axis: the axes that have a mean and a variance of their own.
+    """
+    # Statistics given to the constructor would be written to the model's configuration as text.
+    layer = keras.layers.Normalization(axis=axis, name=name)
+    layer.build(shape)
+    layer.adapt_mean.assign(mean)
+    layer.adapt_variance.assign(variance)
+    layer.finalize_state()
+    return layer
 
 
 def softmax(x: Any) -> Any:

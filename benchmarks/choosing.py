@@ -99,7 +99,7 @@ def one_subset(x: np.ndarray, y: np.ndarray, train: np.ndarray, seed: int) -> li
     names = tuple(map(str, np.unique(y)))
     data = HeadData(x=x[train], y=y[train], validation_x=None, validation_y=None, class_names=names)
     options = options_from({"seed": seed}, progress=False)
-    folds = make_folds(data.y, data.class_names, seed, purpose="compare", do="add images")
+    folds = make_folds(data, seed, purpose="compare")
     found: list[dict[str, object]] = []
     for scaling in SCALINGS:
         for head in HEADS:

@@ -11,6 +11,7 @@ import numpy as np
 from permafrost.errors import OptionError
 from permafrost.heads.cross_validation import (
     CrossValidated,
+    Folds,
     best_of,
     blas_threads,
     cross_validate,
@@ -141,16 +142,14 @@ class ClassicalHead(Head):
             held_out_logits=chosen.logits if isinstance(chosen, CrossValidated) else None,
         )
 
-    def _folds(self, data: HeadData, options: HeadOptions) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _folds(self, data: HeadData, options: HeadOptions) -> Folds:
         given = self.given(options) is not None
         instead = "" if given or self.scores_only else f", or give --{self.option}"
         return make_folds(
-            data.y,
-            data.class_names,
+            data,
             options.training.seed,
             purpose="calibrate" if given else f"choose {self.setting}",
             do=f"add images of it{instead}",
-            views=data.views,
         )
 
     def _require_valid(self, value: float, count: int) -> None:

@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 from permafrost.errors import HeadError
 from permafrost.heads.calibration import MIN_PROBABILITY, inverse_temperature, row_losses
 from permafrost.heads.fitters import Fitter, Setup, logits_of
+from permafrost.heads.head import HeadData
 from permafrost.machine import cpu_count
 
 FOLDS: Final = 5
@@ -53,37 +54,35 @@ class CrossValidated:
     logits: np.ndarray
 
 
-def make_folds(y: np.ndarray, class_names: Sequence[str], seed: int, *, purpose: str, do: str, views: int = 1) -> Folds:
+def make_folds(data: HeadData, seed: int, *, purpose: str, do: str = "add images of it") -> Folds:
     """Return five stratified folds, or as many as the smallest class has images.
 
+    All views of an image share a fold, so none leaks into another.
+
     Args:
-        y: (n,) int64.
-        class_names: the classes.
+        data: the rows to divide.
         seed: random seed of the folds.
         purpose: what the folds are for, for the error message.
         do: what to do if there can be no folds, for the error message.
-        views: views per image, as in `HeadData`; all views of an image share a fold, so none leaks into another.
 
     Raises:
         HeadError: a class has a single image.
     """
-    count = len(y) // views
-    y = y[:count]
-    counts = np.bincount(y, minlength=len(class_names))
+    count = len(data.y) // data.views
+    y = data.y[:count]
+    counts = np.bincount(y, minlength=len(data.class_names))
     smallest = int(counts.min())
     if smallest < 2:
+        name = data.class_names[int(counts.argmin())]
         raise HeadError(
-            f"class {class_names[int(counts.argmin())]} has too few training images to {purpose} by cross-validation",
+            f"class {name} has too few training images to {purpose} by cross-validation",
             expected="at least 2",
             found=smallest,
             do=do,
         )
     folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed).split(y, y)
-    return [(_of_all_views(fit, count, views), _of_all_views(held_out, count, views)) for fit, held_out in folds]
-
-
-def _of_all_views(rows: np.ndarray, count: int, views: int) -> np.ndarray:
-    return np.concatenate([rows + view * count for view in range(views)])
+    starts = count * np.arange(data.views)[:, None]
+    return [((starts + fit).reshape(-1), (starts + held_out).reshape(-1)) for fit, held_out in folds]
 
 
 def cross_validate(

@@ -34,14 +34,7 @@ class EstimatorHead(Head):
         """Fit a clone; calibrate it by a cross-validated temperature if it gives no probabilities. See `Head.fit`."""
         model = clone(self._estimator)
         if not has_probabilities(model):
-            folds = make_folds(
-                data.y,
-                data.class_names,
-                options.training.seed,
-                purpose="calibrate",
-                do="add images of it",
-                views=data.views,
-            )
+            folds = make_folds(data, options.training.seed, purpose="calibrate")
             model = CalibratedClassifierCV(model, method="temperature", ensemble=False, cv=folds)
         with ignore_convergence_warnings():
             try:

@@ -103,10 +103,7 @@ def select_head(
     Raises:
         HeadError: a class has a single training image.
     """
-    first = sets[0].training
-    folds = make_folds(
-        first.y, first.class_names, options.training.seed, purpose="compare heads", do="add images of it"
-    )
+    folds = make_folds(sets[0].training, options.training.seed, purpose="compare heads")
     found = [
         result for group in _groups(sets, heads) for result in _compare_group(group, options, folds, report=report)
     ]

@@ -40,8 +40,6 @@ def read_set(place: ObjectPlace) -> SetContent:
     try:
         with h5py.File(place.readable(), "r", locking=False) as file:
             return _read_content(place, file)
-    except (SetError, VersionError):
-        raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
         raise SetError(f"not a feature set: {place}", found=str(error), do="run extract again") from error
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from permafrost.errors import OptionError, SetError, ShardError, StoreError, VersionError
-from permafrost.store.row_reader import LocatedRows, read_rows, relocate
-from permafrost.store.set_content import SetContent, ViewRows, parts, with_part
+from permafrost.store.row_reader import read_rows, relocate
+from permafrost.store.set_content import Part, SetContent, ViewRows, parts, with_part
 from permafrost.store.storage import StoredObject
 from permafrost.store.store import Store
 from permafrost.trunk.spec import TrunkSpec, first_difference
@@ -56,12 +56,12 @@ class SetRows:
             StoreError: the rows do not fit into memory.
         """
         located = self._locate(rows, view)
-        folder, spec = self._store_of(view)
         try:
-            tensors = self._store(folder, spec).gather(located.shards, located.places, digests=located.digests)
+            store = self._store(located.store, located.spec)
+            tensors = store.gather(located.shards, located.places, digests=located.digests)
         except ShardError:
             self._stores.clear()  # Another process may have removed the store, or merged shards.
-            tensors, found = read_rows(self._store(folder, spec), located)
+            tensors, found = read_rows(self._store(located.store, located.spec), located)
             if found is not located:
                 self._relocate()
         (features,) = tensors
@@ -72,24 +72,25 @@ class SetRows:
         places = self._locate(rows, view).places
         return np.lexsort((places[:, 1], places[:, 0]))
 
-    def _store_of(self, view: int) -> tuple[str, TrunkSpec]:
-        """Return the folder and the trunk of the store that holds a view."""
+    def _locate(self, rows: np.ndarray, view: int) -> Part:
+        """Return the rows of one view of some images, with their store."""
+        content = self.content  # Another thread may replace it.
+        source: SetContent | ViewRows = content
         if view == 0:
-            return self.content.store, self.content.spec
-        views = self._views(view)
-        return views.store, views.spec
-
-    def _locate(self, rows: np.ndarray, view: int) -> LocatedRows:
-        content = self.content
-        if view == 0:
-            shards, places = content.shards, content.places[rows]
+            places = content.places[rows]
         else:
-            views = self._views(view)
-            shards, places = views.shards, views.places[view - 1, rows]
+            source = views = self._views(view)
+            places = views.places[view - 1, rows]
             if (places < 0).any():
                 raise OptionError("only training images have views", expected="training images, or view 0", found=view)
-        views_of_rows = np.full(len(places), view, np.int64)
-        return LocatedRows(shards=shards, places=places, digests=content.digests[rows], views=views_of_rows)
+        return Part(
+            spec=source.spec,
+            store=source.store,
+            shards=source.shards,
+            places=places,
+            digests=content.digests[rows],
+            views=np.full(len(places), view, np.int64),
+        )
 
     def _views(self, view: int) -> ViewRows:
         views = self.content.views

@@ -212,7 +212,7 @@ class Shard:
         file, names = self._file, tensor_names(len(spec.shapes))
         try:
             self._require_version()
-            datasets = {name: self._dataset(name) for name in (*INDEX, *names)}
+            datasets = {name: plain_dataset(file, name) for name in (*INDEX, *names)}
             if set(file) != set(datasets):
                 raise self._damaged(f"it holds {sorted(file)} instead of {sorted(datasets)}")
             self._require_shapes(datasets, dict(zip(names, spec.shapes, strict=True)), np.dtype(spec.dtype))
@@ -224,8 +224,6 @@ class Shard:
                 raise self._damaged("it is of another format")
             if read_text(file, "index_checksum") != _index_checksum(datasets | index, trunk, self.engine):
                 raise self._damaged("the checksum of its index does not match")
-        except ShardError:
-            raise
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
             raise self._damaged(str(error)) from error
         self.digests, self.views, self.checksums = (index[name] for name in INDEX)
@@ -237,12 +235,6 @@ class Shard:
             raise ShardError(
                 f"foreign shard {self._location}: format version", expected=SHARD_VERSION, found=version, do=_REMEDY
             )
-
-    def _dataset(self, name: str) -> h5py.Dataset:
-        try:
-            return plain_dataset(self._file, name)
-        except ValueError as error:
-            raise self._damaged(str(error)) from error
 
     def _require_shapes(
         self, datasets: Mapping[str, h5py.Dataset], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype

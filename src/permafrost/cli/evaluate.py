@@ -8,15 +8,16 @@ import click
 
 from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
-from permafrost.cli.options import split_fractions
+from permafrost.cli.options import record_options
 from permafrost.cli.text import absent_class_lines, metrics_line
+from permafrost.extraction.options import ExtractOptions
 
 
 @command("evaluate", COMMANDS["evaluate"])
 @click.argument("model", metavar="RUN/|MODEL.keras", type=click.Path())
 @click.argument("data", type=click.Path())
 @click.option("--split", default="test", show_default=True, help="The split to evaluate on: train, validation or test.")
-@split_fractions
+@record_options(ExtractOptions, only=["validation_fraction", "test_fraction"])
 def evaluate(*, model: str, data: str, as_json: bool, **options: Any) -> None:
     """Evaluate a model on one split of a dataset.
 

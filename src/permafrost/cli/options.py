@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from permafrost.images.splits import TEST_FRACTION, VALIDATION_FRACTION
 from permafrost.options import Description, descriptions, type_of
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -48,14 +47,6 @@ def _option(owner: type, name: str, description: Description, default: Any) -> D
         show_default=shown is not None and not description.default,
         help=help,
     )
-
-
-def split_fractions(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for splitting the images without a given split."""
-    for name, default in (("test", TEST_FRACTION), ("validation", VALIDATION_FRACTION)):
-        text = f"Fraction of the images without a given split that go to {name}.  [default: {default:g}]"
-        function = click.option(f"--{name}-fraction", type=float, help=text)(function)
-    return function
 
 
 def progress_option(function: Callable[..., Any]) -> Callable[..., Any]:

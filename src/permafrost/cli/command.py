@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,5 +54,4 @@ def show(value: Any, lines: Sequence[str], *, as_json: bool) -> None:
 
 def _description(function: Callable[..., Any]) -> str:
     """Return a function's docstring without its first line."""
-    lines = (function.__doc__ or "").strip().splitlines()[1:]
-    return "\n".join(line.removeprefix("    ") for line in lines).strip()
+    return (inspect.getdoc(function) or "").partition("\n")[2].strip()

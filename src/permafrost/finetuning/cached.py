@@ -36,9 +36,8 @@ class CachedFeatures:
 
     def __init__(self, selection: ImageSelection, cache: FeatureCache) -> None:
         self._selection, self._cache = selection, cache
-        self._digests = [row.tobytes() for row in selection.features.digests()]
-        values = sum(math.prod(shape) for shape in cache.spec.shapes)
-        self._bytes = 4 * values * sum(len(views) for views in selection.views_by_row().values())
+        self._digests = selection.digests
+        self._bytes = _row_bytes(cache) * selection.count()
         self._arrays: dict[tuple[str, int], tuple[np.ndarray, ...]] = {}
 
     def examples(self, split: str) -> Examples:
@@ -90,7 +89,7 @@ class _CachedRows:
         self._cache, self._digests, self._view = cache, digests, view
         _, places = place_rows(cache.addresses([(digest, view) for digest in digests]))
         self.disk_order = np.lexsort((places[:, 1], places[:, 0]))
-        self.row_bytes = 4 * sum(math.prod(shape) for shape in cache.spec.shapes)
+        self.row_bytes = _row_bytes(cache)
         # This is rarely below `SHUFFLE_BYTES`, so that the order seldom depends on the free memory.
         self.memory_limit = min(SHUFFLE_BYTES, available_memory() // 2)
 
@@ -136,7 +135,7 @@ class FeatureComputation:
     def __init__(self, selection: ImageSelection, cache: FeatureCache, options: PipelineOptions) -> None:
         self._selection, self._cache = selection, cache
         self._options = dataclasses.replace(options, on_bad="fail", max_pixels=max_pixels_of(selection.features))
-        self._digests = [row.tobytes() for row in selection.features.digests()]
+        self._digests = selection.digests
         self._converted: ConvertedModel | None = None
 
     def missing(self) -> dict[int, list[int]]:
@@ -187,6 +186,11 @@ class FeatureComputation:
                     raise unusable_image(features, f"{path} has changed since its features were cached")
             self._converted = None
         save_trunk(self._cache.trunk, self._cache.folder)
+
+
+def _row_bytes(cache: FeatureCache) -> int:
+    """Return the bytes that one image's features take in memory, in float32."""
+    return 4 * sum(math.prod(shape) for shape in cache.spec.shapes)
 
 
 def _model_input(tensors: tuple[np.ndarray, ...]) -> Any:

@@ -20,6 +20,7 @@ from permafrost.finetuning.plan import CACHED, CachePlan, plan_stage
 from permafrost.finetuning.recomputed import DecodedImages
 from permafrost.finetuning.report import run_record, stage_record
 from permafrost.finetuning.request import check_request
+from permafrost.finetuning.selection import Load
 from permafrost.finetuning.stages import Stage, build_stages, train_stage, unfreeze_from
 from permafrost.images.splits import SPLITS
 from permafrost.machine import cpu_count
@@ -68,7 +69,7 @@ class _Material:
 
     model: keras.Model
     examples: dict[str, Examples]
-    rows: Any
+    rows: Load
 
 
 class FineTuning:

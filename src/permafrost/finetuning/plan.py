@@ -54,7 +54,7 @@ class CachePlan:
 
 def plan_stage(stage: Stage, selection: ImageSelection, options: FineTuneOptions) -> CachePlan:
     """Plan a stage, without writing anything."""
-    rows, missing = sum(len(views) for views in selection.views_by_row().values()), stage.computation.count_missing()
+    rows, missing = selection.count(), stage.computation.count_missing()
     strategy, reason = _decide(stage, selection, options, rows=rows, missing=missing)
     measured = missing and strategy == CACHED
     return CachePlan(

@@ -25,7 +25,7 @@ class DecodedImages:
     def __init__(self, selection: ImageSelection, threads: Executor) -> None:
         self._selection, self._threads = selection, threads
         self._originals = Originals(selection.features)
-        self._digests = selection.features.digests()
+        self._digests = selection.digests
         total = len(selection.features) * math.prod(selection.features.spec.image_size) * 3
         self._decoded: dict[int, np.ndarray] | None = {} if fits_memory(total) else None
 
@@ -42,7 +42,7 @@ class DecodedImages:
 
         def load(row: int) -> np.ndarray:
             augmentation = self._selection.views.augmentation
-            return augmentation.view(self._pixels(row), self._digests[row].tobytes(), view)
+            return augmentation.view(self._pixels(row), self._digests[row], view)
 
         return np.stack(list(self._threads.map(load, rows.tolist()))).astype(np.float32)
 

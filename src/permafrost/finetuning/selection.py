@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from permafrost.errors import RunError
 from permafrost.images.augmentation import Views
+from permafrost.images.splits import SPLITS
 from permafrost.machine import available_memory
 from permafrost.store.feature_set import FeatureSet
 from permafrost.training.loop import Examples
@@ -31,6 +33,11 @@ class ImageSelection:
     rows: dict[str, np.ndarray]
     views: Views
 
+    @functools.cached_property
+    def digests(self) -> list[bytes]:
+        """The SHA-256 of the content of each image of the set."""
+        return [row.tobytes() for row in self.features.digests()]
+
     def labels(self, split: str) -> np.ndarray:
         """Return the labels of a split, (n,) int64."""
         labels: np.ndarray = self.features.labels()[self.rows[split]]
@@ -39,7 +46,11 @@ class ImageSelection:
     def views_by_row(self) -> dict[int, range]:
         """Return the views of each row that can be cached; 0 is the image itself."""
         train = {int(row): range(self.views.count or 1) for row in self.rows["train"]}
-        return {int(row): range(1) for split in ("validation", "test") for row in self.rows[split]} | train
+        return {int(row): range(1) for split in SPLITS[1:] for row in self.rows[split]} | train
+
+    def count(self) -> int:
+        """Return the number of images and views that can be cached."""
+        return sum(len(views) for views in self.views_by_row().values())
 
     def examples(self, split: str, loader: Callable[[int], Load]) -> Examples:
         """Return a split for training or evaluation; epochs use the views of training images in turn.

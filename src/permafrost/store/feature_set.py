@@ -89,12 +89,12 @@ class FeatureSet:
     @property
     def views(self) -> int:
         """The number of views of each training image, including view 0, the image itself."""
-        return 1 if self.content.views is None else 1 + len(self.content.views.places)
+        return self.content.view_count
 
     @property
     def augmentation(self) -> str:
         """The rule that made views above 0 (`augmentation.Augmentation.rule`); empty without such views."""
-        return "" if self.content.views is None else self.content.views.spec.augmentation
+        return self.content.augmentation
 
     @property
     def digest(self) -> str:

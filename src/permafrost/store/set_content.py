@@ -65,6 +65,16 @@ class SetContent:
     about: dict[str, Any]
     views: ViewRows | None = None
 
+    @property
+    def view_count(self) -> int:
+        """The number of views of each training image, including view 0, the image itself."""
+        return 1 if self.views is None else 1 + len(self.views.places)
+
+    @property
+    def augmentation(self) -> str:
+        """The rule that made views above 0 (`augmentation.Augmentation.rule`); empty without such views."""
+        return "" if self.views is None else self.views.spec.augmentation
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part(LocatedRows):

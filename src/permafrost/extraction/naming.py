@@ -34,9 +34,7 @@ class SetIdentity:
 
     def matches(self, content: SetContent) -> bool:
         """Return whether the content of a set has this identity."""
-        count = 1 if content.views is None else 1 + len(content.views.places)
-        augmentation = "" if content.views is None else content.views.spec.augmentation
-        found = content.spec.digest, count, augmentation
+        found = content.spec.digest, content.view_count, content.augmentation
         return found == (self.spec.digest, self.views, self.augmentation)
 
     def names(self, dataset: str) -> list[str]:
@@ -71,9 +69,19 @@ def default_path(dataset: Dataset, identity: SetIdentity, folder: Path = Path(DE
         DatasetError: the name belongs to another dataset; see `is_same_dataset`.
     """
     paths = [folder / name for name in identity.names(dataset.name)]
-    contents = [_content(path) for path in paths]
-    for path, content in zip(paths, contents, strict=True):
-        if content is not None and identity.matches(content):
+    free: list[Path] = []
+    for path in paths:
+        try:
+            content = read_set(path) if path.exists() else None
+        except VersionError:
+            continue
+        except SetError:
+            if is_feature_set(path) is False:
+                continue
+            content = None  # A damaged set is replaced.
+        if content is None:
+            free.append(path)
+        elif identity.matches(content):
             if not is_same_dataset(content, dataset):
                 raise DatasetError(
                     f"{path} holds the features of another dataset of this name",
@@ -82,7 +90,6 @@ def default_path(dataset: Dataset, identity: SetIdentity, folder: Path = Path(DE
                     do="name the file with --out",
                 )
             return path
-    free = [path for path, content in zip(paths, contents, strict=True) if content is None and _is_free(path)]
     if not free:
         raise DatasetError(f"no free name for the features of {dataset.root}: {paths[-1]}", do="name it with --out")
     return free[0]
@@ -104,27 +111,4 @@ def is_same_dataset(content: SetContent, dataset: Dataset) -> bool:
                 return True
         except ImageError:
             continue
-    return False
-
-
-def _content(path: Path) -> SetContent | None:
-    """Read the set in a file; return None if the file is missing, damaged or of another version."""
-    try:
-        return read_set(path) if path.exists() else None
-    except (SetError, VersionError):
-        return None
-
-
-def _is_free(path: Path) -> bool:
-    """Return whether a file is absent, or a damaged set, which the next extraction replaces."""
-    if not path.exists():
-        return True
-    if is_feature_set(path) is False:
-        return False
-    try:
-        read_set(path)
-    except VersionError:
-        return False
-    except SetError:
-        return True
     return False

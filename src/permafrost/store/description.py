@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from permafrost.images.splits import SPLITS
 from permafrost.store.duplicates import describe_duplicates
 from permafrost.store.feature_set import FeatureSet
@@ -15,8 +17,8 @@ def describe_set(features: FeatureSet) -> dict[str, Any]:
     splits = {}
     for split in SPLITS:
         labels = features.labels(split)
-        counts = {name: int((labels == label).sum()) for label, name in enumerate(features.class_names)}
-        splits[split] = {"n": len(labels), "classes": counts}
+        counts = np.bincount(labels, minlength=len(features.class_names))
+        splits[split] = {"n": len(labels), "classes": dict(zip(features.class_names, counts.tolist(), strict=True))}
     return {
         "set": str(features.place),
         "store": features.place.storage.below(content.store).location(),

@@ -180,7 +180,7 @@ def _convert_here(model: keras.Model, folder: str) -> None:
     def run(pixels: Any) -> list[Any]:
         weights = [[tensorflow.constant(array) for array in arrays] for arrays in (trainable, other)]
         outputs, _ = model.stateless_call(*weights, tensorflow.cast(pixels, "float32"), training=False)
-        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+        outputs = keras.tree.flatten(outputs)
         names = output_names(len(outputs))
         return [tensorflow.identity(output, name) for output, name in zip(outputs, names, strict=True)]
 

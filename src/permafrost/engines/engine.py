@@ -1,4 +1,4 @@
-"""The interface that all engines have."""
+"""The interface that all engines have, and the padding of their batches."""
 
 from __future__ import annotations
 
@@ -58,3 +58,12 @@ class Engine(Protocol):
             One array per output of the model, each (n, *shape) float32.
         """
         ...
+
+
+def padded(array: np.ndarray, count: int) -> np.ndarray:
+    """Return (n, *shape) as a contiguous array of `count` rows; the rows added to a partial batch are zeros."""
+    if len(array) == count:
+        return np.ascontiguousarray(array)
+    batch = np.zeros((count, *array.shape[1:]), array.dtype)
+    batch[: len(array)] = array
+    return batch

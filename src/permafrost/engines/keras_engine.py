@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from permafrost.engines.device import sees_gpu
+from permafrost.engines.engine import padded
 
 
 def batch_size_for(count: int, maximum: int) -> int:
@@ -51,15 +52,12 @@ class KerasEngine:
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features, as `Engine`; `pixels` may be any numbers (n, *shape)."""
-        count = len(pixels)
-        batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8 if pixels.dtype == np.uint8 else np.float32)
-        batch[:count] = pixels
+        numbers = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32, copy=False)
+        batch = padded(numbers, self.batch_size)
         inputs = keras.ops.convert_to_tensor(batch) if self.streams > 1 else batch
         with self._computing:
             outputs = self._model.predict_on_batch(inputs)
-        if not isinstance(outputs, list | tuple):
-            outputs = [outputs]
-        return [np.asarray(output, np.float32)[:count] for output in outputs]
+        return [np.asarray(output, np.float32)[: len(pixels)] for output in keras.tree.flatten(outputs)]
 
 
 def compute_once(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
@@ -76,7 +74,5 @@ def compute_once(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
     """
     if keras.backend.backend() == "jax":
         return KerasEngine(model, batch_size=len(pixels))(pixels)
-    outputs = model(pixels.astype(np.float32), training=False)
-    if not isinstance(outputs, list | tuple):
-        outputs = [outputs]
+    outputs = keras.tree.flatten(model(pixels.astype(np.float32), training=False))
     return [np.asarray(keras.ops.convert_to_numpy(output), np.float32) for output in outputs]

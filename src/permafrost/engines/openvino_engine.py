@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from permafrost.engines.conversion import ConvertedModel, convert, load_openvino, openvino_core, output_names
+from permafrost.engines.engine import padded
 from permafrost.engines.options import OPENVINO_BATCH
 from permafrost.errors import EngineError
 
@@ -71,16 +72,11 @@ class OpenVINOEngine:
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features, as `Engine`. At most `streams` threads compute at once; the others wait."""
-        count = len(pixels)
-        if count < self.batch_size:
-            batch = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8)
-            batch[:count] = pixels
-        else:
-            batch = np.ascontiguousarray(pixels)
+        batch = padded(pixels, self.batch_size)
         request = self._requests.get()
         try:
             request.infer({0: batch}, share_inputs=True)
-            return [np.array(request.get_tensor(name).data[:count], np.float32) for name in self._outputs]
+            return [np.array(request.get_tensor(name).data[: len(pixels)], np.float32) for name in self._outputs]
         finally:
             self._requests.put(request)
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from permafrost.engines.device import tensorflow_on_processor
+from permafrost.engines.engine import padded
 from permafrost.errors import OptionError
 from permafrost.training.callbacks import (
     BestEpoch,
@@ -322,11 +323,6 @@ def predict_examples(model: keras.Model, examples: Examples, *, batch_size: int 
 def _predict_batch(model: keras.Model, loaded: Any, batch_size: int) -> np.ndarray:
     """Return a model's outputs for one batch, padded so that the backend compiles for one size only."""
     arrays = loaded if isinstance(loaded, tuple) else (loaded,)
-    count = len(arrays[0])
-    filled = []
-    for array in arrays:
-        batch = np.zeros((batch_size, *array.shape[1:]), np.float32)
-        batch[:count] = array
-        filled.append(batch)
-    outputs = model.predict_on_batch(tuple(filled) if isinstance(loaded, tuple) else filled[0])
-    return np.asarray(outputs, np.float32)[:count]
+    batches = tuple(padded(array.astype(np.float32, copy=False), batch_size) for array in arrays)
+    outputs = model.predict_on_batch(batches if isinstance(loaded, tuple) else batches[0])
+    return np.asarray(outputs, np.float32)[: len(arrays[0])]

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from permafrost.engines.engine import Engine
 from permafrost.engines.keras_engine import batch_size_for
-from permafrost.engines.selection import Engine, make_engine
+from permafrost.engines.selection import make_engine
 from permafrost.errors import OptionError
 from samples import PX, tiny_model
 

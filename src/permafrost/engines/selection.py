@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from permafrost.engines.engine import Engine
 from permafrost.engines.options import ENGINES, KERAS_BATCH
 from permafrost.errors import EngineError, OptionError
 
@@ -12,8 +11,7 @@ if TYPE_CHECKING:
     import keras
 
     from permafrost.engines.conversion import ConvertedModel
-
-__all__ = ["Engine", "make_engine"]
+    from permafrost.engines.engine import Engine
 
 
 def make_engine(

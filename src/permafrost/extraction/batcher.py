@@ -14,7 +14,7 @@ from permafrost.extraction.cache import RowKey
 from permafrost.extraction.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from permafrost.engines.selection import Engine
+    from permafrost.engines.engine import Engine
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

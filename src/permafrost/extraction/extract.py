@@ -40,7 +40,7 @@ from permafrost.store.set_file import write_set
 from permafrost.store.shard import digest_rows
 
 if TYPE_CHECKING:
-    from permafrost.engines.selection import Engine
+    from permafrost.engines.engine import Engine
     from permafrost.trunk.cutting import Trunk
     from permafrost.trunk.spec import TrunkSpec
 

@@ -29,7 +29,7 @@ from permafrost.progress import progress_bar
 
 if TYPE_CHECKING:
     from permafrost.engines.conversion import ConversionFile, ConvertedModel
-    from permafrost.engines.selection import Engine
+    from permafrost.engines.engine import Engine
     from permafrost.images.augmentation import Augmentation
 
 CONVERTED_BYTES: Final = 64 * 2**20

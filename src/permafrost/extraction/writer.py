@@ -17,7 +17,7 @@ from permafrost.extraction.stopwatch import Stopwatch
 from permafrost.trunk.spec import TrunkSpec
 
 if TYPE_CHECKING:
-    from permafrost.engines.selection import Engine
+    from permafrost.engines.engine import Engine
 
 COMMIT_SECONDS: Final = 0.5
 """Seconds after which finished rows are committed: a kill loses no more than these."""

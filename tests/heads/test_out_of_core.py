@@ -121,6 +121,12 @@ def test_a_setting_is_chosen_on_the_validation_rows(cached):
     assert (fitted.details["alpha"], fitted.details["chosen_by"]) == (best["alpha"], "validation")
 
 
+@pytest.mark.parametrize(("name", "value"), [("ridge", 0.0), ("lda", 1.5), ("logistic", -1.0)])
+def test_a_setting_out_of_range_is_refused_on_disk_too(cached, name, value):
+    with pytest.raises(OptionError, match="is out of range; expected more than 0"):
+        fit_out_of_core(find_head(name), streamed(cached), options_from({"regularization": value}, progress=False))
+
+
 @pytest.mark.parametrize("scaling", ["standard", "centred"])
 @pytest.mark.parametrize("weights", [(1.0, 2.0, 0.5), (1.0, 1.0, 1.0), (0.5, 0.5, 0.5)])
 def test_moments_gathered_by_blocks_equal_those_of_the_scaled_rows(cached, weights, scaling):

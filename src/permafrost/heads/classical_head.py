@@ -71,9 +71,18 @@ class ClassicalHead(Head):
         return self.from_disk(self, data, options)
 
     def given(self, options: HeadOptions) -> float | None:
-        """Return the value of the setting that the options give, or None."""
-        value: float | None = getattr(options, self.option)
-        return value
+        """Return the value of the setting that the options give, or None.
+
+        Raises:
+            OptionError: the value is out of range.
+        """
+        value = getattr(options, self.option)
+        if value is None:
+            return None
+        valid, expected = self.valid
+        if not valid(value):
+            raise OptionError(f"{self.setting} is out of range", expected=expected, found=value)
+        return float(value)
 
     def fit(self, data: HeadData, options: HeadOptions, *, labels_only: bool = False) -> FittedHead:
         """Fit the head to prepared features; see `Head.fit`.
@@ -83,11 +92,9 @@ class ClassicalHead(Head):
         as in scikit-learn's `CalibratedClassifierCV`.
         """
         given = self.given(options)
-        if given is not None:
-            self._require_valid(given, len(data.x))
         prepared = prepare(data.x, options, rotation_invariant=self.rotation_invariant)
         setup = setup_of(data, options, prepared.features)
-        values = (float(given),) if given is not None else self.values(len(data.x))
+        values = (given,) if given is not None else self.values(len(data.x))
         calibrated = self.scores_only and not labels_only
         compared: list[CrossValidated] = []
         chosen: CrossValidated | float = values[0]
@@ -151,10 +158,3 @@ class ClassicalHead(Head):
             purpose="calibrate" if given else f"choose {self.setting}",
             do=f"add images of it{instead}",
         )
-
-    def _require_valid(self, value: float, count: int) -> None:
-        valid, expected = self.valid
-        if not valid(value):
-            raise OptionError(f"{self.setting} is out of range", expected=expected, found=value)
-        if self.setting == "neighbours" and value > count:
-            raise OptionError("more neighbours than training images", expected=f"at most {count}", found=int(value))

@@ -63,14 +63,14 @@ def fit_from_moments(
     def fit(head: ClassicalHead, data: HeadData, options: HeadOptions) -> FittedHead:
         stream = data.stream
         assert stream is not None
+        given = head.given(options)
         require_no_components(options)
         _require_matrices(head, stream)
         x, y = _validation(data)
         setup = setup_of(data, options, int(np.prod(stream.shape)))
         moments, scaling = gather_moments(stream, setup.class_weights(stream.labels), options.scaling)
         fit_value = path(moments, setup.features)
-        given = head.given(options)
-        values = (float(given),) if given is not None else head.values(len(stream))
+        values = (given,) if given is not None else head.values(len(stream))
         scaled = scaling(x.reshape(len(x), -1).astype(np.float64))
         weights = setup.class_weights(y)[y]
         history, best = [], (np.inf, values[0], 1.0)

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
+from permafrost.errors import OptionError
 from permafrost.heads.classical_head import ClassicalHead
 from permafrost.heads.fitters import Setup
 
@@ -15,9 +16,11 @@ COUNTS: Final = (50, 30, 20, 15, 10, 7, 5, 3, 1)
 
 
 def fitter(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], KNeighborsClassifier]:  # noqa: ARG001
-    """Return a function that fits a number of neighbours."""
+    """Return a function that fits a number of neighbours; it raises `OptionError` if there are fewer rows."""
 
     def fit(count: float) -> KNeighborsClassifier:
+        if count > len(x):
+            raise OptionError("more neighbours than training images", expected=f"at most {len(x)}", found=int(count))
         return KNeighborsClassifier(int(count), algorithm="brute").fit(x, y)
 
     return fit

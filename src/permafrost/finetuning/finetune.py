@@ -28,7 +28,7 @@ from permafrost.model.assembly import body_of
 from permafrost.model.parity import Parity, export_checked
 from permafrost.model.run import Run, RunContent, open_run, rounded, staging, write_run
 from permafrost.options import documented
-from permafrost.training.loop import Examples, predict_examples
+from permafrost.training.loop import Examples, predict_arrays, predict_examples
 from permafrost.training.metrics import metrics
 from permafrost.training.options import FINE_TUNING
 
@@ -172,17 +172,7 @@ class FineTuning:
             folder,
             selection.features,
             selection.rows,
-            on_rows=lambda rows: _predict(material.model, material.rows(rows)),
+            on_rows=lambda rows: predict_arrays(material.model, material.rows(rows)),
             on_pixels=lambda pixels: make_engine("keras", body, batch_size=len(pixels))(pixels)[0],
             spec=spec if cached else dataclasses.replace(spec, dtype="float32"),
         )
-
-
-def _predict(model: keras.Model, x: Any) -> np.ndarray:
-    """Return a model's outputs for its input, which may be several tensors."""
-    count = len(x[0] if isinstance(x, tuple) else x)
-
-    def load(rows: np.ndarray) -> Any:
-        return tuple(tensor[rows] for tensor in x) if isinstance(x, tuple) else x[rows]
-
-    return predict_examples(model, Examples(np.zeros(count, np.int64), load))

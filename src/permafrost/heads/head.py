@@ -57,10 +57,10 @@ class FittedHead:
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """Return the probabilities (n, classes) float32 for features x (n, *shape)."""
-        from permafrost.training.loop import Examples, predict_examples
+        from permafrost.training.loop import predict_arrays
 
         # Batches have one size, because starting `predict` takes longer than computing a block of features.
-        return predict_examples(self.model, Examples(np.empty(len(x)), x.__getitem__), batch_size=256)
+        return predict_arrays(self.model, x, batch_size=256)
 
 
 class Head(abc.ABC):

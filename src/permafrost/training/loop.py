@@ -133,16 +133,22 @@ class TrainingResult:
         best_epoch: the epoch whose weights the model has; None if no epoch was an improvement.
         best_value: the monitored metric of these weights; `start_value` if no epoch was an improvement.
         start_value: the monitored metric before training; None unless it was measured.
-        improved: whether an epoch improved the monitored metric by more than `min_delta`.
-        diverged: whether training stopped because a loss was not finite.
     """
 
     history: list[dict[str, float]]
     best_epoch: int | None
     best_value: float | None
     start_value: float | None
-    improved: bool
-    diverged: bool
+
+    @property
+    def improved(self) -> bool:
+        """Whether an epoch improved the monitored metric by more than `min_delta`."""
+        return self.best_epoch is not None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training stopped because a loss was not finite."""
+        return any(has_diverged(row) for row in self.history)
 
 
 def train(
@@ -220,8 +226,6 @@ def _finish(
         best_epoch=best.epoch if improved else None,
         best_value=value if improved else start_value,
         start_value=start_value,
-        improved=improved,
-        diverged=any(has_diverged(row) for row in history),
     )
 
 
@@ -313,10 +317,27 @@ def class_weights(labels: np.ndarray, class_count: int) -> dict[int, float]:
 
 def predict_examples(model: keras.Model, examples: Examples, *, batch_size: int = 64) -> np.ndarray:
     """Return the model's outputs for all examples, (n, classes) float32."""
+    return _predict_in_batches(model, len(examples), examples.load, batch_size)
+
+
+def predict_arrays(model: keras.Model, inputs: Any, *, batch_size: int = 64) -> np.ndarray:
+    """Return the model's outputs, (n, classes) float32, for its input (n, ...), or a tuple of such arrays."""
+
+    def load(rows: np.ndarray) -> Any:
+        return tuple(array[rows] for array in inputs) if isinstance(inputs, tuple) else inputs[rows]
+
+    count = len(inputs[0] if isinstance(inputs, tuple) else inputs)
+    return _predict_in_batches(model, count, load, batch_size)
+
+
+def _predict_in_batches(
+    model: keras.Model, count: int, load: Callable[[np.ndarray], Any], batch_size: int
+) -> np.ndarray:
+    """Return the model's outputs for the inputs with the numbers 0 to `count` - 1."""
     chunks = [np.empty((0, model.outputs[0].shape[-1]), np.float32)]
-    for start in range(0, len(examples), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(examples)))
-        chunks.append(_predict_batch(model, examples.load(rows), batch_size))
+    for start in range(0, count, batch_size):
+        rows = np.arange(start, min(start + batch_size, count))
+        chunks.append(_predict_batch(model, load(rows), batch_size))
     return np.concatenate(chunks)
 
 

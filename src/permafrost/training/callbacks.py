@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final
 
 import keras
 import numpy as np
@@ -17,12 +17,8 @@ from permafrost.training.options import TrainingOptions
 
 Row = dict[str, float]
 
-
-class EpochAware(Protocol):
-    """An object that changes with the epoch, such as `Batches`."""
-
-    def begin(self, epoch: int) -> None:
-        """Switch to an epoch, counted from 0."""
+_SAVED: Final = ("epoch", "value", "waited", "ended")
+"""The fields of `BestEpoch` that a checkpoint holds."""
 
 
 @dataclasses.dataclass
@@ -110,35 +106,31 @@ class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Validates after each epoch, copies the best weights, stops early and calls `save`.
 
     Args:
-        batches: the training batches, which are switched to each epoch as it begins.
+        begin: called with the number of each epoch, from 0, as it begins.
         best: decides which epoch is the best.
         weights: receives the best weights.
         validate: returns validation metrics of the model.
         save: called with the history after each epoch.
         history: the rows of the epochs that are already done; a row is appended per epoch.
-
-    Attributes:
-        history: one row per epoch.
     """
 
     def __init__(
         self,
-        batches: EpochAware,
         best: BestEpoch,
         weights: Weights,
         *,
+        begin: Callable[[int], None],
         validate: Callable[[], Row],
         save: Callable[[list[Row]], None],
         history: list[Row],
     ) -> None:
         super().__init__()
-        self._batches, self._best, self._weights = batches, best, weights
-        self._validate, self._save = validate, save
-        self.history = history
+        self._best, self._weights, self._history = best, weights, history
+        self._begin, self._validate, self._save = begin, validate, save
 
     def on_epoch_begin(self, epoch: int, logs: Row | None = None) -> None:  # noqa: ARG002 - Keras passes it
-        """Switch the batches to this epoch."""
-        self._batches.begin(epoch)
+        """Begin the epoch."""
+        self._begin(epoch)
 
     def on_train_batch_end(self, batch: int, logs: Row | None = None) -> None:  # noqa: ARG002 - Keras passes it
         """Stop when the loss is not finite."""
@@ -148,11 +140,11 @@ class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
         """Validate, compare with the best epoch, and save."""
         row = {"epoch": epoch + 1} | {key: float(value) for key, value in (logs or {}).items()} | self._validate()
-        self.history.append(row)
+        self._history.append(row)
         if self._best.update(row):
             self._weights.best = self._weights.values()
         self.model.stop_training = self._best.ended
-        self._save(self.history)
+        self._save(self._history)
 
 
 class Checkpoint:
@@ -177,7 +169,7 @@ class Checkpoint:
         self._weights.assign(state.weights)
         assign(self._model.optimizer.variables, state.optimizer)
         self._weights.best = state.best
-        for name in ("epoch", "value", "waited", "ended"):
+        for name in _SAVED:
             setattr(self._best, name, state.about[name])
         history: list[Row] = state.about["history"]
         return history
@@ -186,8 +178,7 @@ class Checkpoint:
         """Save the state at the end of an epoch."""
         if not self._path:
             return
-        best = self._best
-        about = {"epoch": best.epoch, "value": best.value, "waited": best.waited, "ended": best.ended}
+        about = {name: getattr(self._best, name) for name in _SAVED}
         state = State(
             weights=self._weights.values(),
             optimizer=values_of(self._model.optimizer.variables),

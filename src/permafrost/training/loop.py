@@ -189,9 +189,15 @@ def train(
     history = saved.resume()
     if not best.ended:
         epochs = EpochCallback(
-            batches, best, weights, validate=lambda: _validate(model, validation), save=saved.save, history=history
+            best,
+            weights,
+            begin=batches.begin,
+            validate=lambda: _validate(model, validation),
+            save=saved.save,
+            history=history,
         )
-        _fit(model, batches, options, [epochs, ProgressBar(options.epochs, len(history), progress)])
+        bar = ProgressBar(options.epochs, len(history), progress)
+        _fit(model, batches, options, done=len(history), callbacks=[epochs, bar])
     return _finish(model, training, options, best, weights, start_value, history)
 
 
@@ -255,14 +261,14 @@ def _compile(
     return batches
 
 
-def _fit(model: keras.Model, batches: Batches, options: TrainingOptions, callbacks: list[Any]) -> None:
-    """Run the epochs that the history of the first callback, an `EpochCallback`, does not have yet."""
+def _fit(model: keras.Model, batches: Batches, options: TrainingOptions, *, done: int, callbacks: list[Any]) -> None:
+    """Run the epochs after the first `done` ones."""
     balanced = options.class_weight == "balanced"
     with quick_gradients(model):
         model.fit(
             batches,
             epochs=options.epochs,
-            initial_epoch=len(callbacks[0].history),
+            initial_epoch=done,
             class_weight=class_weights(batches.labels, int(model.outputs[0].shape[-1])) if balanced else None,
             callbacks=callbacks,
             shuffle=False,
@@ -317,7 +323,11 @@ def class_weights(labels: np.ndarray, class_count: int) -> dict[int, float]:
 
 def predict_examples(model: keras.Model, examples: Examples, *, batch_size: int = 64) -> np.ndarray:
     """Return the model's outputs for all examples, (n, classes) float32."""
-    return _predict_in_batches(model, len(examples), examples.load, batch_size)
+    chunks = [np.empty((0, model.outputs[0].shape[-1]), np.float32)]
+    for start in range(0, len(examples), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(examples)))
+        chunks.append(_predict_batch(model, examples.load(rows), batch_size))
+    return np.concatenate(chunks)
 
 
 def predict_arrays(model: keras.Model, inputs: Any, *, batch_size: int = 64) -> np.ndarray:
@@ -326,19 +336,8 @@ def predict_arrays(model: keras.Model, inputs: Any, *, batch_size: int = 64) -> 
     def load(rows: np.ndarray) -> Any:
         return tuple(array[rows] for array in inputs) if isinstance(inputs, tuple) else inputs[rows]
 
-    count = len(inputs[0] if isinstance(inputs, tuple) else inputs)
-    return _predict_in_batches(model, count, load, batch_size)
-
-
-def _predict_in_batches(
-    model: keras.Model, count: int, load: Callable[[np.ndarray], Any], batch_size: int
-) -> np.ndarray:
-    """Return the model's outputs for the inputs with the numbers 0 to `count` - 1."""
-    chunks = [np.empty((0, model.outputs[0].shape[-1]), np.float32)]
-    for start in range(0, count, batch_size):
-        rows = np.arange(start, min(start + batch_size, count))
-        chunks.append(_predict_batch(model, load(rows), batch_size))
-    return np.concatenate(chunks)
+    unlabelled = np.zeros(len(inputs[0] if isinstance(inputs, tuple) else inputs), np.int64)
+    return predict_examples(model, Examples(unlabelled, load), batch_size=batch_size)
 
 
 def _predict_batch(model: keras.Model, loaded: Any, batch_size: int) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from maintenance import ENGINE, OTHER_SPEC, VERSION_1, flip, shard_path
@@ -13,9 +15,11 @@ from permafrost.errors import SetError, VersionError
 from permafrost.store import compaction
 from permafrost.store import store as stores
 from permafrost.store.compaction import compact
+from permafrost.store.set_content import ViewRows
+from permafrost.store.set_file import write_set
 from permafrost.store.store import Store
 from permafrost.store.verification import verify
-from samples import WHOLE_SPEC, make_rows, make_set
+from samples import WHOLE_SPEC, make_rows, make_set, spec_with
 
 pytest_plugins = ["maintenance"]
 
@@ -98,6 +102,22 @@ def test_damaged_sets_descriptions_and_trunks_are_named(folder, features):
     ]
     (store / "trunk.json").write_bytes(b"{")
     assert kinds(store) == ["damaged"]
+
+
+def test_a_set_whose_store_of_views_cannot_be_opened_is_named_and_the_rest_is_checked(folder, features):
+    spec = spec_with(augmentation="flip")
+    store, rows = Store.create(folder / "store", spec, about={}), make_rows(spec, 20)
+    shard = store.append(dataclasses.replace(rows, views=np.ones(20, np.int32)), engine=ENGINE)
+    places = np.array([[[0, row] for row in range(20)]])
+    views = ViewRows(spec=spec, store=f"store/{spec.folder_name}", shards=(shard,), places=places)
+    write_set(features.path, dataclasses.replace(features.content, digests=rows.digests, views=views))
+    (store.folder / "trunk.json").unlink()
+    flip(shard_path(features), 700)
+
+    found = {(finding.kind, finding.path): finding.message for finding in verify(folder).findings}
+
+    assert found.keys() == {("damaged", str(features.path)), ("damaged", str(shard_path(features)))}
+    assert f"the store of {features.path} cannot be opened" in found["damaged", str(features.path)]
 
 
 # While others extract

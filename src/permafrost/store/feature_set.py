@@ -84,7 +84,7 @@ class FeatureSet:
         Raises:
             SetError: it is gone, or holds another trunk's features.
         """
-        return self._rows.store()
+        return self._rows.store(self.content)
 
     @property
     def views(self) -> int:

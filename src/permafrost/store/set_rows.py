@@ -34,13 +34,16 @@ class SetRows:
         """Return the state without the stores: another process opens its own."""
         return vars(self) | {"_stores": {}}
 
-    def store(self) -> Store:
-        """Return the store of the images.
+    def store(self, source: SetContent | ViewRows | Part) -> Store:
+        """Return the store of the images, of their augmented views, or of one of the set's `parts`.
 
         Raises:
-            SetError: it is gone, or holds another trunk's features.
+            SetError: it is gone, damaged, or holds another trunk's features.
+            VersionError: it is of another format version.
         """
-        return self._store(self.content.store, self.content.spec)
+        if source.store not in self._stores:
+            self._stores[source.store] = self._open_store(source.store, source.spec)
+        return self._stores[source.store]
 
     def read(self, rows: np.ndarray, view: int) -> np.ndarray:
         """Return the features of one view of some images, (k, *shape) float32.
@@ -57,11 +60,10 @@ class SetRows:
         """
         located = self._locate(rows, view)
         try:
-            store = self._store(located.store, located.spec)
-            tensors = store.gather(located.shards, located.places, digests=located.digests)
+            tensors = self.store(located).gather(located.shards, located.places, digests=located.digests)
         except ShardError:
             self._stores.clear()  # Another process may have removed the store, or merged shards.
-            tensors, found = read_rows(self._store(located.store, located.spec), located)
+            tensors, found = read_rows(self.store(located), located)
             if found is not located:
                 self._relocate()
         (features,) = tensors
@@ -106,14 +108,9 @@ class SetRows:
     def _relocate(self) -> None:
         """Find all rows whose shards are gone, so that later batches need not search again."""
         for part in parts(self.content):
-            moved = relocate(part, self._store(part.store, part.spec))
+            moved = relocate(part, self.store(part))
             if moved is not None:
                 self.content = with_part(self.content, moved)
-
-    def _store(self, folder: str, spec: TrunkSpec) -> Store:
-        if folder not in self._stores:
-            self._stores[folder] = self._open_store(folder, spec)
-        return self._stores[folder]
 
     def _open_store(self, folder: str, spec: TrunkSpec) -> Store:
         try:

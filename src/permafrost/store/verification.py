@@ -16,9 +16,10 @@ from permafrost.store.feature_set import STORE_FOLDER, open_features
 from permafrost.store.row_index import RowIndex
 from permafrost.store.row_reader import relocate
 from permafrost.store.set_content import Part, parts
-from permafrost.store.set_reading import set_names
+from permafrost.store.set_reading import read_set, set_names
+from permafrost.store.set_rows import SetRows
 from permafrost.store.shard import is_shard_name
-from permafrost.store.storage import LocalStorage, Storage
+from permafrost.store.storage import LocalStorage, Storage, StoredObject
 from permafrost.store.store import DESCRIPTION_FILE, Store
 
 TRUNK_FILES: Final = re.compile(r"trunk\.keras|trunk(-[0-9a-f]{12})?\.openvino")
@@ -157,13 +158,14 @@ def _verify_shards(store: Store, findings: list[Finding]) -> Iterator[tuple[int,
 def _verify_set(path: Path) -> Iterator[Finding]:
     """Check a set's own file, and that each of its rows is in a shard."""
     try:
-        features = open_features(path)
+        content = read_set(path)
+        rows = SetRows(StoredObject.at(path), content)
+        stores = [(part, rows.store(part)) for part in parts(content)]
     except StoreError as error:
         kind = "version" if isinstance(error, VersionError) else "damaged"
         yield Finding(kind=kind, path=str(path), message=str(error))
         return
-    for part in parts(features.content):
-        store = Store(path.parent / part.store)
+    for part, store in stores:
         for name in _missing_shards(part, store):
             location = store.storage.location(name)
             message = f"missing shard {location}: {path} has rows in it. Run the same extract again"

@@ -15,6 +15,8 @@ from permafrost.finetuning.finetune import FineTuning
 from permafrost.finetuning.options import options_from
 
 TINY = ["pixels_in", "scale", "stem", "stem_norm", "left", "right", "joined", "top"]
+"""The layers of the tiny base, in their order."""
+
 QUICK = {"epochs": 2, "learning_rate": 2e-3, "momentum": 0.9, "batch_size": 9, "patience": 0}
 RECOMPUTE = {"cache_limit": 0}
 

@@ -16,6 +16,8 @@ from permafrost.finetuning.layers import UNFROZEN_FRACTION, find_unfrozen, set_t
 from permafrost.model.parity import TOLERANCE
 from permafrost.model.run import open_run
 from permafrost.trunk.bases import load_base
+from samples import write_photos
+from tuning import TINY
 
 pytest_plugins = ["upper"]
 pytestmark = [
@@ -23,9 +25,6 @@ pytestmark = [
     # TensorFlow warns that its data pipeline is compiled even in eager mode.
     pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
 ]
-
-TINY = ["pixels_in", "scale", "stem", "stem_norm", "left", "right", "joined", "top"]
-"""The layers of the tiny base, in their order."""
 
 VGG = ["input_layer", "block1_conv1", "block1_pool", "block2_conv1", "block2_pool", "block3_conv1", "block3_pool"]
 HEAD = "head_probabilities"
@@ -142,8 +141,6 @@ def test_equal_requests_give_equal_models(sloppy_run, tmp_path):
 
 
 def test_without_validation_images_some_training_images_are_held_out(tiny_base, tmp_path, monkeypatch):
-    from samples import write_photos
-
     data = write_photos(tmp_path / "many", per_class=16)
     features = pf.extract(
         data, base=str(tiny_base), pool="avg", validation_fraction=0, out=tmp_path / "f" / "many.h5", progress=False

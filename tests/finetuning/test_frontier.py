@@ -12,8 +12,7 @@ from permafrost.model.assembly import assemble, pixels_of
 from permafrost.trunk.bases import load_base
 from permafrost.trunk.cutting import Trunk, build_trunks
 from samples import PX
-
-TINY = ["pixels_in", "scale", "stem", "stem_norm", "left", "right", "joined", "top"]
+from tuning import TINY
 
 
 def whole(trunk: Trunk) -> keras.Model:

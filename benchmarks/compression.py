@@ -62,7 +62,7 @@ def by_mask(tensor: np.ndarray) -> tuple[int, float, float]:
 
 def main() -> None:
     given = common.arguments(__doc__, store="features/store", rows=64)
-    with h5py.File(max(Path(given.store).glob("*.h5"), key=lambda path: path.stat().st_size)) as shard:
+    with h5py.File(max(Path(given.store).rglob("*.h5"), key=lambda path: path.stat().st_size)) as shard:
         tensors = {name: shard[name][: given.rows] for name in sorted(shard) if name.startswith("features")}
     common.show_machine()
     for name, tensor in tensors.items():

@@ -15,7 +15,6 @@ import io
 import math
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,9 @@ import keras
 import numpy as np
 from PIL import Image
 
-from permafrost.engines.engine import Engine
 from permafrost.engines.selection import make_engine
 from permafrost.images.decoding import decode_resized
 from permafrost.machine import cpu_count
-from permafrost.trunk.bases import load_base
-from permafrost.trunk.cutting import build_trunks
 
 
 def operations(model: Any) -> float:
@@ -44,17 +40,6 @@ def operations(model: Any) -> float:
                 per_output = math.prod(layer.kernel.shape[:2])
             total += 2.0 * per_output * math.prod(layer.output.shape[1:])
     return total
-
-
-def computing(engine: Engine, pixels: np.ndarray) -> Callable[[], float]:
-    batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
-    engine(batches[0])
-
-    def run() -> float:
-        with ThreadPoolExecutor(engine.streams) as threads:
-            return common.timed(lambda: [None for _ in threads.map(engine, batches)])[0]
-
-    return run
 
 
 def multiplying(size: int = 3072) -> tuple[Callable[[], float], float]:
@@ -80,7 +65,7 @@ def main() -> None:
         contents = [path.read_bytes() for path in paths]
         images = [decoded(data) for data in contents]
         pixels = np.stack([decode_resized(data, size) for data in contents])
-        model = build_trunks(load_base(setting.base, weights=setting.weights, image_size=size), [setting.cut])[0].model
+        model = setting.trunk()
         multiply, product = multiplying()
         on_one_core = {
             "read and hashed": lambda: [hashlib.sha256(path.read_bytes()).digest() for path in paths],
@@ -90,7 +75,7 @@ def main() -> None:
         sides: dict[str, Callable[[], float]] = {
             name: lambda work=work: common.timed(work)[0] for name, work in on_one_core.items()
         }
-        sides |= {name: computing(make_engine(name, model), pixels) for name in ("openvino", "keras")}
+        sides |= {name: common.computing(make_engine(name, model), pixels) for name in ("openvino", "keras")}
         seconds = common.take_turns(sides | {"matrix product": multiply}, given.rounds)
     flop = operations(model)
     print(f"{setting.base} to {setting.cut or 'its end'}, {setting.size} px: {flop / 1e9:.2f} GFLOP per image")

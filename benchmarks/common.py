@@ -13,8 +13,9 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -28,6 +29,9 @@ from permafrost.store.set_file import write_set
 from permafrost.store.shard import Rows
 from permafrost.store.store import Store
 from permafrost.trunk.spec import TrunkSpec
+
+if TYPE_CHECKING:
+    from permafrost.engines.engine import Engine
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PHOTOGRAPHS = SHARED / "data" / "cats_dogs"
@@ -54,6 +58,14 @@ class Setting:
     def of_extract(self) -> dict[str, Any]:
         """Return keyword arguments for `permafrost.extract`."""
         return {"base": self.base, "weights": self.weights, "cut": self.cut, "image_size": self.size}
+
+    def trunk(self) -> Any:
+        """Return the trunk, which `extract` runs, as a Keras model."""
+        from permafrost.trunk.bases import load_base
+        from permafrost.trunk.cutting import build_trunks
+
+        base = load_base(self.base, weights=self.weights, image_size=(self.size, self.size))
+        return build_trunks(base, [self.cut])[0].model
 
     def by_keras(self) -> tuple[Any, Callable[[Any], Any]]:
         """Return the frozen base as a tutorial builds it, and its `preprocess_input`."""
@@ -199,6 +211,21 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result
+
+
+def computing(engine: Engine, pixels: np.ndarray) -> Callable[[], float]:
+    """Run an engine on one batch, and return a function that runs it on all and returns the seconds.
+
+    Batches run from as many threads as the engine has streams, and their features are dropped.
+    """
+    batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
+    engine(batches[0])
+
+    def run() -> float:
+        with ThreadPoolExecutor(engine.streams) as threads:
+            return timed(lambda: [None for _ in threads.map(engine, batches)])[0]
+
+    return run
 
 
 class ThreadTimes:

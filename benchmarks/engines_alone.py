@@ -10,7 +10,6 @@ threads as it has streams. Nothing is read, decoded or cached.
 from __future__ import annotations
 
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import common
@@ -18,8 +17,6 @@ import numpy as np
 
 from permafrost.engines.selection import make_engine
 from permafrost.images.decoding import decode_resized
-from permafrost.trunk.bases import load_base
-from permafrost.trunk.cutting import build_trunks
 
 
 def main() -> None:
@@ -32,21 +29,13 @@ def main() -> None:
         files = sorted(common.photographs(given.images, Path(scratch, "photographs")).rglob("*.jpg"))
         pixels = np.stack([decode_resized(path.read_bytes(), size) for path in files])
     model, preprocess = setting.by_keras()
-    base = load_base(setting.base, weights=setting.weights, image_size=size)
-    engine = make_engine("openvino", build_trunks(base, [setting.cut])[0].model)
-    batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
     floats = preprocess(pixels.astype(np.float32))
     model.predict(floats[:32], verbose=0)
-    engine(batches[0])
-
-    def openvino() -> float:
-        with ThreadPoolExecutor(engine.streams) as threads:
-            return common.timed(lambda: [None for _ in threads.map(engine, batches)])[0]
-
-    seconds = common.take_turns(
-        {"keras": lambda: common.timed(lambda: model.predict(floats, verbose=0))[0], "openvino": openvino},
-        given.rounds,
-    )
+    sides = {
+        "keras": lambda: common.timed(lambda: model.predict(floats, verbose=0))[0],
+        "openvino": common.computing(make_engine("openvino", setting.trunk()), pixels),
+    }
+    seconds = common.take_turns(sides, given.rounds)
     for name, values in seconds.items():
         rate = common.spread([len(pixels) / value for value in values], ".1f")
         print(f"{name}: {common.spread(values)} s, {rate} images per second")

@@ -12,7 +12,6 @@ which also computes the first four images with Keras (`engine`), and the one tha
 from __future__ import annotations
 
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import common
@@ -22,8 +21,6 @@ import permafrost as pf
 from permafrost.engines.selection import make_engine
 from permafrost.images.decoding import decode_resized
 from permafrost.machine import cpu_count
-from permafrost.trunk.bases import load_base
-from permafrost.trunk.cutting import build_trunks
 
 
 def main() -> None:
@@ -37,15 +34,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = common.photographs(given.images, Path(scratch, "photographs"))
         pixels = np.stack([decode_resized(path.read_bytes(), size) for path in sorted(folder.rglob("*.jpg"))])
-        base = load_base(setting.base, weights=setting.weights, image_size=size)
-        engine = make_engine(given.engine, build_trunks(base, [setting.cut])[0].model)
-        engine(pixels[: engine.batch_size])
-        batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
+        engine = make_engine(given.engine, setting.trunk())
         print(f"engine: {engine.record}, batches of {engine.batch_size}, {engine.streams} at once")
-
-        def bare() -> float:
-            with ThreadPoolExecutor(engine.streams) as threads:
-                return common.timed(lambda: [None for _ in threads.map(engine, batches)])[0]
 
         def extract() -> float:
             with tempfile.TemporaryDirectory(dir=scratch) as place:
@@ -59,7 +49,7 @@ def main() -> None:
             return seconds["all"] - seconds["engine"]
 
         beside: dict[str, list[float]] = {"images": [], "engine": [], "commits": []}
-        seconds = common.take_turns({"bare engine": bare, "extract": extract}, given.rounds)
+        seconds = common.take_turns({"bare engine": common.computing(engine, pixels), "extract": extract}, given.rounds)
     for name, values in seconds.items():
         rate = [len(pixels) / value for value in values]
         print(f"{name}: {common.spread(values)} s, {common.spread(rate, '.1f')} images per second")

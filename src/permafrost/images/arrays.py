@@ -13,7 +13,7 @@ import numpy as np
 
 from permafrost.errors import DatasetError
 from permafrost.images.entries import Entries
-from permafrost.images.splits import SPLIT_FOLDERS
+from permafrost.images.splits import split_named
 from permafrost.machine import available_memory
 
 
@@ -48,11 +48,11 @@ def read_arrays(path: str) -> Entries:
         if key != "X" and not key.startswith("X_"):
             continue
         suffix = key[1:]
-        if suffix and suffix[1:].lower() not in SPLIT_FOLDERS:
+        split = split_named(suffix[1:])
+        if suffix and split is None:
             raise DatasetError(f"unknown split in {path}", expected="X_train, X_validation, X_test", found=key)
         if f"y{suffix}" not in stored:
             raise DatasetError(f"labels missing in {path}", expected=f"y{suffix} beside {key}", found=", ".join(stored))
-        split = SPLIT_FOLDERS[suffix[1:].lower()] if suffix else None
         parts.append(_Part(key=key, split=split, images=stored[key], labels=stored[f"y{suffix}"]))
         _check_part(path, parts[-1])
     if not parts:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from permafrost.images.decoding import EXTENSIONS
 from permafrost.images.entries import Entries, read_errors
-from permafrost.images.splits import SPLIT_FOLDERS
+from permafrost.images.splits import split_named
 
 
 def walk_images(root: str, folder: str = "") -> Iterator[tuple[str, str | None]]:
@@ -52,12 +52,12 @@ def read_folder(root: str) -> Entries:
     """
     with read_errors(root):
         children = _children(root)
-    split_folders = [child.name for child in children if child.name.lower() in SPLIT_FOLDERS and _has_folders(child)]
-    if not any(SPLIT_FOLDERS[name.lower()] == "train" for name in split_folders):
+    splits = {child.name: split for child in children if (split := split_named(child.name)) and _has_folders(child)}
+    if "train" not in splits.values():
         return _joined([_read_class_folders(root, "", None)])
-    others = [child for child in children if child.name not in split_folders]
+    others = [child for child in children if child.name not in splits]
     skipped = [(child.name, "hidden" if _is_hidden(child) else "beside the split folders") for child in others]
-    read = [_read_class_folders(root, name, SPLIT_FOLDERS[name.lower()]) for name in split_folders]
+    read = [_read_class_folders(root, name, split) for name, split in splits.items()]
     return _joined([*read, Entries(names=(), labels=(), splits=(), skipped=skipped)])
 
 

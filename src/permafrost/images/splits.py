@@ -19,13 +19,18 @@ SPLIT_FOLDERS: Final = {
     "test": "test",
     "testing": "test",
 }
-"""Names of split folders, and of splits in a CSV or npz file, with the split that each means; case does not matter."""
+"""Names of split folders, and of splits in a CSV or npz file, in lower case, with the split that each means."""
 
 VALIDATION_FRACTION: Final = 0.15
 """Default fraction of the images without a given split that go to validation."""
 
 TEST_FRACTION: Final = 0.15
 """Default fraction of the images without a given split that go to test."""
+
+
+def split_named(name: str) -> str | None:
+    """Return the split that a name in `SPLIT_FOLDERS` means, whatever its case; None for another name."""
+    return SPLIT_FOLDERS.get(name.lower())
 
 
 def assign_splits(

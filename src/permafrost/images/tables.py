@@ -6,7 +6,7 @@ import csv
 
 from permafrost.errors import DatasetError
 from permafrost.images.entries import Entries, read_errors
-from permafrost.images.splits import SPLIT_FOLDERS, SPLITS
+from permafrost.images.splits import SPLITS, split_named
 
 
 def read_table(path: str) -> Entries:
@@ -35,10 +35,11 @@ def read_table(path: str) -> Entries:
 
 def _row(path: str, line: int, row: dict[str, str | None]) -> tuple[str, str, str | None]:
     """Return the name, label and split of a row."""
-    name, label, split = (row.get("path") or ""), (row.get("label") or "").strip(), (row.get("split") or "").strip()
+    name, label, given = (row.get("path") or ""), (row.get("label") or "").strip(), (row.get("split") or "").strip()
     if not name or not label:
         missing = "path" if not name else "label"
         raise DatasetError(f"no {missing} in {path}, line {line}", do=f"fill in the {missing} or remove the line")
-    if split and split.lower() not in SPLIT_FOLDERS:
-        raise DatasetError(f"unknown split in {path}, line {line}", expected=", ".join(SPLITS), found=split)
-    return name, label, SPLIT_FOLDERS[split.lower()] if split else None
+    split = split_named(given)
+    if given and split is None:
+        raise DatasetError(f"unknown split in {path}, line {line}", expected=", ".join(SPLITS), found=given)
+    return name, label, split

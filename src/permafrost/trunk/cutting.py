@@ -88,15 +88,15 @@ def _features(base: Base, layers: Sequence[str], pixels: Any, precision: str) ->
     import keras
 
     model = as_precision(base.model, precision)
-    parts = [_part(base, model, layer) for layer in layers]
+    # One model for all cuts, so that the trunks share every tensor, not only the layers.
+    below = keras.Model(model.inputs[0], [_output(model, layer) for layer in layers])
+    require_finite(below, base.weights_source)
     prepared = preprocess(pixels, base.preprocessing)
-    inputs, tensors = parts[0].inputs[0], [part.outputs[0] for part in parts]
     try:
-        # One call for all cuts, so that the trunks share every tensor, not only the layers.
-        features = keras.Model(inputs, tensors).call(prepared)
+        features = below.call(prepared)
     except Exception as error:
         raise CutError(f"{base.name} cannot take images of {base.image_size}: {error}") from error
-    return features if isinstance(features, list) else [features]
+    return list(keras.tree.flatten(features))
 
 
 def find_layer(model: keras.Model, cut: str | int | None) -> str:
@@ -180,8 +180,8 @@ def load_trunk(path: Path, spec: TrunkSpec, base_layers: Sequence[str]) -> Trunk
     return Trunk(model, spec, tuple(base_layers))
 
 
-def _part(base: Base, model: keras.Model, layer: str) -> keras.Model:
-    """Return the part of a base up to `layer`; check its weights."""
+def _output(model: keras.Model, layer: str) -> Any:
+    """Return the output tensor of a layer; check that it is one that a base can be cut at."""
     import keras
 
     member = model.get_layer(layer)
@@ -194,9 +194,7 @@ def _part(base: Base, model: keras.Model, layer: str) -> keras.Model:
     output = member.output
     if not isinstance(output, keras.KerasTensor):
         raise CutError(f"layer {layer} has {len(output)} output tensors", expected="one")
-    part = keras.Model(model.inputs[0], output)
-    require_finite(part, base.weights_source)
-    return part
+    return output
 
 
 def _spec(base: Base, trunk: keras.Model, layer: str, *, pool: str, precision: str, dtype: str) -> TrunkSpec:

@@ -75,20 +75,29 @@ def as_precision(model: keras.Model, precision: str, *, but: Sequence[str] = ())
         precision: `float32`, `bfloat16` or `float16`.
         but: names of layers that keep their own precision.
     """
-    import keras
+    return model if precision == "float32" else copy_with_policy(model, f"mixed_{precision}", but=but)
 
-    if precision == "float32":
-        return model
+
+def copy_with_policy(model: keras.Model, policy: str, *, but: Sequence[str] = (), pixels: Any = None) -> keras.Model:
+    """Return a copy of a model with its weights, in which all layers have the dtype policy `policy`.
+
+    Args:
+        model: the model.
+        policy: a dtype policy of Keras, e.g. `float32` or `mixed_bfloat16`.
+        but: names of layers that keep their own policy.
+        pixels: the tensor to build the copy on; a new input of the same shape if None.
+    """
+    import keras
 
     def convert(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return layer
-        changes = {} if layer.name in but else {"dtype": f"mixed_{precision}"}
+        changes = {} if layer.name in but else {"dtype": policy}
         return type(layer).from_config({**layer.get_config(), **changes})
 
-    converted = keras.models.clone_model(model, clone_function=convert, recursive=True)
-    converted.set_weights(model.get_weights())
-    return converted
+    copy = keras.models.clone_model(model, input_tensors=pixels, clone_function=convert, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _signature(model: keras.Model) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.errors import BaseError, OptionError
 from permafrost.trunk.bases import Base, load_model_file
+from permafrost.trunk.graph import copy_with_policy
 from permafrost.trunk.preprocessing import RULES
 
 if TYPE_CHECKING:
@@ -84,15 +85,7 @@ def _part(start: Any, end: Any, size: tuple[int, int], name: str) -> keras.Model
     """Return a copy of the layers between two tensors as a model that computes in float32."""
     import keras
 
-    inner = keras.Model(start, end)
-
-    def convert(layer: Any) -> Any:
-        if not isinstance(layer, keras.layers.Layer):
-            return layer
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-
     pixels = keras.Input((*size, 3), name="pixels_of_the_base", dtype="float32")
-    part = keras.models.clone_model(inner, input_tensors=pixels, clone_function=convert)
-    part.set_weights(inner.get_weights())
+    part = copy_with_policy(keras.Model(start, end), "float32", pixels=pixels)
     part.name = name
     return part

@@ -71,7 +71,7 @@ def check_request(run: Run | str | os.PathLike[str], options: FineTuneOptions) -
         raise OptionError("a run cannot replace the one it starts from", do="give another --out")
     require_trained_head(run, options.untrained_head)
     features = find_features(run, options.features)
-    rows = split_rows(features, hold_out=options.training.monitor.startswith("val_"))
+    rows = split_rows(features, hold_out=options.training.monitors_validation)
     require_validation(len(rows["validation"]) > 0, options.training)
     return Request(
         run=run,

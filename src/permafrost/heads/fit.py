@@ -132,7 +132,7 @@ class _Request:
             sets,
             views=self.fit_options.views,
             several_views=self.head is not None and not shots,
-            hold_out=monitors and self.options.training.monitor.startswith("val_"),
+            hold_out=monitors and self.options.training.monitors_validation,
             memory_limit=self.memory_limit,
             seed=self.options.training.seed,
         )

@@ -83,8 +83,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        self._examples, self._batch_size, self._classes = examples, batch_size, classes
-        self._seed = seed
+        self._examples, self._batch_size, self._classes, self._seed = examples, batch_size, classes, seed
         self._per_pass = math.ceil(len(examples) / batch_size)
         self._steps = steps or self._per_pass
         self.begin(0)
@@ -180,7 +179,7 @@ def train(
     """
     require_validation(validation is not None, options)
     batches = _compile(model, training, options, rates)
-    monitored = validation if validation is not None and options.monitor.startswith("val_") else training
+    monitored = validation if validation is not None and options.monitors_validation else training
     start_value = _monitored(model, monitored, options) if never_worse else None
     # Training metrics of an epoch are means over its steps, so they do not compare with a metric before training.
     best = BestEpoch(options, baseline=start_value if monitored is validation else None)
@@ -222,7 +221,7 @@ def _finish(
     if weights.best is not None:
         weights.assign(weights.best)
     improved, value = best.epoch is not None, best.value
-    if improved and start_value is not None and not options.monitor.startswith("val_"):
+    if improved and start_value is not None and not options.monitors_validation:
         value = _monitored(model, training, options)
         improved = is_better(value, start_value, options)
     if start_value is not None and not improved:
@@ -247,10 +246,11 @@ def _compile(
         steps=options.steps_per_epoch,
         classes=int(model.outputs[0].shape[-1]) if smoothed else None,
     )
-    variables = model.trainable_variables
     model.compile(
         optimizer=make_optimizer(
-            options, steps_per_epoch=len(batches), rates=list(zip(variables, rates, strict=True)) if rates else ()
+            options,
+            steps_per_epoch=len(batches),
+            rates=list(zip(model.trainable_variables, rates, strict=True)) if rates else (),
         ),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=options.label_smoothing)
         if smoothed
@@ -308,7 +308,7 @@ def require_validation(given: bool, options: TrainingOptions) -> None:
     Raises:
         OptionError: a validation metric is monitored without validation images.
     """
-    if not given and options.monitor.startswith("val_"):
+    if options.monitors_validation and not given:
         raise OptionError(
             f"cannot monitor {options.monitor}: there are no validation images",
             expected="validation images, or --monitor loss",

@@ -77,6 +77,11 @@ class TrainingOptions:
                 "nesterov needs sgd with a momentum above 0", found=f"{self.optimizer} with momentum {self.momentum:g}"
             )
 
+    @property
+    def monitors_validation(self) -> bool:
+        """Whether the monitored metric is measured on validation images."""
+        return self.monitor.startswith("val_")
+
 
 class TrainingSettings(TypedDict, total=False):
     """The fields of `TrainingOptions` as optional keywords, for type checkers; a test checks that they match."""

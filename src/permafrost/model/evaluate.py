@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from permafrost.errors import DatasetError, ImageError, OptionError
 from permafrost.images.dataset import Dataset, read_dataset
 from permafrost.images.splits import SPLITS, assign_splits
-from permafrost.model.inference import ModelLike, OpenModel, Wanted, open_model, probabilities, read_images
+from permafrost.model.inference import ModelLike, classify, open_model
 from permafrost.training.metrics import metrics
 
 
@@ -44,50 +44,21 @@ def evaluate(
     opened = open_model(model).with_classes(dataset.class_names)
     _require_known(dataset, opened.class_names)
 
-    def in_split(index: int, digest: bytes) -> bool:
-        fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
-        return assign_splits([digest], [dataset.splits[index]], **fractions) == [split]
-
     candidates = [index for index, given in enumerate(dataset.splits) if given in (split, None)]
-    scored, outputs, skipped = _run(opened, dataset, candidates, in_split)
+    fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+
+    def in_split(position: int, digest: bytes) -> bool:
+        return assign_splits([digest], [dataset.splits[candidates[position]]], **fractions) == [split]
+
+    results = classify([dataset.image(index) for index in candidates], opened, in_split)
+    scored = {index: row for index, row in zip(candidates, results, strict=True) if isinstance(row, np.ndarray)}
     if not scored:
         raise DatasetError(f"no images for {split} in {dataset.root}", found=_counts(dataset.splits))
     numbers = [opened.class_names.index(name) for name in dataset.class_names]
     labels = np.array([numbers[dataset.labels[index]] for index in scored], np.int64)
+    skipped = sum(isinstance(result, ImageError) for result in results)
     about = {"split": split, "model": opened.name, "data": dataset.root, "skipped": skipped}
-    return metrics(labels, outputs, opened.class_names) | about
-
-
-def _run(
-    model: OpenModel, dataset: Dataset, candidates: list[int], wanted: Wanted
-) -> tuple[list[int], np.ndarray, int]:
-    """Run a model on a dataset's images.
-
-    Args:
-        model: the model.
-        dataset: the dataset.
-        candidates: indices of the images to read.
-        wanted: given an image's index in the dataset and its content digest, whether to decode it and run the model.
-
-    Returns:
-        The indices (n,) of the images that the model was run on, its probabilities (n, classes), and the number of
-        images that could not be decoded.
-    """
-    images = [dataset.image(index) for index in candidates]
-    results = read_images(images, model, lambda position, digest: wanted(candidates[position], digest))
-    scored: list[int] = []
-    skipped: list[int] = []
-
-    def resized() -> Iterator[np.ndarray]:
-        for index, result in zip(candidates, results, strict=True):
-            if isinstance(result, ImageError):
-                skipped.append(index)
-            elif result is not None:
-                scored.append(index)
-                yield result
-
-    outputs = probabilities(model.network, resized())
-    return scored, outputs, len(skipped)
+    return metrics(labels, np.stack(list(scored.values())), opened.class_names) | about
 
 
 def _require_known(dataset: Dataset, class_names: Sequence[str]) -> None:

@@ -108,6 +108,37 @@ def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_siz
     return np.concatenate(results)
 
 
+def classify(
+    images: Sequence[ImageSource], model: OpenModel, wanted: Wanted = lambda *_: True
+) -> list[np.ndarray | ImageError | None]:
+    """Read images and run a model on them.
+
+    Args:
+        images: the images.
+        model: the model.
+        wanted: whether to decode an image and run the model on it.
+
+    Returns:
+        For each image, its probabilities (classes,) float32; None if it is not wanted; an `ImageError` if it cannot be
+        read or decoded.
+    """
+    results: list[np.ndarray | ImageError | None] = [None] * len(images)
+    usable: list[int] = []
+
+    def resized() -> Iterator[np.ndarray]:
+        for index, found in enumerate(read_images(images, model, wanted)):
+            if isinstance(found, np.ndarray):
+                usable.append(index)
+                yield found
+            else:
+                results[index] = found
+
+    outputs = probabilities(model.network, resized())
+    for index, row in zip(usable, outputs, strict=True):
+        results[index] = row
+    return results
+
+
 def resizer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that resizes an image as `model` does.
 

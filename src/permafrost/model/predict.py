@@ -11,7 +11,7 @@ import numpy as np
 from permafrost.errors import DatasetError, ImageError, OptionError
 from permafrost.images.folders import walk_images
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
-from permafrost.model.inference import ModelLike, open_model, probabilities, read_images
+from permafrost.model.inference import ModelLike, classify, open_model
 
 
 def predict(
@@ -42,20 +42,11 @@ def predict(
         raise DatasetError("no images to predict", expected="paths of images, or of folders with images")
     opened = open_model(model)
     opened = opened.with_classes([f"class {number}" for number in range(opened.network.outputs[0].shape[-1])])
-    errors: list[ImageError | None] = []
-
-    def resized() -> Iterator[np.ndarray]:
-        for result in read_images([image for _, image in found], opened):
-            errors.append(result if isinstance(result, ImageError) else None)
-            if isinstance(result, np.ndarray):
-                yield result
-
-    outputs = iter(probabilities(opened.network, resized()))
-    answers: list[dict[str, Any]] = []
-    for (path, _), error in zip(found, errors, strict=True):
-        answer = {"error": str(error)} if error else _answer(next(outputs), opened.class_names, top)
-        answers.append({"path": path} | answer)
-    return answers
+    results = classify([image for _, image in found], opened)
+    return [
+        {"path": path} | _answer(result, opened.class_names, top)
+        for (path, _), result in zip(found, results, strict=True)
+    ]
 
 
 def _expanded(images: Iterable[str | os.PathLike[str] | np.ndarray]) -> Iterator[tuple[str | None, ImageSource]]:
@@ -73,7 +64,10 @@ def _expanded(images: Iterable[str | os.PathLike[str] | np.ndarray]) -> Iterator
                 yield os.path.join(path, name), FileImage(os.path.join(path, name))
 
 
-def _answer(row: np.ndarray, class_names: Sequence[str], top: int) -> dict[str, Any]:
+def _answer(row: np.ndarray | ImageError | None, class_names: Sequence[str], top: int) -> dict[str, Any]:
+    if isinstance(row, ImageError):
+        return {"error": str(row)}
+    assert row is not None, "every image is wanted"
     order = np.argsort(-row, kind="stable")[:top]
     best = [{"label": class_names[i], "probability": float(row[i])} for i in order]
     return {"label": best[0]["label"], "probability": best[0]["probability"], "top": best}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +16,9 @@ from permafrost.images.sources import ArrayImage, FileImage, ImageSource, Loaded
 from permafrost.store.feature_set import FeatureSet
 
 
-def max_pixels_of(features: FeatureSet) -> int:
-    """Return the limit on pixels with which a set was extracted: its images are read again with the same one."""
-    return int(features.about.get("max_pixels", MAX_PIXELS))
+def max_pixels_of(about: Mapping[str, Any]) -> int:
+    """Return the limit on pixels of an extraction, from the set's `about`: images are read again with the same one."""
+    return int(about.get("max_pixels", MAX_PIXELS))
 
 
 class Originals:
@@ -31,7 +33,7 @@ class Originals:
     def __init__(self, features: FeatureSet) -> None:
         self._features = features
         self._content = features.content
-        self._max_pixels = max_pixels_of(features)
+        self._max_pixels = max_pixels_of(features.about)
         root = self._content.root
         # A folder may be called `photos.npz`.
         self._in_arrays = root.endswith(".npz") and not os.path.isdir(root)

@@ -134,7 +134,7 @@ class FeatureComputation:
 
     def __init__(self, selection: ImageSelection, cache: FeatureCache, options: PipelineOptions) -> None:
         self._selection, self._cache = selection, cache
-        self._options = dataclasses.replace(options, on_bad="fail", max_pixels=max_pixels_of(selection.features))
+        self._options = dataclasses.replace(options, on_bad="fail", max_pixels=max_pixels_of(selection.features.about))
         self._digests = selection.digests
         self._converted: ConvertedModel | None = None
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from permafrost.engines.keras_engine import KerasEngine, batch_size_for
 from permafrost.errors import ImageError, RunError
+from permafrost.extraction.originals import max_pixels_of
 from permafrost.extraction.reader import DECODING_BYTES
 from permafrost.images.decoding import DecodingMemory
 from permafrost.images.options import MAX_PIXELS
@@ -71,7 +72,7 @@ def open_model(model: ModelLike) -> OpenModel:
     """
     if isinstance(model, Run) or (isinstance(model, str | os.PathLike) and os.path.isdir(model)):
         run = model if isinstance(model, Run) else open_run(model)
-        limit = int(run.about.get("libraries", {}).get("max_pixels", MAX_PIXELS))
+        limit = max_pixels_of(run.about.get("libraries", {}))
         return OpenModel(network=run.model, class_names=run.class_names, max_pixels=limit, name=str(run.folder))
     if not isinstance(model, str | os.PathLike):
         return OpenModel(network=model, class_names=(), name="a model in memory")

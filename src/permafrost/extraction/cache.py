@@ -199,7 +199,9 @@ class FeatureCache:
             rows = [row for row, (_, view) in enumerate(keys) if (view > 0) == augmented]
             if rows:
                 assert store is not None, "views need an augmentation"
-                store.commit([keys[row] for row in rows], tuple(tensor[rows] for tensor in tensors), engine)
+                whole = len(rows) == len(keys)  # Then nothing is copied.
+                part = tensors if whole else tuple(tensor[rows] for tensor in tensors)
+                store.commit([keys[row] for row in rows], part, engine)
         self.computed += len(keys)
 
     def gather(self, digests: Sequence[bytes], view: int = 0) -> tuple[np.ndarray, ...]:

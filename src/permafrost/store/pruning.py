@@ -16,7 +16,7 @@ from permafrost.store.row_reader import relocate
 from permafrost.store.set_content import Part, parts
 from permafrost.store.set_reading import read_set
 from permafrost.store.shard import is_shard_name
-from permafrost.store.storage import LocalStorage, Storage, StoredObject
+from permafrost.store.storage import LocalStorage, Storage
 from permafrost.store.store import DESCRIPTION_FILE, Store
 from permafrost.store.verification import TRUNK_FILES, set_files, store_folders
 
@@ -163,7 +163,7 @@ def _stores_of_other_version(path: Path) -> list[str] | None:
     import h5py
 
     try:
-        with h5py.File(StoredObject.at(path).readable(), "r", locking=False) as file:
+        with h5py.File(path, "r", locking=False) as file:
             description = json.loads(plain_dataset(file, "description")[...].tobytes())
         stores = [description["store"]]
         if description.get("views"):

@@ -164,6 +164,13 @@ def finish(program: Program, arguments: list[str], output: Path, outcome: Outcom
     return end_of(program, program.start(arguments, output), outcome)
 
 
+def extracted(program: Program, data: Path, out: Path, outcome: Outcome) -> FeatureSet:
+    """Extract images undisturbed and return the set."""
+    output = out.parent.with_name("log")
+    assert finish(program, arguments_for(data, out), output, outcome) == 0, output.read_text()
+    return open_features(out)
+
+
 def end_of(program: Program, process: int, outcome: Outcome) -> int:
     """Wait for a process and return its exit status; kill it and count it as hung after `LIMIT`."""
     limit = time.monotonic() + LIMIT
@@ -197,9 +204,7 @@ def kills(
         seed: seed of the moments.
     """
     outcome, moments = Outcome(), random.Random(seed)
-    reference_set = work / "reference" / "set.h5"
-    assert finish(program, arguments_for(data, reference_set), work / "log", outcome) == 0, (work / "log").read_text()
-    reference = rows_of(open_features(reference_set))
+    reference = rows_of(extracted(program, data, work / "reference" / "set.h5", outcome))
     again = completed = 0
     for number in itertools.count():
         if outcome.repetitions >= repetitions:
@@ -213,7 +218,7 @@ def kills(
         while outcome.repetitions < repetitions:
             process = program.start(arguments, work / "log")
             if moments.random() < 0.5:
-                _wait_for_rows(folder, len(known), process)
+                _wait_for_rows(folder, process)
             time.sleep(moments.uniform(0, longest))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -243,13 +248,14 @@ def kills(
     return outcome
 
 
-def _wait_for_rows(folder: Path, known: int, process: int) -> None:
+def _wait_for_rows(folder: Path, process: int) -> None:
     """Wait until a process has committed rows or ended."""
-    limit = time.monotonic() + LIMIT
-    before = len(list(only_store(folder).glob("[0-9a-f]*.h5")))
-    while time.monotonic() < limit and Path(f"/proc/{process}").exists():
-        if len(list(only_store(folder).glob("[0-9a-f]*.h5"))) > before or _ended(process):
-            return
+
+    def shards() -> int:
+        return len(list(only_store(folder).glob("[0-9a-f]*.h5")))
+
+    limit, before = time.monotonic() + LIMIT, shards()
+    while time.monotonic() < limit and shards() <= before and not _ended(process):
         time.sleep(0.002)
 
 
@@ -291,11 +297,10 @@ def full_disks(program: Program, data: Path, work: Path, *, repetitions: int, se
         None if no file system can be mounted.
     """
     outcome, moments = Outcome(), random.Random(seed)
-    reference_set = work / "reference" / "set.h5"
-    assert finish(program, arguments_for(data, reference_set), work / "log", outcome) == 0, (work / "log").read_text()
-    reference = rows_of(open_features(reference_set))
+    reference_set = extracted(program, data, work / "reference" / "set.h5", outcome)
+    reference = rows_of(reference_set)
     # A tmpfs counts pages of 4 KiB.
-    most = used = sum(-(-path.stat().st_size // 4096) * 4096 for path in reference_set.parent.rglob("*"))
+    most = used = sum(-(-path.stat().st_size // 4096) * 4096 for path in reference_set.path.parent.rglob("*"))
     clear = 0
     for point in itertools.count():
         if outcome.repetitions == repetitions:
@@ -388,9 +393,7 @@ def together(program: Program, data: Path, work: Path, *, repetitions: int, clos
         close: permitted difference of features: chance decides which images share a batch.
     """
     outcome = Outcome()
-    reference_set = work / "reference" / "set.h5"
-    assert finish(program, arguments_for(data, reference_set), work / "log", outcome) == 0, (work / "log").read_text()
-    x, _ = open_features(reference_set).arrays()
+    x, _ = extracted(program, data, work / "reference" / "set.h5", outcome).arrays()
     shards = 0
     for number in range(repetitions):
         folder = work / f"run-{number}"
@@ -423,14 +426,13 @@ def readers(program: Program, data: Path, more: list[Path], work: Path, *, opens
         close: permitted difference of features.
     """
     outcome = Outcome()
-    out, everything = work / "features" / "set.h5", work / "all" / "set.h5"
+    out = work / "features" / "set.h5"
     grown = Path(shutil.copytree(data, work / "grown"))
     for path in more:
         shutil.copy(path, grown / "class-0" / f"more-{path.name}")
-    assert finish(program, arguments_for(grown, everything), work / "log", outcome) == 0
-    known = open_features(everything)
+    known = extracted(program, grown, work / "all" / "set.h5", outcome)
     reference = dict(zip((row.tobytes() for row in known.digests()), known.arrays()[0], strict=True))
-    assert finish(program, arguments_for(data, out), work / "log", outcome) == 0
+    extracted(program, data, out, outcome)
     growing, waiting = Path(shutil.copytree(data, work / "growing")), list(more)
     process, sizes = None, set()
     while outcome.repetitions < opens:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import traceback
@@ -47,11 +46,6 @@ class Nursery:
     def wait(self, process: int) -> int:
         """Wait for a process and return its exit status; a negative one is the signal that killed it."""
         return self._ask({"wait": process})
-
-    def kill(self, process: int) -> int:
-        """Kill a process and return its exit status."""
-        os.kill(process, signal.SIGKILL)
-        return self.wait(process)
 
     def close(self) -> None:
         """End the parent process."""

@@ -131,7 +131,7 @@ def make_content(rows: Rows, shards: Sequence[str], places: np.ndarray, **change
 
 
 def make_set(folder: Path, *seeds: int, name: str = "set.h5", spec: TrunkSpec = WHOLE_SPEC) -> FeatureSet:
-    """A feature set in `folder` of ten images per seed, each seed's rows in a shard of their own."""
+    """Write a feature set of ten images per seed to a folder, each seed's rows in a shard of their own, and open it."""
     store = Store.create(folder / "store", spec, about={"base_layers": []})
     parts = [make_rows(spec, 10, seed=seed) for seed in seeds]
     addresses = [RowAddress(store.append(part, engine="keras/tensorflow"), row) for part in parts for row in range(10)]

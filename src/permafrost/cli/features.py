@@ -38,8 +38,9 @@ def list_sets(*, folder: str, as_json: bool) -> None:
     for path in set_files(Path(folder)):  # A damaged one is listed with its error.
         try:
             described = describe_set(open_features(path))
-            entries.append({"set": str(path)} | {key: described[key] for key in ("data", "images", "shape", "key")})
-            entries[-1] |= {key: described["trunk"][key] for key in ("base", "cut", "pooling", "image_size")}
+            of_set = {key: described[key] for key in ("data", "images", "shape", "key")}
+            of_trunk = {key: described["trunk"][key] for key in ("base", "cut", "pooling", "image_size")}
+            entries.append({"set": str(path), **of_set, **of_trunk})
         except StoreError as error:
             entries.append({"set": str(path), "error": str(error)})
     entries += [{"store": str(path), "error": str(error)} for path, error in stores_of_other_versions(folder)]

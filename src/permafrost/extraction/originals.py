@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from permafrost.errors import DatasetError, ImageError
-from permafrost.images.dataset import Dataset, path_of, read_dataset
+from permafrost.images.dataset import Dataset, is_file, path_of, paths_of, read_dataset
 from permafrost.images.options import MAX_PIXELS
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, LoadedImage
 from permafrost.store.feature_set import FeatureSet
@@ -34,9 +33,7 @@ class Originals:
         self._features = features
         self._content = features.content
         self._max_pixels = max_pixels_of(features.about)
-        root = self._content.root
-        # A folder may be called `photos.npz`.
-        self._in_arrays = root.endswith(".npz") and not os.path.isdir(root)
+        self._in_arrays = is_file(self._content.root, ".npz")
         self._arrays: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -48,7 +45,8 @@ class Originals:
         """
         path = path_of(self._content.root, self._content.names[row])
         try:
-            loaded = self._source(row).load(self._max_pixels)
+            source: ImageSource = ArrayImage(self._array(row)) if self._in_arrays else FileImage(path)
+            loaded = source.load(self._max_pixels)
         except ImageError as error:
             raise ImageError(f"cannot read {path}: {error}") from error
         if loaded.digest != self._content.digests[row].tobytes():
@@ -75,17 +73,12 @@ class Originals:
         content = self._content
         return Dataset(
             root="",
-            names=tuple(path_of(content.root, content.names[row]) for row in rows),
+            names=tuple(paths_of(content.root, (content.names[row] for row in rows))),
             labels=tuple(content.labels[rows].tolist()),
             splits=(None,) * len(rows),
             class_names=content.class_names,
             arrays=tuple(self._array(row) for row in rows) if self._in_arrays else None,
         )
-
-    def _source(self, row: int) -> ImageSource:
-        if self._in_arrays:
-            return ArrayImage(self._array(row))
-        return FileImage(path_of(self._content.root, self._content.names[row]))
 
     def _array(self, row: int) -> np.ndarray:
         with self._lock:

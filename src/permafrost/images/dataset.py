@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,12 +56,26 @@ class Dataset:
     @property
     def name(self) -> str:
         """The name of the dataset: that of its folder, or of its file without the extension."""
-        return Path(self.root).stem if _is_file(self.root, ".csv", ".npz") else Path(self.root).name
+        return Path(self.root).stem if is_file(self.root, ".csv", ".npz") else Path(self.root).name
 
 
 def path_of(root: str, name: str) -> str:
     """Return the path of the image `name` of the dataset at `root`."""
-    return os.path.join(os.path.dirname(root) if _is_file(root, ".csv") else root, name)
+    return paths_of(root, [name])[0]
+
+
+def paths_of(root: str, names: Iterable[str]) -> list[str]:
+    """Return the paths of images of the dataset at `root`, whose kind is looked up once."""
+    folder = os.path.dirname(root) if is_file(root, ".csv") else root
+    return [os.path.join(folder, name) for name in names]
+
+
+def is_file(root: str, *endings: str) -> bool:
+    """Return whether the dataset at `root` is a file with one of these endings.
+
+    A folder may be called `photos.csv`. If the dataset no longer exists, its name decides.
+    """
+    return root.endswith(endings) and not os.path.isdir(root)
 
 
 def read_dataset(data: str | os.PathLike[str]) -> Dataset:
@@ -129,8 +143,3 @@ def _require_distinct(root: str, class_names: Sequence[str]) -> None:
                 do="give both the same name, or clearly different ones",
             )
         seen[key] = name
-
-
-def _is_file(root: str, *endings: str) -> bool:
-    # A folder may be called `photos.csv`. If the dataset no longer exists, its name decides.
-    return root.endswith(endings) and not os.path.isdir(root)

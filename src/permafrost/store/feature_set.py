@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from permafrost.errors import OptionError, StoreError
-from permafrost.images.dataset import path_of
+from permafrost.images.dataset import paths_of
 from permafrost.images.splits import SPLITS
 from permafrost.store.set_content import SetContent
 from permafrost.store.set_reading import read_set
@@ -133,7 +133,7 @@ class FeatureSet:
 
     def paths(self, split: str | None = None) -> list[str]:
         """Return the images' absolute paths, in the order of `arrays`; undecodable bytes are surrogates (PEP 383)."""
-        return [path_of(self.root, name) for name in self.names(split)]
+        return paths_of(self.root, self.names(split))
 
     def arrays(self, split: str | None = None, *, view: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return the features and labels of a split, or of all images.

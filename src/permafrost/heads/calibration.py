@@ -8,8 +8,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-MIN_PROBABILITY: Final = 1e-15
-"""Smaller probabilities are raised to this, so that their logarithm is finite."""
+from permafrost.training.metrics import MIN_PROBABILITY
 
 LOG_RANGE: Final = (-10.0, 10.0)
 """Range of the logarithm of the inverse temperature, as in scikit-learn."""

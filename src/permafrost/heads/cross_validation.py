@@ -15,10 +15,11 @@ from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import ThreadpoolController
 
 from permafrost.errors import HeadError
-from permafrost.heads.calibration import MIN_PROBABILITY, inverse_temperature, row_losses
+from permafrost.heads.calibration import inverse_temperature, row_losses
 from permafrost.heads.fitters import Fitter, Setup, logits_of
 from permafrost.heads.head import HeadData
 from permafrost.machine import cpu_count
+from permafrost.training.metrics import MIN_PROBABILITY
 
 FOLDS: Final = 5
 

@@ -64,8 +64,11 @@ def convert(estimator: BaseEstimator) -> list[Step]:
         estimator: a fitted estimator, checked by `require_convertible`.
     """
     *transformers, classifier = _members(estimator)
-    before = [step for member in transformers for step in TRANSFORMERS[type(member)].convert(member)]
-    return [*before, *CLASSIFIERS[type(classifier)].convert(classifier)]
+    return [*_convert_transformers(transformers), *CLASSIFIERS[type(classifier)].convert(classifier)]
+
+
+def _convert_transformers(transformers: Sequence[Any]) -> list[Step]:
+    return [step for member in transformers for step in TRANSFORMERS[type(member)].convert(member)]
 
 
 def _members(estimator: BaseEstimator) -> list[Any]:
@@ -178,16 +181,10 @@ def _convert_calibrated(model: CalibratedClassifierCV) -> list[Step]:
 
 def _convert_one_calibrated(member: Any) -> list[Step]:
     *transformers, model = _members(member.estimator)
-    before = [step for part in transformers for step in TRANSFORMERS[type(part)].convert(part)]
+    before = _convert_transformers(transformers)
     if member.method == "temperature":
-        (calibrator,) = member.calibrators
-        logits = as_logits(model.coef_, model.intercept_, symmetric=True)
-        return [
-            *before,
-            logits,
-            Affine(np.full(len(logits.bias), calibrator.beta_), np.zeros(len(logits.bias))),
-            softmax,
-        ]
+        beta = member.calibrators[0].beta_
+        return [*before, as_logits(beta * model.coef_, beta * model.intercept_, symmetric=True), softmax]
     # Platt's sigmoid 1 / (1 + exp(a s + b)) for each class against the others.
     a = np.array([calibrator.a_ for calibrator in member.calibrators])
     b = np.array([calibrator.b_ for calibrator in member.calibrators])
@@ -211,16 +208,15 @@ def _refuse_calibrated(model: CalibratedClassifierCV) -> str:
 
 
 def _through(steps: Sequence[Step], x: Any) -> Any:
+    """Apply steps to a Keras tensor, with layer names of their own: a model has several chains of steps."""
     for step in merged(steps):
-        x = step.to_keras(x, f"head_{keras.backend.get_uid('head')}") if isinstance(step, Affine) else _unnamed(step)(x)
+        if isinstance(step, Affine):
+            x = step.to_keras(x, f"head_{keras.backend.get_uid('head')}")
+        elif step is softmax:
+            x = keras.layers.Softmax(name=f"head_softmax_{keras.backend.get_uid('head_softmax')}")(x)
+        else:
+            x = step(x)
     return x
-
-
-def _unnamed(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return the step with a unique layer name: one model may have several of a kind."""
-    return (
-        keras.layers.Softmax(name=f"head_softmax_{keras.backend.get_uid('head_softmax')}") if step is softmax else step
-    )
 
 
 def _refuse_liblinear(model: Any) -> str:

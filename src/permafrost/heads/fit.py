@@ -15,7 +15,7 @@ import numpy as np
 from permafrost.engines.selection import make_engine
 from permafrost.errors import HeadError, OptionError
 from permafrost.extraction.extracted import trunk_of
-from permafrost.heads.data import COPIES, Features, FitData, load_fit_data, open_sets
+from permafrost.heads.data import COPIES, Features, FitData, load_fit_data, open_sets, set_name
 from permafrost.heads.evaluation import EvaluatedHead, evaluate_head
 from permafrost.heads.head import FittedHead, Head
 from permafrost.heads.options import (
@@ -74,7 +74,7 @@ def fit_head(
     fit_options, options = fit_options_from(settings, progress=progress)
     request = _Request(_head_of(head), fit_options, options)
     sets = open_sets(features)
-    folder = free_folder(out, f"{sets[0].path.stem}-{request.name}")
+    folder = free_folder(out, f"{set_name(sets[0])}-{request.name}")
     loaded = request.load(sets)
     clock.lap("load")
     result = request.fit(loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -29,7 +30,7 @@ def fit_logistic_from_disk(head: ClassicalHead, data: HeadData, options: HeadOpt
     assert stream is not None
     require_no_components(options)
     first = head.fit(data, options)
-    setup = setup_of(data, options, int(np.prod(stream.shape)))
+    setup = setup_of(data, options, math.prod(stream.shape))
     weights = setup.class_weights(stream.labels)
     scaling = gather_scaling(stream, options.scaling)
     objective = _LogisticLoss(stream, weights, scaling, first.details["C"], setup)

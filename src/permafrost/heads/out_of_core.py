@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -67,7 +68,7 @@ def fit_from_moments(
         require_no_components(options)
         _require_matrices(head, stream)
         x, y = _validation(data)
-        setup = setup_of(data, options, int(np.prod(stream.shape)))
+        setup = setup_of(data, options, math.prod(stream.shape))
         moments, scaling = gather_moments(stream, setup.class_weights(stream.labels), options.scaling)
         fit_value = path(moments, setup.features)
         values = (given,) if given is not None else head.values(len(stream))
@@ -95,11 +96,12 @@ def fit_from_moments(
 
 
 def _require_matrices(head: ClassicalHead, stream: FeatureRows) -> None:
-    features = int(np.prod(stream.shape))
-    if MATRICES * 8 * features**2 > stream.memory_limit:
+    features = math.prod(stream.shape)
+    needed = MATRICES * 8 * features**2
+    if needed > stream.memory_limit:
         raise HeadError(
             f"{head.name} needs {MATRICES} matrices of {features:,} by {features:,} features in memory",
-            expected=f"{MATRICES * 8 * features**2 / 1e9:.3g} GB",
+            expected=f"{needed / 1e9:.3g} GB",
             found=f"a memory limit of {stream.memory_limit / 1e9:.3g} GB",
             do="extract with --pool avg, or take --head linear",
         )

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from permafrost.heads.calibration import MIN_PROBABILITY
+from permafrost.training.metrics import MIN_PROBABILITY
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,9 @@ import numpy as np
 RESAMPLES: Final = 10_000
 """Bootstrap resamples of a paired difference."""
 
+MIN_PROBABILITY: Final = 1e-15
+"""Smaller probabilities are raised to this, so that their logarithm is finite."""
+
 
 def metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     """Return the metrics of predictions.
@@ -180,7 +183,7 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return {
         "accuracy": float(np.mean(probabilities.argmax(axis=1) == labels)),
-        "log_loss": float(-np.log(np.clip(chosen, 1e-15, None)).mean()),
+        "log_loss": float(-np.log(np.clip(chosen, MIN_PROBABILITY, None)).mean()),
     }
 
 

@@ -21,12 +21,14 @@ class Splits:
     labels: dict[str, np.ndarray]
     scores: dict[str, list[float]]
     class_names: tuple[str, ...] = ("cats", "dogs")
+    read: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def rows(self) -> dict[str, np.ndarray]:
         return {split: np.arange(len(labels)) for split, labels in self.labels.items()}
 
     def outputs(self, head: FittedHead, split: str) -> np.ndarray:
+        self.read.append(split)
         scores = np.array(self.scores[split], np.float32)
         return np.stack([1 - scores, scores], axis=1)
 
@@ -72,6 +74,14 @@ def test_without_validation_images_the_threshold_is_chosen_on_cross_validated_tr
 
     assert found.threshold["threshold"] == pytest.approx(0.75)
     assert (found.threshold["split"], found.threshold["n"]) == ("train, cross-validated", 4)
+
+
+def test_the_features_of_each_split_are_read_once():
+    data = make_splits(validation=([0, 1], [0.2, 0.4]))
+
+    evaluate_head(head(), data, calibrate=False)
+
+    assert sorted(data.read) == ["test", "train", "validation"]
 
 
 def test_no_threshold_is_chosen_if_a_class_does_not_occur():

@@ -86,15 +86,19 @@ def evaluate_head(fitted: FittedHead, data: FitData, *, calibrate: bool) -> Eval
             expected="validation images, or a head that is cross-validated",
         )
     calibration, threshold, factor = None, None, 1.0
+    known: dict[str, np.ndarray] = {}
     if held_out is not None:
         calibration, factor = _calibration(held_out, calibrate=calibrate)
         if calibration["applied"]:
             fitted = dataclasses.replace(fitted, model=apply_temperature(fitted.model, factor))
             held_out = held_out.calibrated(factor)
+        else:
+            known[held_out.split] = held_out.probabilities
         threshold = _threshold(held_out, data.class_names)
     found = {}
     for split in SPLITS:
-        labels, outputs = data.labels[split], data.outputs(fitted, split)
+        labels = data.labels[split]
+        outputs = known[split] if split in known else data.outputs(fitted, split)
         require_numbers(outputs)
         found[split] = _split_metrics(split, labels, outputs, data.class_names, threshold)
         if split == "test" and calibration and len(outputs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,16 +132,29 @@ def make_content(rows: Rows, shards: Sequence[str], places: np.ndarray, **change
 
 def make_set(folder: Path, *seeds: int, name: str = "set.h5", spec: TrunkSpec = WHOLE_SPEC) -> FeatureSet:
     """Write a feature set of ten images per seed to a folder, each seed's rows in a shard of their own, and open it."""
+    rows = Rows.concatenated([make_rows(spec, 10, seed=seed) for seed in seeds])
+    parts = [slice(10 * part, 10 * part + 10) for part in range(len(seeds))]
+    return write_parts(folder, rows, parts, name=name, spec=spec)
+
+
+def write_parts(
+    folder: Path,
+    rows: Rows,
+    parts: Iterable[slice | np.ndarray],
+    *,
+    name: str = "set.h5",
+    spec: TrunkSpec = WHOLE_SPEC,
+    **changes: Any,
+) -> FeatureSet:
+    """Commit each part of `rows` as one shard, write the feature set of all rows to a folder, and open it."""
     store = Store.create(folder / "store", spec, about={"base_layers": []})
-    parts = [make_rows(spec, 10, seed=seed) for seed in seeds]
-    addresses = [RowAddress(store.append(part, engine="keras/tensorflow"), row) for part in parts for row in range(10)]
+    addresses = [RowAddress("", -1)] * len(rows)
+    for part in parts:
+        shard = store.append(rows.take(part), engine="keras/tensorflow")
+        for place, row in enumerate(np.arange(len(rows))[part].tolist()):
+            addresses[row] = RowAddress(shard, place)
     shards, places = place_rows(addresses)
-    rows = Rows(
-        np.concatenate([part.digests for part in parts]),
-        np.concatenate([part.views for part in parts]),
-        (np.concatenate([part.features[0] for part in parts]),),
-    )
-    content = make_content(rows, shards, places, spec=spec, store=f"store/{store.folder.name}")
+    content = make_content(rows, shards, places, spec=spec, store=f"store/{store.folder.name}", **changes)
     write_set(folder / name, content)
     return open_features(folder / name)
 

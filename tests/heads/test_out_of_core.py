@@ -20,13 +20,9 @@ from permafrost.heads.head import HeadData
 from permafrost.heads.options import options_from
 from permafrost.heads.out_of_core import fit_out_of_core, gather_moments
 from permafrost.heads.table import find_head
-from permafrost.store.feature_set import open_features
-from permafrost.store.row_index import RowAddress, place_rows
-from permafrost.store.set_file import write_set
 from permafrost.store.shard import Rows
-from permafrost.store.store import Store
 from permafrost.store.streaming import FeatureRows
-from samples import make_content, spec_with
+from samples import spec_with, write_parts
 
 pytest_plugins = ["upper"]
 pytestmark = [
@@ -50,23 +46,15 @@ def cached(tmp_path_factory):
     x = (centres[labels] + generator.normal(0, 1.5, (COUNT, FEATURES)) + 50).astype(np.float32)
     x[:, 0] = 3.0
     rows = Rows(generator.integers(0, 256, (COUNT, 32), dtype=np.uint8), np.zeros(COUNT, np.int32), (x,))
-    store = Store.create(folder / "store", spec, about={})
-    addresses = []
-    for start in range(0, COUNT, 50):
-        part = slice(start, start + 50)
-        shard = store.append(Rows(rows.digests[part], rows.views[part], (x[part],)), engine="none")
-        addresses += [RowAddress(shard, row) for row in range(50)]
-    content = make_content(
+    return write_parts(
+        folder,
         rows,
-        *place_rows(addresses),
+        [slice(start, start + 50) for start in range(0, COUNT, 50)],
         spec=spec,
-        store=f"store/{spec.folder_name}",
         labels=labels,
         splits=(np.arange(COUNT) % 10 == 0).astype(np.uint8),
         class_names=("a", "b", "c"),
     )
-    write_set(folder / "set.h5", content)
-    return open_features(folder / "set.h5")
 
 
 def streamed(features, *, limit: int = LIMIT) -> HeadData:

@@ -12,13 +12,13 @@ from permafrost.extraction.cache import CachedStore
 from permafrost.store import compaction
 from permafrost.store.compaction import compact
 from permafrost.store.feature_set import open_features
-from permafrost.store.row_index import RowAddress, RowIndex, place_rows
+from permafrost.store.row_index import RowIndex, place_rows
 from permafrost.store.row_reader import LocatedRows, read_rows
 from permafrost.store.set_content import ViewRows
 from permafrost.store.set_file import write_set
 from permafrost.store.shard import Rows
 from permafrost.store.store import Store
-from samples import WHOLE_SPEC, make_content, make_rows, spec_with
+from samples import WHOLE_SPEC, make_content, make_rows, spec_with, write_parts
 
 ENGINE = "keras/tensorflow"
 COUNT = 8
@@ -124,8 +124,7 @@ def test_duplicate_rows_of_small_shards_are_stored_once_afterwards(store):
     kept = fill(store)
     for seed in range(COUNT):
         rows = make_rows(WHOLE_SPEC, 3, seed=seed)
-        again = Rows(rows.digests[:2], rows.views[:2], (rows.features[0][:2],))
-        store.append(again, engine=ENGINE)
+        store.append(rows.take(slice(2)), engine=ENGINE)
 
     compact(store)
 
@@ -257,20 +256,8 @@ def test_a_full_disk_loses_nothing(store, monkeypatch):
 @pytest.fixture
 def features(tmp_path):
     """A set of all rows of `store`, written before they were merged."""
-    store = Store.create(tmp_path / "store", WHOLE_SPEC, about={})
-    parts = [make_rows(WHOLE_SPEC, 3, seed=seed) for seed in range(COUNT)]
-    addresses = []
-    for part in parts:
-        shard = store.append(part, engine=ENGINE)
-        addresses += [RowAddress(shard, row) for row in range(3)]
-    shards, places = place_rows(addresses)
-    rows = Rows(
-        np.concatenate([part.digests for part in parts]),
-        np.concatenate([part.views for part in parts]),
-        (np.concatenate([part.features[0] for part in parts]),),
-    )
-    write_set(tmp_path / "set.h5", make_content(rows, shards, places, store=f"store/{WHOLE_SPEC.folder_name}"))
-    return open_features(tmp_path / "set.h5")
+    rows = Rows.concatenated([make_rows(WHOLE_SPEC, 3, seed=seed) for seed in range(COUNT)])
+    return write_parts(tmp_path, rows, [slice(start, start + 3) for start in range(0, 3 * COUNT, 3)])
 
 
 def test_a_set_that_names_merged_shards_reads_the_same_values(features):

@@ -12,11 +12,8 @@ import pytest
 from permafrost.errors import OptionError, ShardError, WriteError
 from permafrost.store import export
 from permafrost.store.export import export_features
-from permafrost.store.feature_set import FeatureSet, open_features
-from permafrost.store.row_index import RowAddress, place_rows
-from permafrost.store.set_file import write_set
-from permafrost.store.store import Store
-from samples import make_content, make_rows, spec_with
+from permafrost.store.feature_set import FeatureSet
+from samples import make_rows, spec_with, write_parts
 
 NAMES = ("a/1.jpg", "b/caf\udce9.jpg", "a/two\nlines.jpg", "b/é.jpg", "a/\u2028.jpg")
 
@@ -24,15 +21,8 @@ NAMES = ("a/1.jpg", "b/caf\udce9.jpg", "a/two\nlines.jpg", "b/é.jpg", "a/\u2028
 @pytest.fixture
 def features(tmp_path) -> FeatureSet:
     spec = spec_with(dtype="float16")
-    store = Store.create(tmp_path / "store", spec, about={})
     rows = make_rows(spec, len(NAMES))
-    shard = store.append(rows, engine="keras/tensorflow")
-    shards, places = place_rows([RowAddress(shard, row) for row in range(len(NAMES))])
-    content = make_content(
-        rows, shards, places, spec=spec, store=f"store/{spec.folder_name}", names=NAMES, class_names=("a", "bé")
-    )
-    write_set(tmp_path / "set.h5", content)
-    return open_features(tmp_path / "set.h5")
+    return write_parts(tmp_path, rows, [slice(None)], spec=spec, names=NAMES, class_names=("a", "bé"))
 
 
 def expected(features: FeatureSet) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ def write_features(folder: Path, rows: Rows, spec=WHOLE_SPEC, **changes) -> SetC
     half = len(rows) // 2
     addresses = []
     for part in (slice(half, None), slice(half)):
-        piece = Rows(rows.digests[part], rows.views[part], tuple(tensor[part] for tensor in rows.features))
+        piece = rows.take(part)
         shard = store.append(piece, engine="keras/tensorflow")
         addresses = [RowAddress(shard, row) for row in range(len(piece))] + addresses
     shards, places = place_rows(addresses)
@@ -172,7 +172,7 @@ def test_the_seed_decides_the_order_of_shuffled_batches(shared_features):
 def test_the_order_of_shuffled_batches_does_not_depend_on_where_rows_lie(tmp_path, features, rows, content):
     order = np.random.default_rng(0).permutation(COUNT)
     store = Store.create(tmp_path / "other" / "store", WHOLE_SPEC, about={})
-    shard = store.append(Rows(rows.digests[order], rows.views, (rows.features[0][order],)), engine="none")
+    shard = store.append(rows.take(order), engine="none")
     places = np.stack([np.zeros(COUNT, np.int64), np.argsort(order)], axis=1)
     write_set(tmp_path / "other" / "set.h5", dataclasses.replace(content, shards=(shard,), places=places))
     elsewhere = open_features(tmp_path / "other" / "set.h5")

@@ -11,11 +11,9 @@ import pytest
 from permafrost.errors import ShardError
 from permafrost.store import open_shards
 from permafrost.store.feature_set import FeatureSet, open_features
-from permafrost.store.row_index import RowAddress, place_rows
-from permafrost.store.set_file import write_set
 from permafrost.store.shard import Shard
 from permafrost.store.store import Store
-from samples import WHOLE_SPEC, make_content, make_rows
+from samples import WHOLE_SPEC, make_rows, write_parts
 
 SHARDS, ROWS = 6, 24
 
@@ -23,16 +21,8 @@ SHARDS, ROWS = 6, 24
 @pytest.fixture
 def features(tmp_path) -> FeatureSet:
     """A set whose rows lie in six shards, in turn."""
-    store, rows = Store.create(tmp_path / "store", WHOLE_SPEC, about={}), make_rows(WHOLE_SPEC, ROWS)
-    addresses: list[RowAddress] = [RowAddress("", 0)] * ROWS
-    for number in range(SHARDS):
-        chosen = np.arange(number, ROWS, SHARDS)
-        part = type(rows)(rows.digests[chosen], rows.views[chosen], (rows.features[0][chosen],))
-        shard = store.append(part, engine="none")
-        for place, row in enumerate(chosen):
-            addresses[row] = RowAddress(shard, place)
-    write_set(tmp_path / "set.h5", make_content(rows, *place_rows(addresses)))
-    return open_features(tmp_path / "set.h5")
+    rows = make_rows(WHOLE_SPEC, ROWS)
+    return write_parts(tmp_path, rows, [slice(number, None, SHARDS) for number in range(SHARDS)])
 
 
 @pytest.fixture

@@ -7,13 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from permafrost.store.feature_set import FeatureSet, open_features
-from permafrost.store.row_index import RowAddress, place_rows
-from permafrost.store.set_file import write_set
-from permafrost.store.shard import Rows
-from permafrost.store.store import Store
+from permafrost.store.feature_set import FeatureSet
 from permafrost.store.streaming import FeatureRows, ShuffledRows
-from samples import make_content, make_rows, spec_with
+from samples import make_rows, spec_with, write_parts
 
 COUNT, SHARD, CLASSES = 600, 50, 3
 TRAIN = COUNT * 9 // 10
@@ -28,23 +24,15 @@ def features(tmp_path_factory) -> FeatureSet:
     folder = tmp_path_factory.mktemp("features")
     spec = spec_with(shapes=((8,),))
     rows = make_rows(spec, COUNT)
-    store = Store.create(folder / "store", spec, about={})
-    addresses: list[RowAddress] = []
-    for start in range(0, COUNT, SHARD):
-        part = slice(start, start + SHARD)
-        shard = store.append(Rows(rows.digests[part], rows.views[part], (rows.features[0][part],)), engine="none")
-        addresses += [RowAddress(shard, row) for row in range(SHARD)]
-    content = make_content(
+    return write_parts(
+        folder,
         rows,
-        *place_rows(addresses),
+        [slice(start, start + SHARD) for start in range(0, COUNT, SHARD)],
         spec=spec,
-        store=f"store/{spec.folder_name}",
         labels=np.sort(np.arange(COUNT) % CLASSES),
         splits=(np.arange(COUNT) % 10 == 0).astype(np.uint8),
         class_names=("a", "b", "c"),
     )
-    write_set(folder / "set.h5", content)
-    return open_features(folder / "set.h5")
 
 
 @pytest.fixture

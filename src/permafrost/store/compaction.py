@@ -73,7 +73,7 @@ class _Merger:
         keys = [(digest.tobytes(), int(view)) for digest, view in zip(rows.digests, rows.views, strict=True)]
         elsewhere = self._large.find_all(keys)
         wanted = np.array([self._is_new(key) and not there for key, there in zip(keys, elsewhere, strict=True)], bool)
-        part = Rows(rows.digests[wanted], rows.views[wanted], tuple(tensor[wanted] for tensor in rows.features))
+        part = rows.take(wanted)
         self._names.append(name)
         self._parts.append(part)
         self.bytes += sum(tensor.nbytes for tensor in part.features)
@@ -83,11 +83,7 @@ class _Merger:
         if len(self._names) < 2:
             return
         parts, self._parts, merged = self._parts, [], ""
-        rows = Rows(
-            np.concatenate([part.digests for part in parts]),
-            np.concatenate([part.views for part in parts]),
-            tuple(np.concatenate(tensors) for tensors in zip(*(part.features for part in parts), strict=True)),
-        )
+        rows = Rows.concatenated(parts)
         del parts  # They take as much memory as `rows`, and so do the bytes that are written.
         if len(rows):
             merged = self._store.append(rows, engine=self._engine)

@@ -55,6 +55,19 @@ class Rows:
     def __len__(self) -> int:
         return len(self.digests)
 
+    def take(self, chosen: slice | np.ndarray) -> Rows:
+        """Return some of the rows, chosen by a slice, a mask or indices."""
+        return Rows(self.digests[chosen], self.views[chosen], tuple(tensor[chosen] for tensor in self.features))
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Rows]) -> Rows:
+        """Return the rows of several parts, one after the other."""
+        return cls(
+            np.concatenate([part.digests for part in parts]),
+            np.concatenate([part.views for part in parts]),
+            tuple(np.concatenate(tensors) for tensors in zip(*(part.features for part in parts), strict=True)),
+        )
+
 
 def digest_rows(digests: Iterable[bytes]) -> np.ndarray:
     """Return digests as shards and sets hold them: (n, 32) uint8."""

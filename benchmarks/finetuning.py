@@ -23,15 +23,10 @@ import keras
 import numpy as np
 
 import permafrost as pf
-from permafrost.extraction.cache import FeatureCache
-from permafrost.extraction.options import PipelineOptions
 from permafrost.extraction.originals import Originals
-from permafrost.finetuning.cached import CachedFeatures, FeatureComputation
-from permafrost.finetuning.frontier import cut_below
-from permafrost.finetuning.layers import find_unfrozen, set_trainable
-from permafrost.finetuning.selection import ImageSelection
-from permafrost.images.augmentation import Views
-from permafrost.model.assembly import pixels_of
+from permafrost.finetuning.options import options_from
+from permafrost.finetuning.request import check_request
+from permafrost.finetuning.stages import build_stages
 from permafrost.training.conv_gradient import quick_gradients
 from permafrost.training.loop import Batches, predict_examples
 
@@ -50,15 +45,6 @@ def ordinary(setting: common.Setting, lowest: int) -> tuple[keras.Model, Any]:
     return model, preprocess
 
 
-def cut(setting: common.Setting, run: pf.Run, features: pf.FeatureSet) -> tuple[keras.Model, FeatureCache, int]:
-    """Return the tail above the cut, the cache of the features at the cut, and the lowest unfrozen layer."""
-    base_layers, model = features.store.about["base_layers"], run.model
-    lowest = find_unfrozen(UNFROZEN[setting.base], base_layers, [layer.name for layer in model.layers])
-    set_trainable(model, base_layers[lowest:], frozen=base_layers[:lowest], train_batchnorm=False)
-    frontier = cut_below(model, pixels_of(model), lowest, features.spec, base_layers)
-    return frontier.tail, FeatureCache(frontier.trunk, features.store.folder.parent), lowest
-
-
 def steps_of(model: keras.Model, x: Any, y: np.ndarray, count: int) -> float:
     """Return the median seconds of `count` steps on one batch in memory."""
     return statistics.median(common.timed(lambda: model.train_on_batch(x, y))[0] for _ in range(count))
@@ -74,13 +60,12 @@ def main() -> None:
         options = {"pool": "avg", "validation_fraction": 0.2, "test_fraction": 0.0}
         features = pf.extract(folder, **setting.of_extract(), **options, out=out, progress=False)
         run = pf.fit_head(features, "ridge", regularization=1.0, out=Path(scratch, "run"), progress=False)
-        tail, cache, lowest = cut(setting, run, features)
-        rows = {split: features.rows(split) for split in ("train", "validation", "test")}
-        selection = ImageSelection(features=features, rows=rows, views=Views())
-        computation = FeatureComputation(selection, cache, PipelineOptions(progress=False))
-        extraction, _ = common.timed(computation.run)
-        cached = CachedFeatures(selection, cache)
-        model, preprocess = ordinary(setting, lowest)
+        wanted = {"unfreeze": UNFROZEN[setting.base], "features": features, "untrained_head": True, "progress": False}
+        request = check_request(run, options_from(wanted))
+        (stage,) = build_stages(run.model, request)
+        tail, cache = stage.frontier.tail, stage.cache
+        extraction, _ = common.timed(stage.computation.run)
+        model, preprocess = ordinary(setting, stage.lowest)
         print(f"{setting.base} from {UNFROZEN[setting.base]}, {setting.size} px, {given.images} images")
         print(f"crossing: {cache.spec.cut} {cache.spec.shapes}, {cache.row_bytes / 1e3:.0f} kB per image")
         print(f"trained: {sum(np.prod(v.shape) for v in tail.trainable_variables):,} numbers in the tail,")
@@ -89,10 +74,10 @@ def main() -> None:
         labels = {split: features.labels(split) for split in ("train", "validation")}
         originals = Originals(features)
         pixels = {
-            split: preprocess(np.stack([originals.pixels(int(row)) for row in rows[split]]).astype(np.float32))
+            split: preprocess(np.stack([originals.pixels(int(row)) for row in features.rows(split)]).astype(np.float32))
             for split in labels
         }
-        examples = {split: cached.examples(split) for split in labels}
+        examples = {split: stage.cached.examples(split) for split in labels}
         batch = np.arange(BATCH)
         y = labels["train"][batch]
         tail.compile(keras.optimizers.SGD(1e-5, momentum=0.9), "sparse_categorical_crossentropy", metrics=["accuracy"])

@@ -13,6 +13,7 @@ from permafrost.cli.options import record_options
 from permafrost.cli.text import duplicate_lines, duration
 from permafrost.extraction.options import ExtractOptions
 from permafrost.extraction.stopwatch import STAGES
+from permafrost.images.splits import SPLITS
 from permafrost.units import size
 
 
@@ -69,13 +70,10 @@ def _skipped_lines(summary: dict[str, Any], maximum: int = 10) -> list[str]:
 
 
 def _set_lines(features: Any) -> list[str]:
-    from permafrost.store.description import describe_set
-
-    summary, description = features.summary, describe_set(features)
-    seconds = summary["seconds"]
+    summary, seconds = features.summary, features.summary["seconds"]
     waits = ", ".join(f"{stage} {duration(seconds[name])}" for name, stage in STAGES.items())
     rate = summary["images"] / max(seconds["all"] - seconds["engine"], 1e-3)
-    splits = ", ".join(f"{name} {split['n']:,}" for name, split in description["splits"].items())
+    splits = ", ".join(f"{split} {len(features.rows(split)):,}" for split in SPLITS)
     views = [] if features.views == 1 else [f"views: {features.views} of each training image, {features.augmentation}"]
     return [
         f"images: {summary['images']:,} ({splits}); {len(features.class_names)} classes",

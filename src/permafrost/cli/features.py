@@ -28,7 +28,6 @@ def list_sets(*, folder: str, as_json: bool) -> None:
 
     FOLDER is `features` by default.
     """
-    from permafrost.store.description import describe_set
     from permafrost.store.feature_set import open_features
     from permafrost.store.verification import set_files, stores_of_other_versions
 
@@ -37,10 +36,11 @@ def list_sets(*, folder: str, as_json: bool) -> None:
     entries: list[dict[str, Any]] = []
     for path in set_files(Path(folder)):  # A damaged one is listed with its error.
         try:
-            described = describe_set(open_features(path))
-            of_set = {key: described[key] for key in ("data", "images", "shape", "key")}
-            of_trunk = {key: described["trunk"][key] for key in ("base", "cut", "pooling", "image_size")}
-            entries.append({"set": str(path), **of_set, **of_trunk})
+            opened = open_features(path)
+            entry = {"data": opened.root, "images": len(opened), "shape": list(opened.shape), "key": opened.spec.key}
+            trunk = opened.spec.to_json()
+            entry |= {key: trunk[key] for key in ("base", "cut", "pooling", "image_size")}
+            entries.append({"set": str(path), **entry})
         except StoreError as error:
             entries.append({"set": str(path), "error": str(error)})
     entries += [{"store": str(path), "error": str(error)} for path, error in stores_of_other_versions(folder)]

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import permafrost as pf
-from helpers import compiling, files_below, leftovers, load_stored_trunk, one_error_line
+from helpers import compiling, files_below, leftovers, load_stored_trunk, one_error_line, same_weights
 from permafrost.cli.fit_head import calibration_lines, run_lines
 from permafrost.errors import HeadError, OptionError, ParityError, PermafrostError, RunError, SetError, StoreError
 from permafrost.extraction.originals import Originals
@@ -120,8 +120,7 @@ def test_a_run_records_all_options(dense_run):
 def test_the_same_request_gives_the_same_model(features, dense_run, tmp_path):
     again = fit(features, "dense", out=tmp_path / "again", **GIVEN)
 
-    pairs = zip(dense_run.model.get_weights(), again.model.get_weights(), strict=True)
-    assert all(np.array_equal(left, right) for left, right in pairs)
+    assert same_weights(dense_run.model, again.model)
     assert dense_run.metrics == again.metrics
 
 
@@ -346,8 +345,7 @@ def test_an_open_set_reads_its_trunk_once(own_features, tmp_path):
 
     second = fit(own_features, out=tmp_path / "second")
 
-    for left, right in zip(first.model.get_weights(), second.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(left, right)
+    assert same_weights(first.model, second.model)
 
 
 def test_the_same_extract_again_writes_a_missing_trunk(own_features, split_photos, tiny_base):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from helpers import compiling
+from helpers import compiling, same_weights
 from permafrost.errors import OptionError
 from permafrost.training import loop as training_module
 from permafrost.training.loop import Batches, Examples, TrainingResult, class_weights, predict_examples, train
@@ -68,22 +68,17 @@ def trained_result(
     return model, train(model, training, validation, settings, progress=False, never_worse=never_worse)
 
 
-def equal_weights(left: keras.Model, right: keras.Model) -> bool:
-    pairs = zip(left.get_weights(), right.get_weights(), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
-
-
 def test_the_same_seed_gives_the_same_weights_and_history():
     (first, first_history), (second, second_history) = trained(seed=7, batch_size=8), trained(seed=7, batch_size=8)
 
-    assert equal_weights(first, second)
+    assert same_weights(first, second)
     assert first_history == second_history
 
 
 def test_another_seed_gives_other_weights():
     (first, _), (second, _) = trained(seed=7, batch_size=8), trained(seed=8, batch_size=8)
 
-    assert not equal_weights(first, second)
+    assert not same_weights(first, second)
 
 
 def test_the_history_has_a_row_for_each_epoch_from_1_with_loss_and_accuracy():
@@ -107,7 +102,7 @@ def test_training_stops_after_patience_epochs_without_improvement_and_restores_t
 
     assert len(history) == 3
     assert min(history, key=lambda row: row["val_loss"])["epoch"] == 1
-    assert equal_weights(model, one_epoch)
+    assert same_weights(model, one_epoch)
 
 
 def test_patience_0_never_stops_early_and_still_restores_the_best():
@@ -116,7 +111,7 @@ def test_patience_0_never_stops_early_and_still_restores_the_best():
     model, history = trained(CONTRADICTING, epochs=5, patience=0)
 
     assert len(history) == 5
-    assert equal_weights(model, one_epoch)
+    assert same_weights(model, one_epoch)
 
 
 def test_a_change_smaller_than_min_delta_is_not_an_improvement():
@@ -155,7 +150,7 @@ def test_the_best_epoch_is_the_one_whose_weights_remain_even_if_a_later_one_is_s
 def test_never_worse_restores_the_start_if_training_does_not_improve_on_it_by_min_delta(monitor):
     model, result = trained_result(never_worse=True, monitor=monitor, min_delta=10.0, epochs=3)
 
-    assert equal_weights(model, make_model())
+    assert same_weights(model, make_model())
     assert (result.improved, result.best_epoch, result.best_value) == (False, None, result.start_value)
     examples = AGREEING if monitor.startswith("val_") else TRAINING
     metric = "accuracy" if monitor.endswith("accuracy") else "log_loss"
@@ -169,7 +164,7 @@ def test_never_worse_compares_the_training_loss_after_training_not_the_mean_over
     model, result = trained_result(training=RANDOM, never_worse=True, **options)
 
     assert result.history[0]["loss"] == pytest.approx(result.start_value, abs=1e-5)
-    assert equal_weights(model, make_model())
+    assert same_weights(model, make_model())
     assert not result.improved
 
 
@@ -207,13 +202,13 @@ def test_every_listed_optimizer_trains(optimizer):
 def test_momentum_makes_a_difference_to_sgd():
     (without, _), (with_it, _) = (trained(optimizer="sgd", momentum=momentum) for momentum in (0.0, 0.9))
 
-    assert not equal_weights(without, with_it)
+    assert not same_weights(without, with_it)
 
 
 def test_a_learning_rate_of_0_leaves_the_weights_as_they_are():
     model, _ = trained(learning_rate=0.0, optimizer="sgd", momentum=0.9)
 
-    assert equal_weights(model, make_model())
+    assert same_weights(model, make_model())
 
 
 def test_an_epoch_has_the_requested_steps_and_starts_another_pass_if_needed():
@@ -317,7 +312,7 @@ def test_class_weights_make_a_difference_for_unbalanced_classes():
         trained(training=unbalanced, class_weight=class_weight) for class_weight in ("none", "balanced")
     )
 
-    assert not equal_weights(plain, balanced)
+    assert not same_weights(plain, balanced)
 
 
 def test_a_compiled_model_trains_like_an_eager_one():

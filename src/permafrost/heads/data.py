@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from permafrost.errors import HeadError, OptionError
-from permafrost.heads.head import HeadData
+from permafrost.heads.head import HeadData, identical_features
 from permafrost.images.decoding import content_digest
 from permafrost.images.splits import SPLITS, content_position
 from permafrost.store.feature_set import FeatureSet, open_features
@@ -230,9 +230,7 @@ def require_features(x: np.ndarray, name_of: Callable[[int], str]) -> None:
             do="extract again with sound weights, or in float32",
         )
     if len(x) > 1 and (x == x[0]).all():
-        raise HeadError(
-            "all images have the same features", expected="features that differ", do="extract at another cut"
-        )
+        raise identical_features()
 
 
 def count_views(sets: Sequence[FeatureSet], wanted: int | None, *, several: bool) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from permafrost.errors import HeadError
 from permafrost.heads.options import HeadOptions
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class FittedHead:
 
         # Batches have one size, because starting `predict` takes longer than computing a block of features.
         return predict_arrays(self.model, x, batch_size=256)
+
+
+def identical_features() -> HeadError:
+    """Return the error for features that are the same for all images."""
+    return HeadError("all images have the same features", expected="features that differ", do="extract at another cut")
 
 
 class Head(abc.ABC):

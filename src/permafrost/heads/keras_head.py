@@ -9,8 +9,7 @@ from typing import Any, Final
 import keras
 import numpy as np
 
-from permafrost.errors import HeadError
-from permafrost.heads.head import FittedHead, Head, HeadData
+from permafrost.heads.head import FittedHead, Head, HeadData, identical_features
 from permafrost.heads.options import HeadOptions
 from permafrost.heads.to_keras import normalization
 from permafrost.store.streaming import ShuffledRows
@@ -105,9 +104,7 @@ def centring_layer(x: np.ndarray) -> tuple[keras.Layer, float]:
     mean = rows.mean(axis=0, dtype=np.float64)
     variance = float(np.mean(np.square(rows - mean.astype(np.float32)), dtype=np.float64))
     if not variance:
-        raise HeadError(
-            "all images have the same features", expected="features that differ", do="extract at another cut"
-        )
+        raise identical_features()
     divisor = (variance * x[0].size) ** 0.5 / NORM
     variances = np.full(x.shape[-1], divisor**2)
     return normalization((None, *x.shape[1:]), mean, variances, name="head_centring"), divisor

@@ -37,8 +37,8 @@ def assign_splits(
     digests: Iterable[bytes],
     given: Iterable[str | None],
     *,
-    validation_fraction: float | None = None,
-    test_fraction: float | None = None,
+    validation_fraction: float = VALIDATION_FRACTION,
+    test_fraction: float = TEST_FRACTION,
 ) -> list[str]:
     """Return the split of each image: the given one, or else one derived from its content.
 
@@ -47,27 +47,24 @@ def assign_splits(
     Args:
         digests: content digests, 32 bytes each.
         given: names of splits, or None for images without one.
-        validation_fraction: fraction of the images without a given split that go to validation, 0 to 1;
-            `VALIDATION_FRACTION` if None.
-        test_fraction: likewise for test; `TEST_FRACTION` if None.
+        validation_fraction: fraction of the images without a given split that go to validation, 0 to 1.
+        test_fraction: likewise for test.
 
     Raises:
         OptionError: a fraction is out of range, or the two leave nothing to train on.
     """
-    validation = VALIDATION_FRACTION if validation_fraction is None else validation_fraction
-    test = TEST_FRACTION if test_fraction is None else test_fraction
-    if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
+    if not (0 <= validation_fraction < 1 and 0 <= test_fraction < 1 and validation_fraction + test_fraction < 1):
         raise OptionError(
             "fractions for validation and test leave nothing to train on",
             expected="each at least 0, together less than 1",
-            found=f"{validation:g} and {test:g}",
+            found=f"{validation_fraction:g} and {test_fraction:g}",
         )
 
     def split_of(digest: bytes) -> str:
         position = content_position(digest)
-        if position < test:
+        if position < test_fraction:
             return "test"
-        return "validation" if position < test + validation else "train"
+        return "validation" if position < test_fraction + validation_fraction else "train"
 
     return [split or split_of(digest) for digest, split in zip(digests, given, strict=True)]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from permafrost.errors import DatasetError, ImageError, OptionError
 from permafrost.images.dataset import Dataset, read_dataset
-from permafrost.images.splits import SPLITS, assign_splits
+from permafrost.images.splits import SPLITS, TEST_FRACTION, VALIDATION_FRACTION, assign_splits
 from permafrost.model.inference import ModelLike, classify, open_model
 from permafrost.training.metrics import metrics
 
@@ -20,8 +20,8 @@ def evaluate(
     data: str | os.PathLike[str],
     *,
     split: str = "test",
-    validation_fraction: float | None = None,
-    test_fraction: float | None = None,
+    validation_fraction: float = VALIDATION_FRACTION,
+    test_fraction: float = TEST_FRACTION,
 ) -> dict[str, Any]:
     """Compute a model's metrics on one split of a dataset. Only the images of that split are decoded.
 

@@ -91,7 +91,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         ImageError: the bytes are not an image, are damaged, or have too many pixels.
     """
-    return np.asarray(_open(data, max_pixels))
+    with decoded(data, max_pixels=max_pixels) as pixels:
+        return pixels
 
 
 def decode_resized(
@@ -198,7 +199,7 @@ def _opened(data: bytes, max_pixels: int, memory: DecodingMemory | None) -> Iter
         yield _open(data, max_pixels, reserve)
 
 
-def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object] = lambda _: None) -> Image.Image:
+def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object]) -> Image.Image:
     """Decode to a Pillow image in mode RGB; call `reserve` with the bytes that it needs before it is decoded."""
     from PIL import Image
 

@@ -85,7 +85,7 @@ class LoadedImage:
     @property
     def size(self) -> int:
         """Number of bytes of the content."""
-        return self.content.nbytes if hasattr(self.content, "nbytes") else len(self.content)
+        return len(self.content) if isinstance(self.content, bytes) else self.content.nbytes
 
     def full_size(self) -> np.ndarray:
         """Decode the image to (h, w, 3) uint8.

@@ -78,7 +78,7 @@ def load_base(
     return Base(
         model=_build(name, options, size, source),
         name=full_name(name, options),
-        weights_source=source if source in _NO_FILES else Path(source).name,
+        weights_source=Path(source).name,
         preprocessing=rule,
         image_size=size,
     )

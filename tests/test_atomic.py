@@ -200,7 +200,7 @@ def test_temporary_files_and_folders_are_locked_while_they_are_written(tmp_path,
 
 
 def is_locked(path):
-    """Return whether somebody holds an exclusive lock on `path`."""
+    """Return whether `path` has an exclusive lock."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -31,7 +31,7 @@ def test_locking_a_missing_folder_is_one_clear_error_and_nothing_else(tmp_path, 
     assert ignored == []
 
 
-def test_a_lock_is_not_of_a_folder_made_anew_in_the_place_of_the_locked_one(tmp_path):
+def test_a_lock_is_not_that_of_a_new_folder_in_the_place_of_the_locked_one(tmp_path):
     folder = tmp_path / "store"
     folder.mkdir()
 

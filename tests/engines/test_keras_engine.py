@@ -47,14 +47,14 @@ def test_the_same_batch_gives_the_same_features_to_the_last_bit(engine):
 
 @settings(max_examples=10)
 @given(rows=st.lists(st.integers(0, 7), min_size=1, max_size=8))
-def test_a_images_features_do_not_depend_on_the_others_in_its_batch_or_on_how_full_it_is(engine, whole, rows):
+def test_an_images_features_do_not_depend_on_the_others_in_its_batch_or_on_how_full_it_is(engine, whole, rows):
     (features,) = engine(PIXELS[rows])
 
     assert features.shape == whole[rows].shape
     assert np.abs(features - whole[rows]).max() <= 1e-6 * np.abs(whole).max()
 
 
-def test_every_batch_is_filled_up_to_one_size_so_that_nothing_is_compiled_anew(model, monkeypatch):
+def test_every_batch_is_padded_to_one_size_so_that_nothing_is_compiled_again(model, monkeypatch):
     sizes = []
     predict = model.predict_on_batch
 
@@ -82,7 +82,7 @@ def test_an_engine_has_a_name_and_a_record(engine):
     assert engine.name == f"keras/{keras.backend.backend()}"
 
 
-def test_an_engine_that_is_not_there_is_refused_with_those_that_are(model):
+def test_an_unknown_engine_is_refused_with_the_known_ones(model):
     with pytest.raises(OptionError, match=r"unknown engine; expected auto or keras or openvino, found abacus"):
         make_engine("abacus", model, batch_size=1)
 

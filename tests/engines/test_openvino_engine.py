@@ -1,4 +1,4 @@
-"""OpenVINO runs what Keras runs, as Keras does, or not at all; its form of a trunk is stored and never stale."""
+"""OpenVINO computes the features of Keras or is refused; a converted trunk is stored and never stale."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def engine(model) -> OpenVINOEngine:
 
 @pytest.fixture(scope="module")
 def expected(model) -> np.ndarray:
-    """What Keras predicts for all images."""
+    """The features of all images as Keras computes them."""
     return model.predict(PIXELS.astype(np.float32), verbose=0)
 
 
@@ -59,7 +59,7 @@ def take(tiny_base, tmp_path):
 
 
 def wrong_by(fraction: float, monkeypatch) -> None:
-    """Have OpenVINO give features that differ by so much of the largest that is checked, from now on."""
+    """Make OpenVINO's features wrong by a fraction of the largest that is checked, from now on."""
     run = OpenVINOEngine.__call__
 
     def wrong(self, pixels):
@@ -69,7 +69,7 @@ def wrong_by(fraction: float, monkeypatch) -> None:
 
 
 def not_installed(monkeypatch) -> None:
-    """Have OpenVINO not be installed, from now on."""
+    """Make OpenVINO look as if it were not installed, from now on."""
     monkeypatch.setitem(sys.modules, "openvino", None)
 
 
@@ -195,7 +195,7 @@ def test_a_precision_that_the_processor_lacks_is_refused_and_not_replaced(model,
     assert "no bfloat16" in engine.why
 
 
-def test_loading_it_tells_nobody():
+def test_loading_it_loads_no_telemetry():
     command = (
         "from permafrost.engines.conversion import load_openvino; import sys; load_openvino();"
         "print(sorted(name for name in sys.modules if name.startswith('openvino_telemetry')))"
@@ -261,7 +261,7 @@ def test_the_first_batch_is_compared_with_keras_and_the_difference_is_recorded(t
 
 
 def shard_engine(features: FeatureSet) -> str:
-    """What a set's first shard says of its engine."""
+    """Return the engine that a set's first shard records."""
     import h5py
 
     with h5py.File(features.store.folder / features.store.shard_names()[0]) as file:
@@ -344,7 +344,7 @@ def test_keras_uses_its_own_batch_size_after_taking_over(model, engine, monkeypa
     assert (whole.batch_size, set(sizes)) == (32, {32})
 
 
-def test_nothing_goes_on_before_the_first_batch_has_been_checked(model, engine, monkeypatch):
+def test_no_features_are_returned_before_the_first_batch_has_been_checked(model, engine, monkeypatch):
     def refuse(*_):
         raise EngineError("not yet")
 
@@ -416,7 +416,7 @@ def test_what_is_too_large_or_compressed_is_not_read(tmp_path):
     assert place.load(max_bytes=size) is None
 
 
-def test_a_damaged_conversion_is_made_anew_and_replaced(take, photos, own_photos):
+def test_a_damaged_conversion_is_made_again_and_replaced(take, photos, own_photos):
     stored = take(photos).store.folder / "trunk.openvino"
     whole = stored.read_bytes()
     stored.write_bytes(whole[:-100])
@@ -438,7 +438,7 @@ def test_a_run_that_computes_nothing_needs_no_engine(take, photos, monkeypatch):
 
 
 @pytest.mark.slow
-def test_keras_on_another_backend_has_its_trunk_converted_in_a_process_of_its_own(tmp_path, photos, tiny_base):
+def test_on_another_backend_the_trunk_is_converted_in_another_process(tmp_path, photos, tiny_base):
     pytest.importorskip("jax", reason="no jax")
     out = tmp_path / "features" / "set.h5"
     command = [sys.executable, "-m", "permafrost", "extract", str(photos), "--base", str(tiny_base), "--out", str(out)]

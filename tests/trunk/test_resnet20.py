@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import compiling
+from helpers import compiling, same_weights
 from permafrost.errors import BaseError, WeightsError
 from permafrost.trunk.bases import load_base
 from permafrost.trunk.resnet20 import resnet20
@@ -20,7 +20,7 @@ from permafrost.trunk.table import BASES
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "resnet20-cifar10"
 ACCURACY = 0.8928
-"""On the 10,000 test images, as `docs/bundled-base.md` says."""
+"""On the 10,000 test images; `docs/bundled-base.md` gives it too."""
 WEIGHTS = ROOT / "src" / "permafrost" / "trunk" / str(BASES["resnet20_cifar10"].bundled)
 
 
@@ -43,7 +43,7 @@ def test_its_own_weights_are_the_default(bundled):
 
     assert (base.name, base.weights_source, base.preprocessing) == ("resnet20_cifar10", "bundled", "tf")
     assert base.model.output_shape == (None, 12, 16, 64)
-    assert all(np.array_equal(a, b) for a, b in zip(base.model.get_weights(), bundled.get_weights(), strict=True))
+    assert same_weights(base.model, bundled)
 
 
 def test_it_takes_any_size_from_32_px():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import keras
-import numpy as np
 
+from helpers import same_weights
 from permafrost.trunk.preprocessing import preprocess
 from permafrost.trunk.run_base import MODEL_FILE, RUN_FILE, load_run_base
 
@@ -24,5 +24,4 @@ def test_the_base_of_a_run_in_bfloat16_computes_in_float32_in_its_nested_models_
 
     convolutions = [base.model.get_layer("inner").layers[-1], base.model.get_layer("last")]
     assert [layer.dtype_policy.name for layer in convolutions] == ["float32", "float32"]
-    for found, saved in zip(base.model.get_weights(), model.get_weights(), strict=True):
-        assert np.array_equal(found, saved)
+    assert same_weights(base.model, model)

@@ -10,7 +10,7 @@ from permafrost.errors import DatasetError, ImageError, OptionError, SetError, V
 from permafrost.extraction.options import DEFAULT_FOLDER
 from permafrost.images.dataset import Dataset
 from permafrost.store.set_content import SetContent
-from permafrost.store.set_reading import is_feature_set, read_set
+from permafrost.store.set_reading import may_be_feature_set, read_set
 from permafrost.store.storage import is_plain_name
 from permafrost.trunk.spec import TrunkSpec, portable_name
 
@@ -76,7 +76,7 @@ def default_path(dataset: Dataset, identity: SetIdentity, folder: Path = Path(DE
         except VersionError:
             continue
         except SetError:
-            if is_feature_set(path) is False:
+            if not may_be_feature_set(path):
                 continue
             content = None  # A damaged set is replaced.
         if content is None:

@@ -54,18 +54,18 @@ def set_names(storage: Storage) -> list[str]:
         names = [name for name in storage.list() if name.endswith(".h5")]
     except OSError as error:
         raise SetError(f"cannot list the feature sets in {storage.location()}: {error.strerror or error}") from error
-    return [name for name in names if is_feature_set(StoredObject(storage, name)) is not False]
+    return [name for name in names if may_be_feature_set(StoredObject(storage, name))]
 
 
-def is_feature_set(place: ObjectPlace) -> bool | None:
-    """Return whether a file declares itself a feature set; None if it cannot be read, as a damaged file."""
+def may_be_feature_set(place: ObjectPlace) -> bool:
+    """Return whether a file declares itself a feature set, or cannot be read and may be a damaged one."""
     import h5py
 
     try:
         with h5py.File(StoredObject.at(place).readable(), "r", locking=False) as file:
             return "format" in file.attrs and read_text(file, "format") == FORMAT
     except (OSError, RuntimeError, KeyError, ValueError):
-        return None
+        return True
 
 
 def _read_content(place: StoredObject, file: h5py.File) -> SetContent:

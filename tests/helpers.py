@@ -79,6 +79,11 @@ def changed_layers(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) 
     return {name.split("/")[0] for name in before if before[name].tobytes() != after[name].tobytes()}
 
 
+def close(left: np.ndarray, right: np.ndarray, tolerance: float) -> bool:
+    """Return whether features agree relative to the largest one."""
+    return bool(np.abs(left - right).max() <= tolerance * np.abs(right).max())
+
+
 def files_below(folder: Path) -> list[str]:
     """Return the relative paths of everything below a folder, hidden files too."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

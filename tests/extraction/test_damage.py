@@ -5,26 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 
-import numpy as np
 import pytest
 
+from helpers import close
 from permafrost import open_features
 from permafrost.engines.keras_engine import KerasEngine
-from permafrost.errors import (
-    DatasetError,
-    ImageError,
-    ShardError,
-    StoreError,
-)
+from permafrost.errors import DatasetError, ImageError, ShardError, StoreError
 from permafrost.extraction import writer as committing
 from samples import CLASSES, encoded, texture
 
 pytest_plugins = ["upper"]
-
-
-def close(left, right, tolerance: float) -> bool:
-    """Return whether features agree relative to the largest one."""
-    return np.abs(left - right).max() <= tolerance * np.abs(right).max()
 
 
 # Damage and interruption
@@ -105,7 +95,7 @@ def test_a_damaged_description_is_an_error(take, photos):
 # Bad images
 
 
-def test_bad_images_are_set_aside_with_path_and_reason_here_and_in_the_sets_file(take, own_photos):
+def test_bad_images_are_skipped_with_path_and_reason_in_the_summary_and_in_the_file(take, own_photos):
     (own_photos / "dots" / "cut.jpg").write_bytes(encoded(texture("dots", 0, (90, 90)), "JPEG")[:900])
     (own_photos / "dots" / "empty.png").write_bytes(b"")
     (own_photos / "dots" / "page.jpg").write_bytes(b"<html>")

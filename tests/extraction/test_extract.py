@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 import samples
+from helpers import close
 from permafrost import extract, open_features
-from permafrost.errors import (
-    ImageError,
-)
+from permafrost.errors import ImageError
 from permafrost.extraction import reader as reading
 from permafrost.extraction.extract import compute_features
 from permafrost.extraction.options import PipelineOptions
@@ -37,11 +36,6 @@ def reference(photos, tiny_base, tmp_path_factory) -> FeatureSet:
     """Features of `photos`, extracted once. Not to be changed."""
     out = tmp_path_factory.mktemp("reference") / "photos.h5"
     return extract(photos, base=str(tiny_base), pool="avg", out=out, engine="keras", progress=False)
-
-
-def close(left, right, tolerance: float) -> bool:
-    """Return whether features agree relative to the largest one."""
-    return np.abs(left - right).max() <= tolerance * np.abs(right).max()
 
 
 # What is extracted

@@ -1,4 +1,4 @@
-"""Kept views: of training images alone, each computed once, found again whatever else there is."""
+"""Cached views: only training images have them, and each is computed once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import edit_json, one_error_line
+from helpers import close, edit_json, one_error_line
 from permafrost import extract, fit_head, open_features
 from permafrost.errors import OptionError, SetError
 from permafrost.extraction.extract import Extraction
@@ -47,7 +47,7 @@ def test_a_views_features_are_the_trunks_on_the_augmented_pixels(viewed, tiny_ba
         ]
         expected = trunk.model.predict(np.stack(views).astype(np.float32), verbose=0)
         x, y = viewed.arrays("train", view=number)
-        assert np.abs(x - expected).max() <= 1e-4 * np.abs(expected).max()
+        assert close(x, expected, 1e-4)
         assert np.array_equal(y, viewed.labels("train"))
 
 

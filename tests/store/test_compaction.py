@@ -27,13 +27,13 @@ TWO = spec_with(shapes=((2, 3), (4,)), dtype="float16")
 
 def fill(store: Store, count: int = COUNT, *, engines: tuple[str, ...] = (ENGINE,)) -> dict[bytes, list[bytes]]:
     """Commit `count` shards of three rows; return by digest the bytes of each row's tensors."""
-    kept = {}
+    committed = {}
     for seed in range(count):
         rows = make_rows(store.spec, 3, seed=seed)
         store.append(rows, engine=engines[seed % len(engines)])
         for row in range(3):
-            kept[rows.digests[row].tobytes()] = [tensor[row].tobytes() for tensor in rows.features]
-    return kept
+            committed[rows.digests[row].tobytes()] = [tensor[row].tobytes() for tensor in rows.features]
+    return committed
 
 
 def found(store: Store, wanted: dict[bytes, list[bytes]]) -> dict[bytes, list[bytes]]:
@@ -63,13 +63,13 @@ def store(tmp_path) -> Store:
 @pytest.mark.parametrize("spec", [WHOLE_SPEC, TWO], ids=["one tensor", "two of float16"])
 def test_many_small_shards_become_one_with_the_same_rows_bit_for_bit(tmp_path, spec):
     store = Store.create(tmp_path, spec, about={})
-    kept = fill(store)
+    committed = fill(store)
 
     assert compact(store)
 
     (shard,) = store.shard_names()
     assert store.verify(shard) == 3 * COUNT
-    assert found(store, kept) == kept
+    assert found(store, committed) == committed
 
 
 def test_few_shards_stay_as_they_are(store):
@@ -82,7 +82,7 @@ def test_few_shards_stay_as_they_are(store):
 
 
 def test_large_shards_stay_and_merged_ones_do_not_grow_beyond_the_limit(store, monkeypatch):
-    kept = fill(store)
+    committed = fill(store)
     large = store.append(make_rows(WHOLE_SPEC, 200, seed=999), engine=ENGINE)
     monkeypatch.setattr(compaction, "SMALL_BYTES", (store.folder / large).stat().st_size)
     monkeypatch.setattr(compaction, "FULL_BYTES", 6 * 24)
@@ -92,16 +92,16 @@ def test_large_shards_stay_and_merged_ones_do_not_grow_beyond_the_limit(store, m
     assert large in store.shard_names()
     sizes = [len(store.read_index(name)[0]) for name in store.shard_names() if name != large]
     assert sizes == [6] * 4
-    assert found(store, kept) == kept
+    assert found(store, committed) == committed
 
 
 def test_rows_of_different_engines_are_not_mixed(store):
-    kept = fill(store, engines=("keras/tensorflow", "openvino"))
+    committed = fill(store, engines=("keras/tensorflow", "openvino"))
 
     compact(store)
 
     assert sorted(store.load(name)[1] for name in store.shard_names()) == ["keras/tensorflow", "openvino"]
-    assert found(store, kept) == kept
+    assert found(store, committed) == committed
 
 
 def test_views_of_one_image_stay_apart(store):
@@ -121,7 +121,7 @@ def test_views_of_one_image_stay_apart(store):
 
 
 def test_duplicate_rows_of_small_shards_are_stored_once_afterwards(store):
-    kept = fill(store)
+    committed = fill(store)
     for seed in range(COUNT):
         rows = make_rows(WHOLE_SPEC, 3, seed=seed)
         store.append(rows.take(slice(2)), engine=ENGINE)
@@ -130,7 +130,7 @@ def test_duplicate_rows_of_small_shards_are_stored_once_afterwards(store):
 
     (shard,) = store.shard_names()
     assert store.verify(shard) == 3 * COUNT
-    assert found(store, kept) == kept
+    assert found(store, committed) == committed
 
 
 def row_parts(seed: int):
@@ -140,7 +140,7 @@ def row_parts(seed: int):
 
 def test_rows_that_are_in_a_large_shard_are_not_copied(store, monkeypatch):
     # This is the state after a kill between the copy and the removal.
-    kept = fill(store)
+    committed = fill(store)
     digests, views, features = (
         np.concatenate(parts) for parts in zip(*[row_parts(seed) for seed in range(COUNT)], strict=True)
     )
@@ -150,11 +150,11 @@ def test_rows_that_are_in_a_large_shard_are_not_copied(store, monkeypatch):
     compact(store)
 
     assert store.shard_names() == [large]
-    assert found(store, kept) == kept
+    assert found(store, committed) == committed
 
 
 def test_a_damaged_large_shard_is_not_relied_on(store, monkeypatch):
-    kept = fill(store)
+    committed = fill(store)
     digests, views, features = (
         np.concatenate(parts) for parts in zip(*[row_parts(seed) for seed in range(COUNT)], strict=True)
     )
@@ -167,11 +167,11 @@ def test_a_damaged_large_shard_is_not_relied_on(store, monkeypatch):
     compact(store)
 
     path.unlink()
-    assert found(store, kept) == kept
+    assert found(store, committed) == committed
 
 
 def test_damaged_small_shards_stay(store):
-    kept = fill(store)
+    committed = fill(store)
     name = store.shard_names()[0]
     lost = {row.tobytes() for row in store.read_index(name)[0]}
     (store.folder / name).write_bytes(b"damaged")
@@ -179,7 +179,7 @@ def test_damaged_small_shards_stay(store):
     compact(store)
 
     assert name in store.shard_names() and len(store.shard_names()) == 2
-    assert found(store, kept) == {digest: row for digest, row in kept.items() if digest not in lost}
+    assert found(store, committed) == {digest: row for digest, row in committed.items() if digest not in lost}
 
 
 class Killed(BaseException):
@@ -188,7 +188,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("step", range(0, COUNT + 3, 2))
 def test_a_kill_at_any_step_loses_no_row_and_the_next_run_completes_it(store, monkeypatch, step):
-    kept = fill(store)
+    committed = fill(store)
     steps = iter(range(1000))
 
     def counted(function):
@@ -208,16 +208,16 @@ def test_a_kill_at_any_step_loses_no_row_and_the_next_run_completes_it(store, mo
             pass
         else:
             assert step > COUNT
-    assert found(store, kept) == kept
+    assert found(store, committed) == committed
     fill(store, compaction.MANY + 1)
     compact(store)
 
-    assert found(store, kept) == kept
+    assert found(store, committed) == committed
     assert len(store.shard_names()) <= 2
 
 
 def test_two_processes_at_once_lose_nothing_even_if_one_finds_the_result_of_the_other(store, monkeypatch):
-    kept = fill(store)
+    committed = fill(store)
     other = Store(store.folder)
     append, calls = Store.append, []
 
@@ -231,11 +231,11 @@ def test_two_processes_at_once_lose_nothing_even_if_one_finds_the_result_of_the_
     monkeypatch.setattr(Store, "append", append_after_the_other)
     compact(store)
 
-    assert found(store, kept) == kept
+    assert found(store, committed) == committed
 
 
 def test_a_full_disk_loses_nothing(store, monkeypatch):
-    kept = fill(store)
+    committed = fill(store)
     before = store.shard_names()
 
     def refuse(*_):
@@ -247,7 +247,7 @@ def test_a_full_disk_loses_nothing(store, monkeypatch):
             compact(store)
 
     assert store.shard_names() == before
-    assert found(store, kept) == kept
+    assert found(store, committed) == committed
 
 
 # Readers that have the old names

@@ -22,6 +22,7 @@ ORDER = [
     "units",
     "options",
     "progress",
+    "threads",
     "images",
     "trunk",
     "engines",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -24,6 +23,7 @@ from permafrost.images.resizing import resize
 from permafrost.images.sources import ImageSource
 from permafrost.machine import cpu_count
 from permafrost.model.run import LABELS_FILE, Run, open_run
+from permafrost.threads import in_order
 from permafrost.trunk.bases import load_model_file
 
 BATCH_SIZE: Final = 32
@@ -199,14 +199,4 @@ def read_images(
 
     workers = cpu_count()
     with ThreadPoolExecutor(workers, "images") as threads:
-        running: collections.deque[Future[np.ndarray | ImageError | None]] = collections.deque()
-        try:
-            for index in range(len(images)):
-                running.append(threads.submit(read, index))
-                if len(running) >= BATCH_SIZE + workers:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
+        yield from in_order((threads.submit(read, index) for index in range(len(images))), ahead=BATCH_SIZE + workers)

@@ -5,13 +5,14 @@ Both read sequentially, and one thread reads ahead.
 
 from __future__ import annotations
 
-import collections
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
+
+from permafrost.threads import in_order
 
 BLOCK_BYTES: Final = 32 * 2**20
 """Bytes read at once in the order of the disk."""
@@ -123,19 +124,13 @@ class FeatureRows:
         """
         size = max(1, min(BLOCK_BYTES, self.memory_limit // (8 * (threads + 1))) // self.row_bytes)
         parts = (self.disk_order[start : start + size] for start in range(0, len(self), size))
-        waiting: collections.deque[Future[Made]] = collections.deque()
         with ThreadPoolExecutor(1, "reading") as reader, ThreadPoolExecutor(threads, "blocks") as pool:
-            try:
-                for part in parts:
-                    loaded = reader.submit(self.load, part)
-                    waiting.append(pool.submit(lambda part, loaded: function(part, loaded.result()), part, loaded))
-                    if len(waiting) > threads:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+
+            def start(part: np.ndarray) -> Future[Made]:
+                loaded = reader.submit(self.load, part)
+                return pool.submit(lambda: function(part, loaded.result()))
+
+            yield from in_order(map(start, parts), ahead=threads)
 
     def sample(self, nbytes: int, *, seed: int) -> np.ndarray:
         """Draw rows at random, from each class in proportion to its size.

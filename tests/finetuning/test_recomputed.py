@@ -14,8 +14,9 @@ from permafrost.finetuning.recomputed import DecodedImages
 from permafrost.finetuning.selection import ImageSelection
 from permafrost.images.augmentation import Views
 from permafrost.images.splits import SPLITS
+from tuning import RECOMPUTE
 
-pytest_plugins = ["upper"]
+pytest_plugins = ["upper", "tuning"]
 
 
 def decoded(features, rows: np.ndarray) -> np.ndarray:
@@ -37,3 +38,22 @@ def test_an_image_over_the_limit_that_the_set_records_is_named(own_features, mon
     line = r"an image of .*\.h5 cannot be trained on: .*pixels; expected at most 1,000"
     with pytest.raises(RunError, match=line):
         decoded(own_features, np.arange(1))
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
+def test_validation_images_are_evaluated_once_before_training_after_each_epoch_and_at_the_end(
+    tune, own_features, monkeypatch
+):
+    evaluated: list[int] = []
+    load = DecodedImages.rows
+
+    def counted(self, rows, view=0):
+        evaluated.extend(rows.tolist())
+        return load(self, rows, view)
+
+    monkeypatch.setattr(DecodedImages, "rows", counted)
+
+    tune(epochs=2, **RECOMPUTE)
+
+    assert [evaluated.count(row) for row in own_features.rows("validation")] == [1 + 2 + 1] * 9

@@ -109,7 +109,7 @@ class FineTuning:
             outputs = {split: predict_examples(material.model, material.examples[split]) for split in SPLITS}
             parity = self._export(stage_folder, material, cached=plans[-1].strategy == CACHED)
             now = time.perf_counter()
-            about = run_record(request, records, before, outputs) | {
+            about = run_record(request, records, before, outputs["test"]) | {
                 "parity": dataclasses.asdict(parity),
                 "seconds": rounded(train=trained - self._started, export=now - trained, total=now - self._started),
             }
@@ -129,28 +129,27 @@ class FineTuning:
 
     def _train(
         self, plans: Sequence[CachePlan], images: DecodedImages
-    ) -> tuple[_Material, list[dict[str, float]], list[dict[str, Any]], dict[str, np.ndarray]]:
+    ) -> tuple[_Material, list[dict[str, float]], list[dict[str, Any]], np.ndarray]:
         """Train the stages in turn.
 
         Returns:
             The model and data of the last stage; the history of all stages; the record of each for `run.json`; and
-            the outputs on validation and test images before training.
+            the outputs on test images before training, (n, classes) float32.
         """
         request, monitor = self.request, self.request.options.training.monitor
         lowest, strategies = [stage.lowest for stage in self._stages], [plan.strategy for plan in plans]
         checkpoints = [
             checkpoint_path(request, lowest[:count], strategies[:count]) for count in range(1, len(self._stages) + 1)
         ]
-        before: dict[str, np.ndarray] = {}
-        history, records = [], []
+        history: list[dict[str, float]] = []
+        records: list[dict[str, Any]] = []
         for stage, plan, checkpoint in zip(self._stages, plans, checkpoints, strict=True):
             for other in self._stages:
                 other.cached.release()  # The features of the stage before are no longer needed.
             material = self._material(stage, plan, images)
             unfreeze_from(self._model, request, stage.lowest)
-            before = before or {
-                split: predict_examples(material.model, material.examples[split]) for split in SPLITS[1:]
-            }
+            if not records:
+                before = predict_examples(material.model, material.examples["test"])
             result = train_stage(material.model, material.examples, request, checkpoint)
             history += result.history
             records.append(stage_record(stage, plan, result, request.layers, monitor))

@@ -21,15 +21,15 @@ from permafrost.training.metrics import paired_difference
 def run_record(
     request: Request,
     stages: Sequence[dict[str, Any]],
-    before: dict[str, np.ndarray],
-    after: dict[str, np.ndarray],
+    before: np.ndarray,
+    after: np.ndarray,
 ) -> dict[str, Any]:
     """Return the record of a fine-tuning, without parity and seconds.
 
     Args:
         request: the request.
         stages: the result of `stage_record` for each stage.
-        before: probabilities (n, classes) of the run's model by split; `test` is read.
+        before: probabilities of the run's model on test images, (n, classes).
         after: the same for the new model.
     """
     run, selection = request.run, request.selection
@@ -50,7 +50,7 @@ def run_record(
             "diverged": any(stage["diverged"] for stage in stages),
         },
         "before": {split: _summary(run.metrics.get(split, {})) for split in SPLITS},
-        "test_difference": paired_difference(selection.labels("test"), before["test"], after["test"]),
+        "test_difference": paired_difference(selection.labels("test"), before, after),
         **features_record(selection.features, request.folder),
     }
 

@@ -168,12 +168,13 @@ def _require_shapes(place: StoredObject, arrays: dict[str, np.ndarray]) -> None:
 
 def _require_names(place: StoredObject, content: SetContent) -> None:
     """Refuse indices of classes and shards that have no name, and names that lead out of the set's folder."""
+    stored = parts(content)
     numbered = [("labels", content.labels, content.class_names)]
-    numbered += [("places", part.places[:, 0], part.shards) for part in parts(content)]
+    numbered += [("places", part.places[:, 0], part.shards) for part in stored]
     for what, numbers, names in numbered:
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(names):
             raise _damaged(place, f"{what} has numbers outside 0 to {len(names) - 1}")
-    for part in parts(content):
+    for part in stored:
         if len(part.spec.shapes) != 1:
             raise _damaged(place, f"its trunk has {len(part.spec.shapes)} tensors per image instead of one")
         for name in part.shards:

@@ -27,7 +27,7 @@ def many_shards(monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["gone", "a bit in a row", "another's bytes"])
-def test_a_damaged_shard_is_noticed_by_the_reader_and_mended_by_the_next_run(
+def test_a_damaged_shard_is_noticed_by_the_reader_and_repaired_by_the_next_run(
     take, photos, many_shards, computed, damage
 ):
     first = take(photos, batch_size=6)
@@ -45,12 +45,12 @@ def test_a_damaged_shard_is_noticed_by_the_reader_and_mended_by_the_next_run(
         open_features(first.path).arrays()
     computed.clear()
 
-    mended = take(photos, batch_size=6)
+    repaired = take(photos, batch_size=6)
 
     assert computed == [6]
-    assert damage == "gone" or any(path.name in message for message in mended.summary["damaged"])
-    assert close(mended.arrays()[0], x, 1e-6)
-    assert mended.names() == first.names()
+    assert damage == "gone" or any(path.name in message for message in repaired.summary["damaged"])
+    assert close(repaired.arrays()[0], x, 1e-6)
+    assert repaired.names() == first.names()
 
 
 def test_what_was_computed_before_an_interruption_is_not_computed_again(

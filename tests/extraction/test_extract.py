@@ -99,7 +99,7 @@ def test_fractions_decide_the_splits_if_none_are_given(take, photos, reference):
     assert len(features.rows("test")) == splits.count("test") > 0
 
 
-def test_a_csv_and_an_npz_are_data_sets_too(take, photos, reference, tmp_path):
+def test_a_csv_and_an_npz_are_datasets_too(take, photos, reference, tmp_path):
     dataset = read_dataset(photos)
     lines = [f"{photos}/{name},{label}" for name, label in zip(dataset.names, dataset.labels, strict=True)]
     (tmp_path / "table.csv").write_text("\n".join(["path,label", *lines]))
@@ -364,7 +364,7 @@ def test_features_without_a_set_are_in_the_datasets_order_and_cached(photos, tin
     assert sum(computed) == 18
 
 
-def test_without_a_set_a_image_that_cannot_be_decoded_is_an_error(own_photos, tiny_base, tmp_path):
+def test_without_a_set_an_image_that_cannot_be_decoded_is_an_error(own_photos, tiny_base, tmp_path):
     (own_photos / "dots" / "empty.png").write_bytes(b"")
     trunk = build_trunks(load_base(str(tiny_base)), pool="avg")[0]
 

@@ -1,4 +1,4 @@
-"""Ctrl-C stops work between two of its steps; pressed twice, at once."""
+"""Ctrl-C is deferred to the next safe point; a second one takes effect immediately."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from permafrost.extraction import interrupts
 
 @pytest.fixture(autouse=True)
 def handler():
-    """Python's own way with Ctrl-C, whatever the suite was started with."""
+    """Install Python's own handler, whatever handler the suite was started with."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -35,7 +35,7 @@ def test_ctrl_c_takes_effect_at_the_next_check():
     assert steps == ["after it was pressed"]
 
 
-def test_it_takes_effect_at_the_end_of_the_block_at_the_latest():
+def test_ctrl_c_takes_effect_at_the_end_of_the_block_at_the_latest():
     done = False
 
     with pytest.raises(KeyboardInterrupt), interrupts.deferred():
@@ -52,20 +52,20 @@ def test_a_second_ctrl_c_takes_effect_immediately():
         pytest.fail("it went on")
 
 
-def test_ctrl_c_takes_effect_immediately_where_no_thread_is_waited_for():
+def test_ctrl_c_takes_effect_immediately_in_an_immediate_block():
     with pytest.raises(KeyboardInterrupt), interrupts.deferred() as interrupted, interrupted.immediate():
         press()
         pytest.fail("it went on")
 
 
-def test_what_takes_long_is_not_begun_after_ctrl_c():
+def test_an_immediate_block_does_not_start_after_ctrl_c():
     with pytest.raises(KeyboardInterrupt), interrupts.deferred() as interrupted:
         press()
         with interrupted.immediate():
             pytest.fail("it was begun")
 
 
-def test_after_what_takes_long_it_waits_for_a_check_again():
+def test_ctrl_c_is_deferred_again_after_an_immediate_block():
     done = False
 
     with pytest.raises(KeyboardInterrupt), interrupts.deferred() as interrupted:
@@ -77,20 +77,20 @@ def test_after_what_takes_long_it_waits_for_a_check_again():
     assert done
 
 
-def test_another_error_is_not_hidden_by_it():
+def test_ctrl_c_does_not_hide_another_error():
     with pytest.raises(ZeroDivisionError), interrupts.deferred():
         press()
         raise ZeroDivisionError
 
 
-def test_afterwards_it_is_as_it_was():
+def test_the_default_handler_is_restored_after_the_block():
     with interrupts.deferred():
         assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_program_that_has_its_own_way_with_it_keeps_it():
+def test_a_handler_that_the_program_installed_stays_in_place():
     pressed = []
     signal.signal(signal.SIGINT, lambda *_: pressed.append("pressed"))
 
@@ -101,7 +101,7 @@ def test_a_program_that_has_its_own_way_with_it_keeps_it():
     assert pressed == ["pressed"]
 
 
-def test_threads_other_than_the_main_one_may_use_it():
+def test_threads_other_than_the_main_thread_may_defer():
     checked = []
 
     def work() -> None:

@@ -38,7 +38,7 @@ def test_waiting_that_ends_in_an_error_is_counted():
     assert watch.seconds["compute"] >= 0.01
 
 
-def test_what_limits_lately_changes_with_the_times(monkeypatch):
+def test_the_recent_limit_follows_the_last_seconds(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])
     watch = Stopwatch()

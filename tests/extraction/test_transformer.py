@@ -136,7 +136,7 @@ def test_changing_a_parameter_changes_the_trunk(extractor: FeatureExtractor, pat
     assert first != second
 
 
-def test_it_is_searched_over_as_any_step_of_a_pipeline(
+def test_a_grid_search_covers_it_like_any_step_of_a_pipeline(
     extractor: FeatureExtractor, paths: list[str], labels: np.ndarray
 ) -> None:
     pipeline = make_pipeline(extractor, LogisticRegression(max_iter=200))
@@ -147,7 +147,9 @@ def test_it_is_searched_over_as_any_step_of_a_pipeline(
     assert search.best_score_ > 0.5
 
 
-def test_a_image_that_cannot_be_decoded_is_named(extractor: FeatureExtractor, paths: list[str], tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_named(
+    extractor: FeatureExtractor, paths: list[str], tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
 
@@ -156,7 +158,7 @@ def test_a_image_that_cannot_be_decoded_is_named(extractor: FeatureExtractor, pa
 
 
 @pytest.mark.parametrize("images", ["one.jpg", [], 3, [1, 2], ["a.jpg", np.zeros((4, 4, 3))]])
-def test_what_is_no_list_of_images_is_refused(extractor: FeatureExtractor, images: object) -> None:
+def test_anything_but_a_list_of_images_is_refused(extractor: FeatureExtractor, images: object) -> None:
     with pytest.raises(OptionError, match="images"):
         extractor.fit(images)
 

@@ -86,7 +86,7 @@ def test_a_view_that_is_not_there_is_refused(viewed, view):
         viewed.arrays("train", view=view)
 
 
-def test_a_set_without_views_has_the_images_alone(take, photos):
+def test_a_set_without_views_has_only_the_images(take, photos):
     features = take(photos)
 
     assert (features.views, features.augmentation) == (1, "")
@@ -106,7 +106,7 @@ def test_cached_images_are_used_with_any_augmentation(take, split_photos, comput
     assert np.array_equal(plain.arrays()[0], second.arrays()[0])
 
 
-def test_more_views_compute_only_the_new_ones_and_change_no_other(take, split_photos, computed):
+def test_more_views_compute_only_the_new_ones_and_change_no_others(take, split_photos, computed):
     two = take(split_photos, views=2, augment=AUGMENT).arrays("train", view=1)[0]
     computed.clear()
 
@@ -135,7 +135,7 @@ def test_a_set_describes_its_images_equally_with_and_without_views(take, split_p
     assert take(split_photos).digest == viewed.digest
 
 
-def test_several_cuts_keep_views_in_one_pass(take, split_photos, computed, tmp_path):
+def test_views_of_several_cuts_are_computed_in_one_pass(take, split_photos, computed, tmp_path):
     low, high = take(split_photos, cut=["stem", "top"], pool="none", views=2, augment="flip")
 
     assert sum(computed) == 36 + 18
@@ -146,7 +146,7 @@ def test_several_cuts_keep_views_in_one_pass(take, split_photos, computed, tmp_p
 # Heads
 
 
-def test_a_head_that_keras_trains_takes_a_view_an_epoch_by_turns(viewed, tmp_path, monkeypatch):
+def test_a_head_trained_by_keras_takes_one_view_per_epoch_in_turn(viewed, tmp_path, monkeypatch):
     seen = []
     original = keras_head.train
 
@@ -165,7 +165,7 @@ def test_a_head_that_keras_trains_takes_a_view_an_epoch_by_turns(viewed, tmp_pat
     assert run.metrics["train"]["n"] == 18
 
 
-def test_a_head_of_scikit_learn_is_fitted_to_all_views_at_once(viewed, tmp_path, monkeypatch):
+def test_a_scikit_learn_head_is_fitted_to_all_views_at_once(viewed, tmp_path, monkeypatch):
     seen = []
     original = classical_head.cross_validate
 
@@ -215,7 +215,7 @@ def test_a_plan_counts_views_too_and_writes_nothing(split_photos, tiny_base, tmp
     assert (plan(views=3, augment=AUGMENT).compute, plan().compute) == (36, 0)
 
 
-def test_views_whose_store_is_another_trunks_now_are_refused(take, split_photos):
+def test_views_are_refused_if_their_store_now_belongs_to_another_trunk(take, split_photos):
     features = take(split_photos, views=2, augment="flip")
     views = next(path for path in features.store.folder.parent.iterdir() if "-views-" in path.name)
     assert Store(views).spec.augmentation == features.augmentation

@@ -66,7 +66,7 @@ def features(tmp_path, content) -> FeatureSet:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "gone.h5", "gone/set.h5", "store", ".hidden.h5"])
-def test_what_is_not_a_visible_file_is_no_feature_set(tmp_path, content, monkeypatch, name):
+def test_only_a_visible_file_can_be_a_feature_set(tmp_path, content, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     shutil.copy("set.h5", ".hidden.h5")
 

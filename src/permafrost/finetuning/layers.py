@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import keras
 
 from permafrost.errors import CutError, OptionError, nearest
 from permafrost.trunk.cutting import as_index
+from permafrost.trunk.graph import leaves
 
 UNFROZEN_FRACTION: Final = 0.25
 """The fraction of the base's layers, from the top, that is unfrozen by default."""
@@ -99,7 +100,7 @@ def set_trainable(model: keras.Model, unfrozen: list[str], *, frozen: list[str],
     for layer in model.layers:
         layer.trainable = layer.name not in frozen
         if layer.name in base and not train_batchnorm:
-            for member in _members(layer):
+            for member in leaves(layer):
                 if isinstance(member, keras.layers.BatchNormalization):
                     member.trainable = False
     if not any(layer.trainable_weights for layer in model.layers if layer.name in set(unfrozen)):
@@ -108,13 +109,6 @@ def set_trainable(model: keras.Model, unfrozen: list[str], *, frozen: list[str],
             expected="layers with trainable weights",
             do="unfreeze from a lower layer",
         )
-
-
-def _members(layer: Any) -> Iterator[Any]:
-    """Yield a layer, and the layers inside it if it is a model."""
-    yield layer
-    for member in getattr(layer, "layers", []):
-        yield from _members(member)
 
 
 def learning_rate_factors(model: keras.Model, base_layers: Sequence[str], lowest_rate: float) -> list[float]:

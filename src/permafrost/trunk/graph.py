@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -43,6 +43,15 @@ def as_array(variable: Any) -> np.ndarray:
 
     value: np.ndarray = keras.ops.convert_to_numpy(variable)
     return value
+
+
+def leaves(layer: Any) -> Iterator[Any]:
+    """Yield the layers of a model, and those of nested models in their place; yield any other layer itself."""
+    if not hasattr(layer, "layers"):
+        yield layer
+        return
+    for member in layer.layers:
+        yield from leaves(member)
 
 
 def require_finite(model: keras.Model, source: str) -> None:

@@ -7,11 +7,12 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from permafrost.errors import WeightsError
+from permafrost.trunk.graph import leaves
 from permafrost.trunk.published_weights import is_legacy_weights, load_legacy_weights
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def set_random_weights(model: keras.Model) -> None:
     import keras
 
     generator = np.random.default_rng(0)
-    for layer in _leaves(model):
+    for layer in leaves(model):
         for variable in layer.weights:
             shape = tuple(variable.shape)
             if len(shape) < 2:
@@ -37,15 +38,6 @@ def set_random_weights(model: keras.Model) -> None:
             inputs = shape[:2] if depthwise else shape[:-1]
             deviation = (2 / float(np.prod(inputs))) ** 0.5
             variable.assign((generator.standard_normal(shape) * deviation).astype(np.float32))
-
-
-def _leaves(model: keras.Model) -> Iterator[Any]:
-    """Yield a model's layers, and those of nested models in their place."""
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
-            yield from _leaves(layer)
-        else:
-            yield layer
 
 
 def require_weights_file(path: str) -> None:

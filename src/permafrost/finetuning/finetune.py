@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,8 +24,9 @@ from permafrost.finetuning.stages import Stage, build_stages, train_stage, unfre
 from permafrost.images.splits import SPLITS
 from permafrost.machine import cpu_count
 from permafrost.model.assembly import body_of
+from permafrost.model.clock import Clock
 from permafrost.model.parity import Parity, export_checked
-from permafrost.model.run import Run, RunContent, open_run, rounded, staging, write_run
+from permafrost.model.run import Run, RunContent, open_run, staging, write_run
 from permafrost.options import documented
 from permafrost.training.loop import Examples, predict_arrays, predict_examples
 from permafrost.training.metrics import metrics
@@ -84,7 +84,7 @@ class FineTuning:
     """
 
     def __init__(self, run: Run | str | os.PathLike[str], options: FineTuneOptions) -> None:
-        self._started = time.perf_counter()
+        self._clock = Clock()
         self.request = check_request(run, options)
         # The run is opened again, because training changes the model and must not change the run's.
         self._model = open_run(self.request.run.folder).model
@@ -105,13 +105,13 @@ class FineTuning:
         with ThreadPoolExecutor(cpu_count(), "images") as threads, staging(request.folder) as stage_folder:
             images = DecodedImages(request.selection, threads)
             material, history, records, before = self._train(plans, images)
-            trained = time.perf_counter()
+            self._clock.lap("train")
             outputs = {split: predict_examples(material.model, material.examples[split]) for split in SPLITS}
             parity = self._export(stage_folder, material, cached=plans[-1].strategy == CACHED)
-            now = time.perf_counter()
+            self._clock.lap("export")
             about = run_record(request, records, before, outputs["test"]) | {
                 "parity": dataclasses.asdict(parity),
-                "seconds": rounded(train=trained - self._started, export=now - trained, total=now - self._started),
+                "seconds": self._clock.seconds(),
             }
             content = RunContent(
                 class_names=request.run.class_names,

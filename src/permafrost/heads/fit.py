@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -29,8 +28,9 @@ from permafrost.heads.options import (
 from permafrost.heads.table import find_head
 from permafrost.machine import available_memory
 from permafrost.model.assembly import assemble, shared_layers
+from permafrost.model.clock import Clock
 from permafrost.model.parity import Parity, export_checked
-from permafrost.model.run import Run, RunContent, features_record, free_folder, rounded, staging, write_run
+from permafrost.model.run import Run, RunContent, features_record, free_folder, staging, write_run
 from permafrost.options import documented
 from permafrost.progress import progress_bar
 from permafrost.training.options import TrainingOptions
@@ -70,7 +70,7 @@ def fit_head(
     Raises:
         PermafrostError: the request or its input is wrong; see `permafrost.errors`.
     """
-    clock = _Clock()
+    clock = Clock()
     fit_options, options = fit_options_from(settings, progress=progress)
     request = _Request(_head_of(head), fit_options, options)
     sets = open_sets(features)
@@ -210,23 +210,6 @@ class _Request:
                 bar.update()
 
             return select_head(sets, comparable, self.options, report=report)
-
-
-class _Clock:
-    """Measures the seconds that each stage of a fit takes."""
-
-    def __init__(self) -> None:
-        self._started = self._last = time.perf_counter()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, stage: str) -> None:
-        """Record the end of a stage."""
-        now = time.perf_counter()
-        self._laps[stage], self._last = now - self._last, now
-
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds of each stage and `total`."""
-        return rounded(**self._laps, total=self._last - self._started)
 
 
 def _head_of(head: str | BaseEstimator) -> Head | None:

@@ -105,11 +105,6 @@ def features_record(features: FeatureSet, folder: Path) -> dict[str, Any]:
     }
 
 
-def rounded(**seconds: float) -> dict[str, float]:
-    """Return durations in seconds, rounded to milliseconds, as a run records them."""
-    return {name: round(value, 3) for name, value in seconds.items()}
-
-
 class Run:
     """An open run. `fit_head` and `finetune` make runs; `open_run` opens one.
 

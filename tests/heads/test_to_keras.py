@@ -126,7 +126,7 @@ def members(model) -> list:
 REFUSED = {
     "a forest": (
         RandomForestClassifier(),
-        "RandomForestClassifier cannot be converted to Keras layers: it is not among",
+        "RandomForestClassifier cannot be converted to Keras layers: it is not supported",
     ),
     "a kernel": (make_pipeline(StandardScaler(), SVC()), "SVC cannot be converted"),
     "a power": (make_pipeline(PowerTransformer(), LogisticRegression()), "PowerTransformer cannot be converted"),
@@ -145,7 +145,7 @@ def test_an_estimator_that_cannot_be_converted_is_refused_before_fitting_with_th
         require_convertible(model)
 
     assert line in str(caught.value)
-    table = TRANSFORMERS if "as transformer" in str(caught.value) else CLASSIFIERS
+    table = TRANSFORMERS if "these transformers" in str(caught.value) else CLASSIFIERS
     assert ", ".join(kind.__name__ for kind in table) in str(caught.value)
 
 

@@ -36,12 +36,12 @@ def require_convertible(estimator: BaseEstimator) -> None:
     *transformers, classifier = _members(estimator)
     for member, table in [*((member, TRANSFORMERS) for member in transformers), (classifier, CLASSIFIERS)]:
         entry = table.get(type(member))
-        reason = "is not among them" if entry is None else entry.refusal(member)
+        reason = "is not supported" if entry is None else entry.refusal(member)
         if reason:
             kind = "transformer" if table is TRANSFORMERS else "classifier"
             raise HeadError(
                 f"{type(member).__name__} cannot be converted to Keras layers: it {reason}",
-                expected=f"as {kind} one of {', '.join(known.__name__ for known in table)}",
+                expected=f"one of these {kind}s: {', '.join(known.__name__ for known in table)}",
             )
     if isinstance(classifier, CalibratedClassifierCV):
         require_convertible(classifier.estimator)

@@ -417,7 +417,7 @@ def together(program: Program, data: Path, work: Path, *, repetitions: int, clos
 
 
 def readers(program: Program, data: Path, more: list[Path], work: Path, *, opens: int, close: float) -> Outcome:
-    """Open and read a set repeatedly while its dataset grows and its shards are joined.
+    """Open and read a set repeatedly while its dataset grows and its shards are merged.
 
     Args:
         data: images at the beginning.

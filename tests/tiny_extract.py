@@ -100,9 +100,8 @@ def run_with_ctrl_c(arguments: list[str], moment: int) -> int:
         return entered
 
     threading.Condition.__enter__ = enter_and_press  # type: ignore[method-assign]
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # A background shell ignores SIGINT, and children inherit that.
+    # A background shell ignores SIGINT, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.alarm(20)  # Ends a process that hangs, with another status.
     return run(arguments, delay=0.002)
 

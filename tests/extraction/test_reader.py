@@ -41,7 +41,7 @@ def reader_of(folder: Path, *caches: Cache, **options) -> Reader:
 
 
 def read(folder: Path, *caches: Cache) -> list[ReadImage]:
-    """The results for the images of a folder, at 8 px."""
+    """Return the results for the images of a folder, at 8 px."""
     return list(reader_of(folder, *caches).read())
 
 
@@ -111,7 +111,7 @@ def test_if_images_are_missing_a_task_is_small(own_photos):
 
 
 def enter(lock: ReadLock, inside: threading.Event) -> threading.Thread:
-    """Start a thread that reads one image, and sets the event when it is at it."""
+    """Start a thread that sets the event while it reads an image."""
 
     def read_one() -> None:
         with lock.reading([0]):

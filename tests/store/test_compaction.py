@@ -51,7 +51,7 @@ def found(store: Store, wanted: dict[bytes, list[bytes]]) -> dict[bytes, list[by
 
 @pytest.fixture(autouse=True)
 def few_are_many(monkeypatch):
-    """Few shards are many here, because each commit waits for the disk."""
+    """Let few shards count as many, because each commit waits for the disk."""
     monkeypatch.setattr(compaction, "MANY", 6)
 
 

@@ -27,7 +27,7 @@ def features(tmp_path) -> FeatureSet:
 
 @pytest.fixture
 def opened(monkeypatch) -> list[str]:
-    """The names of the shards that were opened, from now on."""
+    """The names of the shards that are opened from now on."""
     names: list[str] = []
     open_shard = Store._open
 
@@ -40,7 +40,7 @@ def opened(monkeypatch) -> list[str]:
 
 
 def idle(features: FeatureSet) -> int:
-    """How many shards are open."""
+    """Return the number of shards that are open and not in use."""
     return len(features.store._open_shards._idle)
 
 

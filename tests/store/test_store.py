@@ -44,7 +44,7 @@ def store(tmp_path) -> Store:
 
 
 def read_all(store: Store, shard: str, count: int, rows=None, **options) -> tuple[np.ndarray, ...]:
-    """Rows of a shard, in this order; values that were never read are -99."""
+    """Return rows of a shard in the order of `rows`; values that were never read are -99."""
     rows = np.arange(count) if rows is None else np.asarray(rows)
     out = tuple(np.full((len(rows), *shape), -99, np.float32) for shape in store.spec.shapes)
     order = np.argsort(rows, kind="stable")
@@ -288,7 +288,7 @@ def test_rows_that_a_shard_does_not_have_are_refused(store, wanted):
 
 
 def forge(store: Store, name: str, forging) -> str:
-    """A shard in which `forging` replaces the dataset `name`."""
+    """Return the name of a shard in which `forging` replaces the dataset `name`."""
     shard = store.append(make_rows(store.spec, 3), engine=ENGINE)
     with h5py.File(store.folder / shard, "r+", libver=("v110", "v110")) as file:
         shape, dtype = file[name].shape, file[name].dtype

@@ -68,7 +68,7 @@ class Store:
         Args:
             parent: the folder that holds stores, e.g. `features/store`.
             spec: everything the features depend on.
-            about: what else to record, as the attribute of that name.
+            about: what else to record in a new description; see the attribute.
             hold: lock the store against `features prune` for as long as this object lives.
 
         Raises:

@@ -356,6 +356,13 @@ def test_the_labels_file_is_utf_8(tmp_path):
     assert (run.folder / LABELS_FILE).read_bytes().decode("utf-8").split() == ["猫", "собака"]
 
 
+@pytest.mark.parametrize(("name", "written"), [("fotos-ä", "fotos-ä"), ("fotos-\udcff", r"fotos-\udcff")])
+def test_a_table_may_name_a_feature_set_in_any_script(tmp_path, name, written):
+    run = write(tmp_path / "run", tables={"leaderboard": [{"features": name, "head": "ridge"}]})
+
+    assert (run.folder / "leaderboard.csv").read_text("utf-8").splitlines() == ["features,head", f"{written},ridge"]
+
+
 def test_a_run_without_a_history_has_an_empty_file(tmp_path):
     with staging(tmp_path / "run") as stage:
         (stage / MODEL_FILE).write_bytes(b"")

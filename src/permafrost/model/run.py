@@ -331,4 +331,5 @@ def _csv(rows: list[dict[str, Any]]) -> bytes:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return text.getvalue().encode("ascii")
+    # A table may name feature sets, and a file's name may be no text at all.
+    return text.getvalue().encode("utf-8", "backslashreplace")

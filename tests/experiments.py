@@ -213,24 +213,14 @@ def kills(
         arguments = arguments_for(data, folder / "set.h5")
         if log:
             log.unlink(missing_ok=True)
-        known: dict[bytes, bytes] = {}
-        killed = 0
-        while outcome.repetitions < repetitions:
-            process = program.start(arguments, work / "log")
-            if moments.random() < 0.5:
-                _wait_for_rows(folder, process)
-            time.sleep(moments.uniform(0, longest))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-            if end_of(program, process, outcome) == 0:
-                break
-            outcome.repetitions += 1
-            killed += 1
+        before, known = outcome.repetitions, dict[bytes, bytes]()
+        while outcome.repetitions < repetitions and _kill(program, arguments, folder, moments, longest, outcome):
             now, unreadable = stored_rows(only_store(folder))
             outcome.lost += len(known.keys() - now.keys())
             outcome.wrong += unreadable + sum(reference.get(digest) != row for digest, row in now.items())
             outcome.notes["left-over files"] = outcome.notes.get("left-over files", 0) + len(_all_leftovers(folder))
             known = now
+        killed = outcome.repetitions - before
         if finish(program, arguments, work / "log", outcome) != 0:
             outcome.wrong += 1
             continue
@@ -246,6 +236,21 @@ def kills(
     if log:
         outcome.notes["computed again per kill, at most, mean of a run"] = again
     return outcome
+
+
+def _kill(
+    program: Program, arguments: list[str], folder: Path, moments: random.Random, longest: float, outcome: Outcome
+) -> bool:
+    """Start an extraction into `folder` and kill it; return and count whether it was killed before it had finished."""
+    process = program.start(arguments, folder.with_name("log"))
+    if moments.random() < 0.5:
+        _wait_for_rows(folder, process)
+    time.sleep(moments.uniform(0, longest))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+    killed = end_of(program, process, outcome) != 0
+    outcome.repetitions += killed
+    return killed
 
 
 def _wait_for_rows(folder: Path, process: int) -> None:

@@ -189,9 +189,9 @@ class FeatureCache:
         cached |= zip(views, self._store_of(1).has(views), strict=True)
         return [cached[key] for key in keys]
 
-    def addresses(self, keys: Sequence[RowKey]) -> list[RowAddress]:
-        """Return where the features are: either all of images, or all of views."""
-        return self._store_of(max((view for _, view in keys), default=0)).addresses(keys)
+    def addresses(self, digests: Sequence[bytes], view: int = 0) -> list[RowAddress]:
+        """Return where the features of one view of these images are."""
+        return self._store_of(view).addresses([(digest, view) for digest in digests])
 
     def commit(self, keys: Sequence[RowKey], tensors: tuple[np.ndarray, ...], engine: str) -> None:
         """Commit the features of images and views; the arguments are those of `CachedStore.commit`."""

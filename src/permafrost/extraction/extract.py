@@ -222,7 +222,7 @@ class Extraction:
         dataset = self.dataset
         indices, digests = [image.index for image in result.images], [image.digest for image in result.images]
         splits = assign_splits(digests, (dataset.splits[index] for index in indices), **self._options.fractions)
-        shards, places = place_rows(cache.addresses([(digest, 0) for digest in digests]))
+        shards, places = place_rows(cache.addresses(digests))
         return SetContent(
             spec=cache.spec,
             store=os.path.relpath(cache.folder, path.parent),
@@ -252,7 +252,7 @@ def _view_rows(cache: FeatureCache, path: Path, result: PipelineResult, count: i
     if cache.views is None:
         return None
     wanted = [(view, row, image.digest) for row, image in enumerate(result.images) for view in image.views if view]
-    shards, found = place_rows(cache.addresses([(digest, view) for view, _, digest in wanted]))
+    shards, found = place_rows(cache.views.addresses([(digest, view) for view, _, digest in wanted]))
     places = np.full((count - 1, len(result.images), 2), -1, np.int64)
     for place, (view, row, _) in zip(found, wanted, strict=True):
         places[view - 1, row] = place

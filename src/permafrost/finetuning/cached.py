@@ -87,7 +87,7 @@ class _CachedRows:
 
     def __init__(self, cache: FeatureCache, digests: Sequence[bytes], view: int) -> None:
         self._cache, self._digests, self._view = cache, digests, view
-        _, places = place_rows(cache.addresses([(digest, view) for digest in digests]))
+        _, places = place_rows(cache.addresses(digests, view))
         self.disk_order = np.lexsort((places[:, 1], places[:, 0]))
         self.row_bytes = _row_bytes(cache)
         # This is rarely below `SHUFFLE_BYTES`, so that the order seldom depends on the free memory.

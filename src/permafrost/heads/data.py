@@ -17,6 +17,7 @@ from permafrost.images.decoding import content_digest
 from permafrost.images.splits import SPLITS, content_position
 from permafrost.store.feature_set import FeatureSet, open_features
 from permafrost.store.streaming import FeatureRows
+from permafrost.units import size
 
 if TYPE_CHECKING:
     from permafrost.heads.head import FittedHead
@@ -163,8 +164,8 @@ def bytes_for_rows(features: FeatureSet, limit: int) -> int:
     if overhead > 0.9 * limit:
         raise HeadError(
             f"the list of {len(features):,} images alone takes nearly all of the memory limit",
-            expected=f"a --memory-limit of {2 * overhead / 1e9:.3g} GB or more",
-            found=f"{limit / 1e9:.3g} GB",
+            expected=f"a --memory-limit of {size(2 * overhead)} or more",
+            found=size(limit),
         )
     return limit - overhead
 

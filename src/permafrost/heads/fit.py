@@ -34,7 +34,7 @@ from permafrost.model.run import Run, RunContent, features_record, free_folder, 
 from permafrost.options import documented
 from permafrost.progress import progress_bar
 from permafrost.training.options import TrainingOptions
-from permafrost.units import parse_size
+from permafrost.units import parse_size, size
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -180,7 +180,7 @@ class _Request:
             raise HeadError(
                 "comparing heads or sets, and fitting a scikit-learn estimator, needs all features in memory",
                 expected=f"{COPIES} times the features",
-                found=f"a memory limit of {self.memory_limit / 1e9:.3g} GB",
+                found=f"a memory limit of {size(self.memory_limit)}",
                 do="give a larger --memory-limit, or one head by its name",
             )
         from permafrost.heads.out_of_core import fit_out_of_core

@@ -16,6 +16,7 @@ from permafrost.heads.out_of_core import gather_scaling, over_blocks, require_no
 from permafrost.heads.preparation import setup_of
 from permafrost.heads.to_keras import Affine, softmax, to_keras
 from permafrost.store.streaming import FeatureRows
+from permafrost.units import size
 
 if TYPE_CHECKING:
     from permafrost.heads.classical_head import ClassicalHead
@@ -43,7 +44,7 @@ def fit_logistic_from_disk(head: ClassicalHead, data: HeadData, options: HeadOpt
         options={"maxiter": MAX_PASSES, "maxfun": MAX_PASSES, "gtol": 1e-6, "ftol": 1e-10},
     )
     how = (
-        f"in {objective.passes} passes over {stream.nbytes / 1e9:.3g} GB on disk, "
+        f"in {objective.passes} passes over {size(stream.nbytes)} on disk, "
         f"from a start fitted to {len(data.y):,} rows in memory"
     )
     return FittedHead(

@@ -19,6 +19,7 @@ from permafrost.heads.table import find_head
 from permafrost.heads.to_keras import Affine, Step, softmax, to_keras
 from permafrost.machine import cpu_count
 from permafrost.store.streaming import FeatureRows, Made
+from permafrost.units import size
 
 if TYPE_CHECKING:
     from permafrost.heads.classical_head import ClassicalHead
@@ -42,8 +43,8 @@ def fit_out_of_core(head: Head, data: HeadData, options: HeadOptions) -> FittedH
     if not head.streams:
         raise HeadError(
             f"{head.name} needs all features in memory",
-            expected=f"4 times {stream.nbytes / 1e9:.3g} GB",
-            found=f"a memory limit of {stream.memory_limit / 1e9:.3g} GB",
+            expected=f"4 times {size(stream.nbytes)}",
+            found=f"a memory limit of {size(stream.memory_limit)}",
             do="give a larger --memory-limit, or take --head "
             + ", ".join(name for name in HEADS if find_head(name).streams),
         )
@@ -87,7 +88,7 @@ def fit_from_moments(
         details = {head.setting: value, "chosen_by": "option" if given is not None else "validation"}
         if head.scores_only:
             details["inverse_temperature"] = factor
-        details["fitted"] = f"in one pass over {stream.nbytes / 1e9:.3g} GB on disk, by accumulated moments"
+        details["fitted"] = f"in one pass over {size(stream.nbytes)} on disk, by accumulated moments"
         return FittedHead(
             model=to_keras(steps, stream.shape), history=history if given is None else [], details=details
         )
@@ -101,8 +102,8 @@ def _require_matrices(head: ClassicalHead, stream: FeatureRows) -> None:
     if needed > stream.memory_limit:
         raise HeadError(
             f"{head.name} needs {MATRICES} matrices of {features:,} by {features:,} features in memory",
-            expected=f"{needed / 1e9:.3g} GB",
-            found=f"a memory limit of {stream.memory_limit / 1e9:.3g} GB",
+            expected=size(needed),
+            found=f"a memory limit of {size(stream.memory_limit)}",
             do="extract with --pool avg, or take --head linear",
         )
 

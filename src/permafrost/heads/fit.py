@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
     from permafrost.heads.selection import Selection
+    from permafrost.store.feature_set import FeatureSet
 
 Tables = dict[str, list[dict[str, Any]]]
 
@@ -124,7 +125,7 @@ class _Request:
         limit = self.fit_options.memory_limit
         return available_memory() // 2 if limit is None else parse_size(limit)
 
-    def load(self, sets: Sequence[Any]) -> list[FitData]:
+    def load(self, sets: Sequence[FeatureSet]) -> list[FitData]:
         """Load the data of the fit, one item per set."""
         shots = self.fit_options.shots
         monitors = self.head is not None and self.head.monitors_validation

@@ -1,4 +1,4 @@
-"""Fit heads to features that stay on disk from moments gathered in one pass, and helpers for other passes."""
+"""Fit heads to features on disk, from moments that one pass gathers; helpers for heads that need more passes."""
 
 from __future__ import annotations
 

@@ -156,6 +156,7 @@ def _compare_group(
 def _fit_best(best: _Result, options: HeadOptions, folds: Folds) -> FittedHead:
     """Fit the best head to all training rows."""
     data: HeadData = best.group.data.training
+    # Prepared again: to keep the rows of every group would multiply the memory.
     prepared = best.group.prepare(options)
     setup = setup_of(data, options, prepared.features)
     # The temperature of the exported head comes from fits in full precision.

@@ -87,7 +87,7 @@ def select_head(
     heads: Sequence[ClassicalHead],
     options: HeadOptions,
     *,
-    report: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None],
 ) -> Selection:
     """Compare heads by stratified k-fold, and fit the one with the least log loss to all training rows.
 

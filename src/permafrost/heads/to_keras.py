@@ -41,11 +41,11 @@ class Affine:
         return Affine(kernel, self.bias @ after.kernel + after.bias)
 
     def to_keras(self, x: Any, name: str, activation: str | None = None) -> Any:
-        """Apply the map, as a layer, to a Keras tensor (n, d)."""
+        """Apply the map, as a layer, to a Keras tensor (n, d); one factor per feature takes no activation."""
         if self.kernel.ndim == 1:
+            assert activation is None
             # This computes (x - mean) / scale, which is more precise than x / scale - mean / scale.
-            scaled = normalization(x.shape, -self.bias / self.kernel, self.kernel**-2.0, name=name)(x)
-            return scaled if activation is None else keras.layers.Activation(activation)(scaled)
+            return normalization(x.shape, -self.bias / self.kernel, self.kernel**-2.0, name=name)(x)
         layer = keras.layers.Dense(self.kernel.shape[1], activation, name=name)
         outputs = layer(x)
         layer.set_weights([self.kernel.astype(np.float32), self.bias.astype(np.float32)])

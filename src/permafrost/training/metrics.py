@@ -10,6 +10,14 @@ import numpy as np
 RESAMPLES: Final = 10_000
 """Bootstrap resamples of a paired difference."""
 
+INTERVAL_RESAMPLES: Final = 2000
+"""Bootstrap resamples of an interval of an accuracy."""
+
+LEVEL: Final = 0.95
+"""Fraction of the resamples inside an interval of an accuracy."""
+
+CALIBRATION_BINS: Final = 15
+
 MIN_PROBABILITY: Final = 1e-15
 """Smaller probabilities are raised to this, so that their logarithm is finite."""
 
@@ -94,7 +102,7 @@ def paired_difference(labels: np.ndarray, before: np.ndarray, after: np.ndarray)
     }
 
 
-def bootstrap_intervals(matrix: np.ndarray, *, draws: int = 2000, level: float = 0.95) -> dict[str, Any]:
+def bootstrap_intervals(matrix: np.ndarray) -> dict[str, Any]:
     """Return bootstrap percentile intervals of the accuracies.
 
     A resample is a multinomial draw over the cells of the confusion matrix: Efron and Tibshirani 1993, "An Introduction
@@ -102,15 +110,13 @@ def bootstrap_intervals(matrix: np.ndarray, *, draws: int = 2000, level: float =
 
     Args:
         matrix: (classes, classes) int64, from `confusion`, with at least one image.
-        draws: number of resamples.
-        level: fraction of the resamples inside an interval.
 
     Returns:
         `level`, and the lower and upper bound of `accuracy` and of `balanced_accuracy`.
     """
     truths, predicted = np.nonzero(matrix)
     counts = matrix[truths, predicted]
-    drawn = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=draws)
+    drawn = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=INTERVAL_RESAMPLES)
     right = truths == predicted
     correct = drawn[:, right].sum(axis=1) / counts.sum()
     recalls = []
@@ -118,16 +124,16 @@ def bootstrap_intervals(matrix: np.ndarray, *, draws: int = 2000, level: float =
         # A resample without images of a class leaves that class out of its balanced accuracy.
         of_class = drawn[:, truths == label].sum(axis=1)
         hits = drawn[:, right & (truths == label)].sum(axis=1)
-        recalls.append(np.divide(hits, of_class, out=np.full(draws, np.nan), where=of_class > 0))
-    bounds = [50 * (1 - level), 50 * (1 + level)]
+        recalls.append(np.divide(hits, of_class, out=np.full(INTERVAL_RESAMPLES, np.nan), where=of_class > 0))
+    bounds = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
     return {
-        "level": level,
+        "level": LEVEL,
         "accuracy": np.percentile(correct, bounds).tolist(),
         "balanced_accuracy": np.percentile(np.nanmean(recalls, axis=0), bounds).tolist(),
     }
 
 
-def calibration_error(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 15) -> float:
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the expected calibration error: the mean gap between confidence and accuracy over equal-width bins.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks".
@@ -135,13 +141,12 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, *, bins: in
     Args:
         labels: (n,) int64, n at least 1.
         probabilities: (n, classes).
-        bins: number of bins.
     """
     # A diverged model, whose probabilities are NaN, has no confidence.
     confidence = np.nan_to_num(probabilities.max(axis=1).astype(np.float64), nan=0.0)
     right = probabilities.argmax(axis=1) == labels
-    numbers = np.clip((confidence * bins).astype(int), 0, bins - 1)
-    gaps = np.bincount(numbers, weights=right - confidence, minlength=bins)
+    numbers = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
+    gaps = np.bincount(numbers, weights=right - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(labels))
 
 

@@ -31,7 +31,6 @@ class Description:
         choices: the permitted strings; any if empty.
         minimum, maximum: the permitted range of a number, both included; None for no limit.
         above, below: limits that are not included; None for no limit.
-        python_only: whether the command line does not offer the option.
     """
 
     help: str
@@ -42,7 +41,6 @@ class Description:
     maximum: float | None = None
     above: float | None = None
     below: float | None = None
-    python_only: bool = False
 
     @property
     def range(self) -> str:
@@ -85,18 +83,16 @@ def descriptions(record: Any) -> dict[str, Description]:
     return {field.name: field.metadata[_KEY] for field in dataclasses.fields(record) if _KEY in field.metadata}
 
 
-def type_of(record: type, name: str) -> tuple[type, bool]:
-    """Return the type of a record's field without `None`, and whether `None` is permitted.
+def type_of(record: type, name: str) -> type:
+    """Return the type of a record's field, without `None`.
 
     A field that holds a tuple, or one of several types, counts as `str`: the record parses its text.
     """
     annotation = typing.get_type_hints(record)[name]
-    optional = False
     if isinstance(annotation, types.UnionType):
         members = [member for member in typing.get_args(annotation) if member is not type(None)]
-        optional = len(members) < len(typing.get_args(annotation))
         annotation = members[0] if len(members) == 1 else str
-    return (annotation if annotation in (bool, int, float, str) else str), optional
+    return annotation if annotation in (bool, int, float, str) else str
 
 
 def check(record: Any) -> None:

@@ -765,7 +765,7 @@ def test_features_verify_reports_a_damaged_shard(call, answer, own_features):
     assert status == 2
     assert out.startswith(f"damaged: damaged shard {shard}")
     assert err.strip() == (
-        f"permafrost features: 1 faults in {folder}. Run the same extract again: it computes what is missing; "
+        f"permafrost features: 1 fault in {folder}. Run the same extract again: it computes what is missing; "
         "`features prune` removes what is damaged"
     )
 

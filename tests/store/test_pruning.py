@@ -85,7 +85,7 @@ def test_damaged_shards_that_no_set_uses_are_removed(folder, features):
 
 def test_a_store_that_an_extraction_is_using_is_left_alone(folder, features):
     features.store.append(make_rows(WHOLE_SPEC, 10, seed=9), engine=ENGINE)
-    at_work = Store.find(folder / "store", WHOLE_SPEC, hold=True)
+    at_work = Store.find(folder / "store", WHOLE_SPEC)
 
     left = pruned(folder)
 

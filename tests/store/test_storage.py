@@ -176,8 +176,6 @@ def test_a_store_that_is_pruned_while_it_is_waited_for_is_made_anew(tmp_path):
 def test_a_store_that_is_pruned_while_it_is_waited_for_is_not_found(tmp_path):
     Store.create(tmp_path, WHOLE_SPEC, about={})
 
-    found = removed_while_waited_for(
-        store_folder(tmp_path, WHOLE_SPEC), lambda: Store.find(tmp_path, WHOLE_SPEC, hold=True)
-    )
+    found = removed_while_waited_for(store_folder(tmp_path, WHOLE_SPEC), lambda: Store.find(tmp_path, WHOLE_SPEC))
 
     assert found is None

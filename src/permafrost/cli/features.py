@@ -96,7 +96,7 @@ def verify_features(*, path: str, as_json: bool) -> None:
     show(dataclasses.asdict(report) | {"faults": report.faults}, lines, as_json=as_json)
     if report.faults:
         raise StoreError(
-            f"{report.faults:,} faults in {path}",
+            f"{report.faults:,} fault{'s' if report.faults > 1 else ''} in {path}",
             do="run the same extract again: it computes what is missing; `features prune` removes what is damaged",
         )
 

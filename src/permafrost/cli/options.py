@@ -22,14 +22,14 @@ def record_options(record: Any, *, only: Sequence[str] = (), leave_out: Sequence
         leave_out: options that the command declares itself.
     """
     owner = record if isinstance(record, type) else type(record)
-    found = {name: each for name, each in descriptions(record).items() if not each.python_only}
+    found = descriptions(record)
     names = [name for name in (only or found) if name not in leave_out]
     made = [_option(owner, name, found[name], getattr(record, name)) for name in names]
     return lambda function: functools.reduce(lambda wrapped, option: option(wrapped), reversed(made), function)
 
 
 def _option(owner: type, name: str, description: Description, default: Any) -> Decorator:
-    kind, _ = type_of(owner, name)
+    kind = type_of(owner, name)
     flag = f"--{name.replace('_', '-')}"
     help = description.help + (f" One of {', '.join(description.choices)}." if description.choices else "")
     if kind is bool:

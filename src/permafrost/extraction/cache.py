@@ -55,7 +55,7 @@ class CachedStore:
     def __init__(self, spec: TrunkSpec, parent: Path, base_layers: Sequence[str]) -> None:
         self.spec, self.folder = spec, store_folder(parent, spec)
         self._base_layers = list(base_layers)
-        self._store = Store.find(parent, spec, hold=True)
+        self._store = Store.find(parent, spec)
         self._index = RowIndex(self._store) if self._store else None
         self._new: dict[RowKey, RowAddress] = {}
         self._damaged: list[ShardError] = []

@@ -95,15 +95,15 @@ class Store:
         return store
 
     @classmethod
-    def find(cls, parent: str | os.PathLike[str], spec: TrunkSpec, *, hold: bool = False) -> Store | None:
-        """Open the store of a trunk below `parent`; return None if it does not exist.
+    def find(cls, parent: str | os.PathLike[str], spec: TrunkSpec) -> Store | None:
+        """Open the store of a trunk below `parent`, and hold it as `create` can; return None if it does not exist.
 
         The arguments and errors are those of `create`.
         """
         storage = LocalStorage(store_folder(parent, spec))
         if not storage.exists(DESCRIPTION_FILE):
             return None
-        held = storage.hold(exclusive=False) if hold else None
+        held = storage.hold(exclusive=False)
         if not storage.exists(DESCRIPTION_FILE):  # It was pruned while this waited.
             return None
         store = cls(storage)

@@ -16,13 +16,21 @@ from permafrost.errors import SetError
 from permafrost.store import compaction
 from permafrost.store import store as stores
 from permafrost.store.compaction import compact
-from permafrost.store.feature_set import open_features
+from permafrost.store.feature_set import FeatureSet, open_features
 from permafrost.store.pruning import prune
 from permafrost.store.store import Store
 from permafrost.store.verification import verify
 from samples import WHOLE_SPEC, make_rows, make_set, spec_with
 
-pytest_plugins = ["maintenance"]
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "features"
+
+
+@pytest.fixture
+def features(folder) -> FeatureSet:
+    return make_set(folder, 0, 1)
 
 
 def pruned(folder: Path, *, yes: bool = True):

@@ -50,7 +50,7 @@ OPTIONS = {
             "--batch-size",
         ),
         *("--workers", "--validation-fraction", "--test-fraction", "--out", "--on-bad", "--dry-run"),
-        *("--preprocessing", "--views", "--augment", "--max-pixels"),
+        *("--preprocessing", "--views", "--augment", "--max-pixels", "--layout", "--split-by"),
     },
     "fit-head": {
         *(
@@ -84,7 +84,7 @@ OPTIONS = {
 
 PROGRESS = {"extract", "fit-head", "finetune"}
 LATER = {
-    "extract": {"--on", "--part", "--split-by"},
+    "extract": {"--on", "--part"},
     "fit-head": set(),
     "finetune": set(),
     "evaluate": set(),

@@ -112,7 +112,7 @@ class Extraction:
         self._started = time.perf_counter()
         self._options = options
         self._views = read_views(options.views, options.augment)
-        self.dataset = read_dataset(data)
+        self.dataset = read_dataset(data, options)
         out = None if options.out is None else check_set_path(Path(options.out))
         trunks = build_trunks_of(options)
         folder = Path(DEFAULT_FOLDER) if out is None else out.parent

@@ -10,7 +10,7 @@ from typing import Final, TypedDict
 
 from permafrost.engines.options import ENGINES, KERAS_BATCH, OPENVINO_BATCH
 from permafrost.errors import OptionError
-from permafrost.images.options import MAX_PIXELS, augment_option
+from permafrost.images.options import MAX_PIXELS, ReadingOptions, augment_option
 from permafrost.images.splits import TEST_FRACTION, VALIDATION_FRACTION, assign_splits
 from permafrost.machine import cpu_count
 from permafrost.options import check, option
@@ -112,7 +112,7 @@ class PipelineOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExtractOptions(PipelineOptions, TrunkOptions):
+class ExtractOptions(ReadingOptions, PipelineOptions, TrunkOptions):
     """The options of `extract`, described by their fields.
 
     Raises:
@@ -130,6 +130,7 @@ class ExtractOptions(PipelineOptions, TrunkOptions):
     )
 
     def __post_init__(self) -> None:
+        ReadingOptions.__post_init__(self)
         PipelineOptions.__post_init__(self)
         TrunkOptions.__post_init__(self)
         assign_splits([], [], **self.fractions)
@@ -157,6 +158,8 @@ class ExtractSettings(TypedDict, total=False):
     on_bad: str
     max_pixels: int
     progress: bool
+    layout: str | None
+    split_by: str | None
     views: int
     augment: str | None
     validation_fraction: float

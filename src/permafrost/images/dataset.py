@@ -17,6 +17,7 @@ from permafrost.errors import DatasetError
 from permafrost.images.arrays import read_arrays
 from permafrost.images.entries import Entries
 from permafrost.images.folders import read_folder
+from permafrost.images.options import RECOGNISED, ReadingOptions
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
 from permafrost.images.tables import read_table
 
@@ -34,6 +35,8 @@ class Dataset:
         class_names: the classes, sorted.
         skipped: names of other files and folders that were found, each with the reason why it is not used.
         arrays: the images themselves if they come from an npz file.
+        groups: the group of each image, or None for an image without one; None if there are no groups.
+        notes: what was understood that the user should know, one line each.
     """
 
     root: str
@@ -43,6 +46,8 @@ class Dataset:
     class_names: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     arrays: tuple[np.ndarray, ...] | None = dataclasses.field(default=None, repr=False, compare=False)
+    groups: tuple[str | None, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,11 +83,21 @@ def is_file(root: str, *endings: str) -> bool:
     return root.endswith(endings) and not os.path.isdir(root)
 
 
-def read_dataset(data: str | os.PathLike[str]) -> Dataset:
+def read_dataset(
+    data: str | os.PathLike[str],
+    options: ReadingOptions = RECOGNISED,  # noqa: ARG001 - the readers take it next
+    *,
+    min_classes: int = 2,
+) -> Dataset:
     """Read the dataset at `data`: a folder with one folder per class, a CSV or an npz file.
 
+    Args:
+        data: the folder or file.
+        options: how to read it.
+        min_classes: the minimum number of classes; one is enough to evaluate a model.
+
     Raises:
-        DatasetError: it does not exist, cannot be read, has no images, or has fewer than two classes.
+        DatasetError: it does not exist, cannot be read, has no images, or has too few classes.
     """
     root = os.path.abspath(os.fspath(data))
     dataset = _dataset(root, _read_entries(root))
@@ -92,7 +107,7 @@ def read_dataset(data: str | os.PathLike[str]) -> Dataset:
             expected="folders of images, one folder per class",
             found=f"{len(dataset.skipped)} other entries" if dataset.skipped else "none",
         )
-    if len(dataset.class_names) < 2:
+    if len(dataset.class_names) < min_classes:
         raise DatasetError(
             f"only one class in {root}",
             expected="at least two",
@@ -128,6 +143,8 @@ def _dataset(root: str, entries: Entries) -> Dataset:
         class_names=tuple(class_names),
         skipped=tuple(entries.skipped),
         arrays=None if entries.arrays is None else tuple(entries.arrays),
+        groups=None if entries.groups is None else tuple(entries.groups),
+        notes=tuple(entries.notes),
     )
 
 

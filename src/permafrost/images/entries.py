@@ -22,6 +22,8 @@ class Entries:
         skipped: names of other files and folders, each with the reason why it is not used.
         class_names: the classes in order; those of `labels`, sorted, if None.
         arrays: the images themselves if they are in memory: (h, w) or (h, w, c) each.
+        groups: the group of each image, or None for an image without one; None if there are no groups.
+        notes: what was understood that the user should know, one line each.
     """
 
     names: Sequence[str]
@@ -30,6 +32,8 @@ class Entries:
     skipped: Sequence[tuple[str, str]] = ()
     class_names: Sequence[str] | None = None
     arrays: Sequence[np.ndarray] | None = None
+    groups: Sequence[str | None] | None = None
+    notes: Sequence[str] = ()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from permafrost.errors import DatasetError
-from permafrost.images.dataset import path_of, read_dataset
+from permafrost.images.dataset import file_kind, path_of, read_dataset
 from samples import write_images, write_photos
 
 
@@ -19,6 +19,14 @@ def test_a_folder_may_be_named_like_a_table(tmp_path):
 
     assert dataset.name == "photos.csv"
     assert dataset.image(0).load().digest
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.csv", "table"), ("A.CSV", "table"), ("a.Tsv", "table"), ("A.NPZ", "arrays"), ("a", None), ("a.txt", None)],
+)
+def test_the_ending_of_a_file_in_any_case_says_what_it_holds(name, kind):
+    assert file_kind(f"/data/{name}") == kind
 
 
 def test_a_loaded_image_is_decoded_at_full_size_or_resized(photos):

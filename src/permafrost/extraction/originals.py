@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from permafrost.errors import DatasetError, ImageError
-from permafrost.images.dataset import Dataset, is_file, path_of, paths_of, read_dataset
+from permafrost.images.dataset import Dataset, file_kind, path_of, paths_of, read_dataset
 from permafrost.images.options import MAX_PIXELS
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, LoadedImage
 from permafrost.store.feature_set import FeatureSet
@@ -33,7 +33,7 @@ class Originals:
         self._features = features
         self._content = features.content
         self._max_pixels = max_pixels_of(features.about)
-        self._in_arrays = is_file(self._content.root, ".npz")
+        self._in_arrays = file_kind(self._content.root) == "arrays"
         self._arrays: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
 

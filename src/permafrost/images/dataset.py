@@ -10,6 +10,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from permafrost.images.folders import read_folder
 from permafrost.images.options import RECOGNISED, ReadingOptions
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
 from permafrost.images.tables import read_table
+
+ENDINGS: Final[dict[str, Literal["table", "arrays"]]] = {".csv": "table", ".tsv": "table", ".npz": "arrays"}
+"""Endings of dataset files, in lower case, and what each file holds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ class Dataset:
     @property
     def name(self) -> str:
         """The name of the dataset: that of its folder, or of its file without the extension."""
-        return Path(self.root).stem if is_file(self.root, ".csv", ".npz") else Path(self.root).name
+        return Path(self.root).stem if file_kind(self.root) else Path(self.root).name
 
 
 def path_of(root: str, name: str) -> str:
@@ -71,16 +75,17 @@ def path_of(root: str, name: str) -> str:
 
 def paths_of(root: str, names: Iterable[str]) -> list[str]:
     """Return the paths of images of the dataset at `root`, whose kind is looked up once."""
-    folder = os.path.dirname(root) if is_file(root, ".csv") else root
+    folder = os.path.dirname(root) if file_kind(root) == "table" else root
     return [os.path.join(folder, name) for name in names]
 
 
-def is_file(root: str, *endings: str) -> bool:
-    """Return whether the dataset at `root` is a file with one of these endings.
+def file_kind(root: str) -> Literal["table", "arrays"] | None:
+    """Return what the file of a dataset holds, by its ending in any case; None for a folder or another file.
 
     A folder may be called `photos.csv`. If the dataset no longer exists, its name decides.
     """
-    return root.endswith(endings) and not os.path.isdir(root)
+    kind = ENDINGS.get(os.path.splitext(root)[1].lower())
+    return None if kind and os.path.isdir(root) else kind
 
 
 def read_dataset(
@@ -124,9 +129,10 @@ def _read_entries(root: str) -> Entries:
         raise DatasetError(
             f"no such folder or file: {root}", do="give a folder with one folder per class, a .csv or an .npz"
         )
-    if root.endswith(".csv"):
+    kind = file_kind(root)
+    if kind == "table":
         return read_table(root)
-    if root.endswith(".npz"):
+    if kind == "arrays":
         return read_arrays(root)
     raise DatasetError(f"not a dataset: {root}", expected="a folder, a .csv or an .npz", found="another file")
 

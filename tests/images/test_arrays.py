@@ -64,8 +64,8 @@ def test_labels_that_are_numbers_are_sorted_as_numbers_and_named_by_class_names(
         ({"images": PIXELS}, r"expected X_train and y_train, found images"),
         ({"X_train": PIXELS}, r"labels missing in .*; expected y_train beside X_train, found X_train"),
         (
-            {"X_dev": PIXELS, "y_dev": range(6)},
-            r"unknown split in .*; expected X_train, X_validation, X_test, found X_dev",
+            {"X_query": PIXELS, "y_query": range(6)},
+            r"unknown split in .*; expected X_train, X_validation, X_test, found X_query",
         ),
         ({"X": PIXELS, "y": range(5)}, r"labels of X in .*; expected 6 whole numbers or names"),
         ({"X": PIXELS, "y": np.eye(6, dtype=int)}, r"not one class per image; .* found int64 \(6, 6\)"),

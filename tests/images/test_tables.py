@@ -55,8 +55,8 @@ def test_a_csv_may_start_with_a_byte_order_mark_and_name_files_in_any_bytes(tmp_
         ("path,label\n1.jpg,a\n,b\n", r"no path in .*table\.csv, line 3\. Fill in the path or remove the line"),
         ("path,label\n1.jpg\n", r"no label in .*table\.csv, line 2\. Fill in the label or remove the line"),
         (
-            "path,label,split\n1.jpg,a,dev\n",
-            r"unknown split in .*, line 2; expected train, validation, test, found dev",
+            "path,label,split\n1.jpg,a,query\n",
+            r"unknown split in .*, line 2; expected train, validation, test, found query",
         ),
         ("path,label\n1.jpg,a\n2.jpg,a\n", r"only one class in .*; expected at least two, found a"),
         ("path,label\n", r"no images in .*table\.csv"),

@@ -13,7 +13,7 @@ import numpy as np
 
 from permafrost.errors import DatasetError
 from permafrost.images.entries import Entries
-from permafrost.images.splits import split_named
+from permafrost.images.split_names import split_named
 from permafrost.machine import available_memory
 
 

@@ -41,6 +41,7 @@ class Dataset:
         arrays: the images themselves if they come from an npz file.
         groups: the group of each image, or None for an image without one; None if there are no groups.
         notes: what was understood that the user should know, one line each.
+        warnings: what the user should check, one line each.
     """
 
     root: str
@@ -52,6 +53,7 @@ class Dataset:
     arrays: tuple[np.ndarray, ...] | None = dataclasses.field(default=None, repr=False, compare=False)
     groups: tuple[str | None, ...] | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -151,6 +153,7 @@ def _dataset(root: str, entries: Entries) -> Dataset:
         arrays=None if entries.arrays is None else tuple(entries.arrays),
         groups=None if entries.groups is None else tuple(entries.groups),
         notes=tuple(entries.notes),
+        warnings=tuple(entries.warnings),
     )
 
 

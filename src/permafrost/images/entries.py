@@ -24,6 +24,7 @@ class Entries:
         arrays: the images themselves if they are in memory: (h, w) or (h, w, c) each.
         groups: the group of each image, or None for an image without one; None if there are no groups.
         notes: what was understood that the user should know, one line each.
+        warnings: what the user should check, one line each.
     """
 
     names: Sequence[str]
@@ -34,6 +35,7 @@ class Entries:
     arrays: Sequence[np.ndarray] | None = None
     groups: Sequence[str | None] | None = None
     notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from permafrost.images.decoding import EXTENSIONS
 from permafrost.images.entries import Entries, read_errors
-from permafrost.images.splits import split_named
+from permafrost.images.split_names import split_named
 
 
 def walk_images(root: str, folder: str = "") -> Iterator[tuple[str, str | None]]:

@@ -1,4 +1,4 @@
-"""Splits: their names, and the assignment of images to them by content."""
+"""Splits, and the assignment of images to them by content."""
 
 from __future__ import annotations
 
@@ -10,27 +10,11 @@ from permafrost.errors import OptionError
 SPLITS: Final = ("train", "validation", "test")
 """The splits, in the order of their numbers in a feature set."""
 
-SPLIT_FOLDERS: Final = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "test": "test",
-    "testing": "test",
-}
-"""Names of split folders, and of splits in a CSV or npz file, in lower case, with the split that each means."""
-
 VALIDATION_FRACTION: Final = 0.15
 """Default fraction of the images without a given split that go to validation."""
 
 TEST_FRACTION: Final = 0.15
 """Default fraction of the images without a given split that go to test."""
-
-
-def split_named(name: str) -> str | None:
-    """Return the split that a name in `SPLIT_FOLDERS` means, whatever its case; None for another name."""
-    return SPLIT_FOLDERS.get(name.lower())
 
 
 def assign_splits(

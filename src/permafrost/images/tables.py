@@ -6,7 +6,8 @@ import csv
 
 from permafrost.errors import DatasetError
 from permafrost.images.entries import Entries, read_errors
-from permafrost.images.splits import SPLITS, split_named
+from permafrost.images.split_names import split_named
+from permafrost.images.splits import SPLITS
 
 
 def read_table(path: str) -> Entries:

@@ -18,8 +18,10 @@ import numpy as np
 
 from permafrost.model import run as runs
 from permafrost.model.assembly import export_model
+from permafrost.model.publishing import staging
 from permafrost.model.run import RUN_FILE
 from permafrost.store.feature_set import FeatureSet
+from permafrost.store.run_images import RunImages
 from permafrost.store.store import Store
 from permafrost.trunk.cutting import TRUNK_FILE, Trunk, load_trunk
 
@@ -154,11 +156,12 @@ def replace_for_ever(folder: str) -> None:
     runs.curves_png = runs.confusion_png = lambda *_: b""  # Drawing would take most of the time.
     while True:
         for title, table in (("1", "leaderboard"), ("2", "shots")):
-            with runs.staging(Path(folder)) as stage:
+            with staging(Path(folder)) as stage:
                 (stage / runs.MODEL_FILE).write_text(title)
                 content = runs.RunContent(
                     class_names=("a", "b"),
                     about={"title": title},
+                    images=RunImages.of(np.zeros((1, 32), np.uint8), np.zeros(1)),
                     metrics={},
                     history=[],
                     title=title,

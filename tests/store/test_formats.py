@@ -21,7 +21,8 @@ from permafrost.store.store import STORE_VERSION, Store, store_folder
 from samples import WHOLE_SPEC, make_rows, make_set
 
 ROOT = Path(__file__).parents[2]
-VERSION_1 = ROOT / "tests" / "formats" / "version-1"
+FORMATS = ROOT / "tests" / "formats"
+VERSION_1 = FORMATS / "version-1"
 ENGINE = "keras/tensorflow"
 
 
@@ -79,13 +80,17 @@ def test_extract_replaces_a_set_of_version_1_of_the_same_name(tiny_base, photos,
     assert content_of(old_store) == before
 
 
-def test_a_run_of_version_1_is_recognised_and_named():
-    with pytest.raises(RunError, match=r"run is a run of another version; expected 2, found 1"):
-        permafrost.open_run(VERSION_1 / "run")
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_run_of_an_older_version_is_recognised_and_named(version):
+    with pytest.raises(RunError, match=rf"run is a run of another version; expected 3, found {version}\. Fit again"):
+        permafrost.open_run(FORMATS / f"version-{version}" / "run")
 
 
-def test_a_run_of_version_1_is_not_in_the_way_of_a_new_one():
-    assert free_folder(VERSION_1 / "run", "photos") == VERSION_1 / "run"
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_run_of_an_older_version_is_not_in_the_way_of_a_new_one(version):
+    run = FORMATS / f"version-{version}" / "run"
+
+    assert free_folder(run, "photos") == run
 
 
 # A store of an older version, as a later version will find it

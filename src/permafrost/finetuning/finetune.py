@@ -26,7 +26,8 @@ from permafrost.machine import cpu_count
 from permafrost.model.assembly import body_of
 from permafrost.model.clock import Clock
 from permafrost.model.parity import Parity, export_checked
-from permafrost.model.run import Run, RunContent, open_run, staging, write_run
+from permafrost.model.publishing import staging
+from permafrost.model.run import Run, RunContent, open_run, write_run
 from permafrost.options import documented
 from permafrost.training.loop import Examples, predict_arrays, predict_examples
 from permafrost.training.metrics import metrics
@@ -116,6 +117,7 @@ class FineTuning:
             content = RunContent(
                 class_names=request.run.class_names,
                 about=about,
+                images=request.images(),
                 metrics={
                     split: metrics(request.selection.labels(split), outputs[split], request.run.class_names)
                     for split in SPLITS

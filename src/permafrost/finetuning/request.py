@@ -17,6 +17,7 @@ from permafrost.finetuning.selection import ImageSelection
 from permafrost.heads.data import split_rows
 from permafrost.images.augmentation import read_views
 from permafrost.model.run import Run, free_folder, open_run
+from permafrost.store.run_images import RunImages
 from permafrost.training.loop import require_validation
 from permafrost.trunk.spec import TrunkSpec
 
@@ -42,6 +43,11 @@ class Request:
     layers: list[str]
     folder: Path
     replace: bool
+
+    def images(self) -> RunImages:
+        """Return what each image is used for: an image that the run was trained on stays one that was trained on."""
+        selection = self.selection
+        return self.run.images.joined(RunImages.of_rows(selection.features.digests(), selection.rows))
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the trained model depends on, except the run and the cut, as JSON values."""

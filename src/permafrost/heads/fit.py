@@ -30,9 +30,11 @@ from permafrost.machine import available_memory
 from permafrost.model.assembly import assemble, shared_layers
 from permafrost.model.clock import Clock
 from permafrost.model.parity import Parity, export_checked
-from permafrost.model.run import Run, RunContent, features_record, free_folder, staging, write_run
+from permafrost.model.publishing import staging
+from permafrost.model.run import Run, RunContent, features_record, free_folder, write_run
 from permafrost.options import documented
 from permafrost.progress import progress_bar
+from permafrost.store.run_images import RunImages
 from permafrost.training.options import TrainingOptions
 from permafrost.units import parse_size, size
 
@@ -270,6 +272,7 @@ def _run_content(
             "parity": dataclasses.asdict(parity),
             "seconds": seconds,
         },
+        images=RunImages.of_rows(features.digests(), result.data.rows),
         metrics=evaluated.metrics,
         history=result.fitted.history,
         title=f"{result.head.name} head on {features.spec.base} {features.spec.cut}",

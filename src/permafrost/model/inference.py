@@ -22,7 +22,8 @@ from permafrost.images.options import MAX_PIXELS
 from permafrost.images.resizing import resize
 from permafrost.images.sources import ImageSource
 from permafrost.machine import cpu_count
-from permafrost.model.run import LABELS_FILE, Run, open_run
+from permafrost.model.labels import LABELS_FILE, read_labels
+from permafrost.model.run import Run, open_run
 from permafrost.threads import in_order
 from permafrost.trunk.bases import load_model_file
 
@@ -80,7 +81,7 @@ def open_model(model: ModelLike) -> OpenModel:
     if not path.is_file() or path.suffix != ".keras":
         raise RunError(f"no run or model at {path}", expected="a run's folder or a .keras file")
     labels = path.with_name(LABELS_FILE)
-    names = tuple(labels.read_text("utf-8").splitlines()) if labels.is_file() else ()
+    names = read_labels(labels) if labels.is_file() else ()
     return OpenModel(network=load_model_file(path), class_names=names, name=str(path))
 
 

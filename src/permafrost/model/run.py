@@ -2,6 +2,7 @@
 
 model.keras      the model, from images to probabilities; opens with plain Keras
 labels.txt       the class names, one per line, in the order of the probabilities
+images.h5        what each image was used for, by its content
 run.json         how the model was made, and its parity
 metrics.json     metrics per split
 history.csv      one row per epoch, or per setting that was compared
@@ -15,7 +16,6 @@ These names belong to the run. Replacing a run replaces or removes them all; oth
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import functools
@@ -23,34 +23,27 @@ import hashlib
 import io
 import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import keras
 import numpy as np
 
-from permafrost.atomic import (
-    TEMPORARY_PREFIX,
-    clear_leftovers,
-    commit_bytes,
-    exchange,
-    sync_folder,
-    temporary_folder,
-    write_errors,
-)
-from permafrost.errors import RunError, one_line
+from permafrost.atomic import commit_bytes
+from permafrost.errors import RunError
+from permafrost.model.labels import LABELS_FILE, labels_bytes
 from permafrost.model.plots import confusion_png, curves_png
+from permafrost.model.publishing import publish
 from permafrost.store.feature_set import FeatureSet
+from permafrost.store.run_images import IMAGES_FILE, RunImages, read_run_images
 from permafrost.trunk.bases import load_model_file
 from permafrost.trunk.run_base import MODEL_FILE, RUN_FILE
 
 FORMAT: Final = "permafrost run"
-RUN_VERSION: Final = 2
+RUN_VERSION: Final = 3
 """The version of the format of a run's folder. `features/README.md` says how to raise it."""
 
-LABELS_FILE: Final = "labels.txt"
 METRICS_FILE: Final = "metrics.json"
 HISTORY_FILE: Final = "history.csv"
 CURVES_FILE: Final = "curves.png"
@@ -59,7 +52,7 @@ TABLES: Final = ("leaderboard", "shots")
 """The tables that a run may have, each in a CSV file of its name."""
 
 OWN_FILES: Final = frozenset(
-    [MODEL_FILE, LABELS_FILE, RUN_FILE, METRICS_FILE, HISTORY_FILE, CURVES_FILE, CONFUSION_FILE]
+    [MODEL_FILE, LABELS_FILE, IMAGES_FILE, RUN_FILE, METRICS_FILE, HISTORY_FILE, CURVES_FILE, CONFUSION_FILE]
     + [f"{name}.csv" for name in TABLES]
 )
 """All file names that belong to a run."""
@@ -74,6 +67,7 @@ class RunContent:
     Attributes:
         class_names: the classes, in the order of the model's probabilities.
         about: how the model was made: head, options, features, trunk, parity, seconds.
+        images: what each image was used for.
         metrics: the result of `training.metrics.metrics` per split.
         history: one row per epoch, or per setting that was compared.
         title: the title of the plots.
@@ -82,6 +76,7 @@ class RunContent:
 
     class_names: tuple[str, ...]
     about: dict[str, Any]
+    images: RunImages
     metrics: dict[str, Any]
     history: list[dict[str, float]]
     title: str
@@ -148,6 +143,15 @@ class Run:
             )
         return load_model_file(self.model_path)
 
+    @functools.cached_property
+    def images(self) -> RunImages:
+        """What the run used each image for, by content.
+
+        Raises:
+            RunError: the file is damaged, or is not the one that the run wrote.
+        """
+        return read_run_images(self.folder / IMAGES_FILE, checksum=str(self.about.get("images_checksum")))
+
     def describe(self) -> dict[str, Any]:
         """Return what `fit-head --json` and `finetune --json` print."""
         return {
@@ -169,9 +173,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     expected = "a folder that fit-head or finetune made"
     if not folder.is_dir():
         raise RunError(f"no run at {folder}", expected=expected)
-    missing = [name for name in (RUN_FILE, LABELS_FILE, METRICS_FILE, MODEL_FILE) if not (folder / name).is_file()]
-    if missing:
-        raise RunError(f"{folder} is not a run", expected=expected, found=f"no {missing[0]} in it")
+    _require_files(folder, [RUN_FILE], expected)
     try:
         about = json.loads((folder / RUN_FILE).read_bytes())
         if about.get("format") != FORMAT or about.get("version") != RUN_VERSION:
@@ -181,11 +183,18 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
                 found=about.get("version"),
                 do="fit again",
             )
+        _require_files(folder, [LABELS_FILE, IMAGES_FILE, METRICS_FILE, MODEL_FILE], expected)
         metrics = json.loads((folder / METRICS_FILE).read_bytes())
         names, _ = tuple(about["class_names"]), metrics.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"damaged run {folder}", found=repr(error), do="fit again") from error
     return Run(folder, names, about, metrics)
+
+
+def _require_files(folder: Path, names: Sequence[str], expected: str) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise RunError(f"{folder} is not a run", expected=expected, found=f"no {missing[0]} in it")
 
 
 def free_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
@@ -205,18 +214,6 @@ def free_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def staging(folder: Path) -> Iterator[Path]:
-    """Make a temporary folder beside `folder` in which a run is assembled; remove it when the block ends.
-
-    The staging folders of processes that died are removed first.
-    """
-    folder = _resolved(folder)
-    clear_leftovers(folder.parent)
-    with temporary_folder(folder) as stage:
-        yield stage
-
-
 def write_run(folder: Path, stage: Path, content: RunContent, *, replace: bool = True) -> Run:
     """Complete the run in `stage`, which holds its model, and move it to `folder` in one step.
 
@@ -232,10 +229,11 @@ def write_run(folder: Path, stage: Path, content: RunContent, *, replace: bool =
         WriteError: the run cannot be written.
     """
     about = {"format": FORMAT, "version": RUN_VERSION, "class_names": list(content.class_names)} | content.about
-    about["model_sha256"] = file_digest(stage / MODEL_FILE)
+    about |= {"model_sha256": file_digest(stage / MODEL_FILE), "images_checksum": content.images.checksum}
     shown = next((split for split in ("test", "validation", "train") if content.metrics.get(split, {}).get("n")), None)
     files = {
-        LABELS_FILE: "".join(f"{one_line(name)}\n" for name in content.class_names).encode(),
+        LABELS_FILE: labels_bytes(content.class_names),
+        IMAGES_FILE: content.images.to_bytes(),
         HISTORY_FILE: _csv(content.history),
         CURVES_FILE: curves_png(content.history, content.title),
         METRICS_FILE: _json(content.metrics),
@@ -248,7 +246,7 @@ def write_run(folder: Path, stage: Path, content: RunContent, *, replace: bool =
     assert files.keys() <= OWN_FILES, "the next run would not remove a file of another name"
     for name, data in files.items():
         commit_bytes(stage / name, data)
-    folder = _publish(stage, folder, replace=replace)
+    folder = publish(stage, folder, own_files=OWN_FILES, replace=replace)
     # Parsed again, so that a new run and an opened one are equal: JSON has no tuples.
     return Run(folder, content.class_names, json.loads(files[RUN_FILE]), json.loads(files[METRICS_FILE]))
 
@@ -259,68 +257,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _resolved(folder: Path) -> Path:
-    """Return `folder` without symbolic links, so that a link to a run stays and its target is replaced."""
-    return Path(os.path.realpath(folder))
-
-
-def _publish(stage: Path, folder: Path, *, replace: bool) -> Path:
-    """Move `stage` to `folder` and return the folder that the run is in."""
-    with write_errors(folder):
-        while True:
-            target = _resolved(folder)
-            try:
-                os.rename(stage, target)  # Replaces an empty folder too.
-                break
-            except OSError:
-                if not target.is_dir():
-                    raise
-            if replace:
-                _carry_over(target, stage)
-                _replace(stage, target)
-                break
-            # Another process took the name after `free_folder` found it free.
-            folder = folder.with_name(f"{folder.name}-2")
-        sync_folder(target.parent)
-    return folder
-
-
-def _carry_over(folder: Path, stage: Path) -> None:
-    """Put the files of `folder` that do not belong to the run into `stage` as well."""
-    for path in folder.iterdir():
-        if path.name in OWN_FILES or path.name.startswith(TEMPORARY_PREFIX):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, stage / path.name, symlinks=True, copy_function=_link)
-        else:
-            _link(path, stage / path.name)
-    sync_folder(stage)
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:  # The file system has no hard links.
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _replace(stage: Path, folder: Path) -> None:
-    """Swap `stage` and `folder`; `staging` then removes the old run with `stage`."""
-    try:
-        exchange(stage, folder)
-    except OSError:
-        # Not every file system swaps folders in one step. A kill between the first two renames leaves the old run
-        # whole under a name that says so.
-        old = folder.with_name(f"{folder.name}.replaced-{os.getpid()}")
-        os.rename(folder, old)
-        try:
-            os.rename(stage, folder)
-        except OSError:
-            os.rename(old, folder)
-            raise
-        os.rename(old, stage)
-
-
 def _json(value: Any) -> bytes:
     return json.dumps(value, indent=2, allow_nan=False).encode("ascii") + b"\n"
 
@@ -328,8 +264,12 @@ def _json(value: Any) -> bytes:
 def _csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        # Minimal quoting leaves "\r" bare, which readers take for the end of a row.
+        bare = any("\r" in value for row in rows for value in row.values() if isinstance(value, str))
+        writer = csv.DictWriter(
+            text, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL
+        )
         writer.writeheader()
         writer.writerows(rows)
-    # A table may name feature sets, and a file's name may be no text at all.
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    # A table may name feature sets, and the bytes of a file's name need not be UTF-8.
+    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from permafrost.trunk.spec import canonical_json
 
 if TYPE_CHECKING:
     import h5py
@@ -95,3 +97,20 @@ def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     if dataset.id.get_storage_size() != claimed or claimed > held:
         raise ValueError(f"{name} claims more than the file holds")
     return dataset
+
+
+def arrays_checksum(arrays: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> str:
+    """Return the XXH3 (128 bits) of the names, shapes, dtypes and bytes of a file's datasets.
+
+    Args:
+        arrays: the datasets.
+        dtypes: the dtype of each, in the order in which they are added.
+    """
+    import xxhash
+
+    hasher = xxhash.xxh3_128()
+    for name, dtype in dtypes.items():
+        array = np.ascontiguousarray(arrays[name])
+        hasher.update(canonical_json([name, list(array.shape), dtype]))
+        hasher.update(array.reshape(-1).view(np.uint8).data)
+    return hasher.hexdigest()

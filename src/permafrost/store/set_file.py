@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 
-from permafrost.store.hdf5 import hdf5_bytes, write_text
+from permafrost.store.hdf5 import arrays_checksum, hdf5_bytes, write_text
 from permafrost.store.set_content import SetContent
 from permafrost.store.storage import ObjectPlace, StoredObject
-from permafrost.trunk.spec import canonical_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,14 +82,7 @@ def write_set(place: ObjectPlace, content: SetContent) -> None:
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:
     """Return the XXH3 (128 bits) of the names, shapes, dtypes and bytes of a file's datasets."""
-    import xxhash
-
-    hasher = xxhash.xxh3_128()
-    for name, dtype in datasets(arrays).items():
-        array = np.ascontiguousarray(arrays[name])
-        hasher.update(canonical_json([name, list(array.shape), dtype]))
-        hasher.update(array.reshape(-1).view(np.uint8).data)
-    return hasher.hexdigest()
+    return arrays_checksum(arrays, datasets(arrays))
 
 
 class PackedNames(Sequence[str]):

@@ -559,7 +559,7 @@ def test_on_bad_fail_refuses_an_undecodable_image(refused, own_photos, tiny_base
 
     line = refused("extract", own_photos, "--base", tiny_base, "--on-bad", "fail")
 
-    assert "bad image dots/dots-000.png: " in line
+    assert "dots/dots-000.png: " in line
     assert line.endswith("Remove it, or use --on-bad skip")
 
 

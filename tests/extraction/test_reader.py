@@ -83,7 +83,7 @@ def test_each_row_is_looked_up_once(own_photos):
 def test_the_first_bad_image_is_an_error_if_asked_for(own_photos):
     (own_photos / "dots" / "dots-000.png").write_bytes(b"rubbish")
 
-    with pytest.raises(ImageError, match=r"bad image dots/dots-000\.png: not an image"):
+    with pytest.raises(ImageError, match=r"bad image .*dots/dots-000\.png: not an image"):
         list(reader_of(own_photos, Cache(lambda _: False), on_bad="fail").read())
 
 

@@ -175,10 +175,10 @@ class Extraction:
             views_of=self._views_of,
         )
         if not result.images:
-            index, reason = result.skipped[-1]
+            index, reason = result.skipped[0]
             raise DatasetError(
-                f"none of the {len(self.dataset)} images in {self.dataset.root} can be decoded",
-                found=f"{self.dataset.names[index]}: {reason}",
+                f"none of the {len(self.dataset)} images in {self.dataset.root} can be read",
+                found=f"{self.dataset.location(index)}: {reason}",
             )
         return [self._write_set(cache, path, result) for cache, path in zip(self._caches, self._paths, strict=True)]
 

@@ -130,8 +130,8 @@ class Reader:
         """
         for index, image in enumerate(self._read_ahead()):
             if image.digest is None and self.options.on_bad == "fail":
-                name = self.dataset.names[index]
-                raise ImageError(f"bad image {name}: {image.reason}", do="remove it, or use --on-bad skip")
+                location = self.dataset.location(index)
+                raise ImageError(f"bad image {location}: {image.reason}", do="remove it, or use --on-bad skip")
             yield image
 
     def _read_ahead(self) -> Generator[ReadImage]:

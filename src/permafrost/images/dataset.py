@@ -5,6 +5,7 @@ Labels belong to the dataset, never to the features: an image can have different
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import unicodedata
@@ -18,8 +19,9 @@ from permafrost.errors import DatasetError
 from permafrost.images.arrays import read_arrays
 from permafrost.images.entries import Entries
 from permafrost.images.folders import read_folder
+from permafrost.images.labels import require_classes
 from permafrost.images.options import RECOGNISED, ReadingOptions
-from permafrost.images.sources import ArrayImage, FileImage, ImageSource
+from permafrost.images.sources import ArrayImage, FileImage, ImageSource, ListedImage
 from permafrost.images.tables import read_table
 
 ENDINGS: Final[dict[str, Literal["table", "arrays"]]] = {".csv": "table", ".tsv": "table", ".npz": "arrays"}
@@ -62,7 +64,15 @@ class Dataset:
         """Return the image of entry `index`."""
         if self.arrays is not None:
             return ArrayImage(self.arrays[index])
-        return FileImage(path_of(self.root, self.names[index]))
+        path, name = self.location(index), self.names[index]
+        if file_kind(self.root) == "table":
+            return ListedImage(path, os.path.dirname(self.root), name)
+        return FileImage(path)
+
+    def location(self, index: int) -> str:
+        """Return what errors call an image: its absolute path, or its name if it is in memory."""
+        name = self.names[index]
+        return name if self.arrays is not None else path_of(self.root, name)
 
     @property
     def name(self) -> str:
@@ -92,7 +102,7 @@ def file_kind(root: str) -> Literal["table", "arrays"] | None:
 
 def read_dataset(
     data: str | os.PathLike[str],
-    options: ReadingOptions = RECOGNISED,  # noqa: ARG001 - the readers take it next
+    options: ReadingOptions = RECOGNISED,
     *,
     min_classes: int = 2,
 ) -> Dataset:
@@ -107,7 +117,10 @@ def read_dataset(
         DatasetError: it does not exist, cannot be read, has no images, or has too few classes.
     """
     root = os.path.abspath(os.fspath(data))
-    dataset = _dataset(root, _read_entries(root))
+    entries = _read_entries(root, options)
+    if min_classes > 1 and file_kind(root):
+        require_classes(f"labels in {root}", entries.labels)
+    dataset = _dataset(root, entries)
     if not dataset.names:
         raise DatasetError(
             f"no images in {root}",
@@ -119,12 +132,22 @@ def read_dataset(
             f"only one class in {root}",
             expected="at least two",
             found=dataset.class_names[0],
-            do="put the images of each class into a folder of its own",
+            do=None if file_kind(root) else "put the images of each class into a folder of its own",
         )
-    return dataset
+    doubts = _lone_classes(dataset) if min_classes > 1 else ()
+    return dataclasses.replace(dataset, warnings=(*dataset.warnings, *doubts))
 
 
-def _read_entries(root: str) -> Entries:
+def _lone_classes(dataset: Dataset, few: int = 10) -> tuple[str, ...]:
+    """Return a warning if most classes have a single image, as where labels are numbers or names of images."""
+    counts = collections.Counter(dataset.labels)
+    lone = [label for label, count in counts.items() if count == 1]
+    if len(lone) <= max(few, len(counts) / 2):
+        return ()
+    return (f"{len(lone):,} of {len(counts):,} classes have a single image, such as {dataset.class_names[lone[0]]}",)
+
+
+def _read_entries(root: str, options: ReadingOptions) -> Entries:
     if os.path.isdir(root):
         return read_folder(root)
     if not os.path.exists(root):
@@ -133,7 +156,7 @@ def _read_entries(root: str) -> Entries:
         )
     kind = file_kind(root)
     if kind == "table":
-        return read_table(root)
+        return read_table(root, options)
     if kind == "arrays":
         return read_arrays(root)
     raise DatasetError(f"not a dataset: {root}", expected="a folder, a .csv or an .npz", found="another file")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from permafrost.errors import ImageError
 from permafrost.images.decoding import (
     DecodingMemory,
     array_digest,
@@ -20,6 +21,7 @@ from permafrost.images.decoding import (
 )
 from permafrost.images.options import MAX_PIXELS
 from permafrost.images.resizing import resize
+from permafrost.images.table_paths import describe_missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,35 @@ class FileImage:
         """
         data = read_file(self.path)
         return LoadedImage(content_digest(data), data, max_pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedImage(FileImage):
+    """An image in a file that a table lists.
+
+    Attributes:
+        folder: the table's folder.
+        name: the path in the table.
+    """
+
+    folder: str
+    name: str
+
+    def load(self, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+        """Read the file.
+
+        Args:
+            max_pixels: as for `FileImage.load`.
+
+        Raises:
+            ImageError: the file cannot be read; where it may be if it is missing.
+        """
+        try:
+            return super().load(max_pixels)
+        except ImageError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise ImageError(describe_missing(self.folder, self.name)) from error
+            raise
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,7 +77,7 @@ OPTIONS = {
         *("--views", "--augment", "--cache-limit", "--dtype", "--lowest-rate", "--mixed-precision", "--dry-run"),
         *("--untrained-head", "--features", *TRAINING),
     },
-    "evaluate": {"--split", "--validation-fraction", "--test-fraction"},
+    "evaluate": {"--split", "--layout"},
     "predict": {"--top"},
 }
 """The options of the commands."""
@@ -258,8 +258,17 @@ def test_each_command_prints_one_json_object_with_the_documented_keys(answer, wo
     assert tuned["run"] == "runs/split-photos-tiny-top-logistic-finetuned"
 
     metrics = answer("evaluate", tuned["run"], split_photos, "--split", "validation")
-    assert metrics.keys() >= {"accuracy", "balanced_accuracy", "n"}
-    assert (metrics["n"], metrics["split"]) == (9, "validation")
+    assert metrics.keys() >= {
+        "accuracy",
+        "balanced_accuracy",
+        "n",
+        "images",
+        "known",
+        "trained_on",
+        "notes",
+        "warnings",
+    }
+    assert (metrics["n"], metrics["split"], metrics["images"], metrics["known"]) == (9, "validation", 36, 36)
 
     answers = answer("predict", tuned["model"], split_photos / "test" / "dots", "--top", "2")
     assert [set(found) for found in answers] == [{"path", "label", "probability", "top"}] * 3
@@ -307,10 +316,33 @@ def test_the_last_lines_say_what_was_made_and_where(call, work, split_photos, ti
         r"test: accuracy [01]\.\d{4} \([01]\.\d{3} to [01]\.\d{3}\), balanced [01]\.\d{4}, 9 images", lines[-1]
     )
     assert "  dots: precision " in text
+    assert "\nscored 9 of 36 images: the run's test images\n" in text
 
     lines, text = last("features", "show", "features/split-photos-tiny-top.h5")
     assert lines[-1] == "set: features/split-photos-tiny-top.h5"
     assert "base: tiny, weights tiny.keras, cut top, pooling avg\n" in text
+
+
+def test_evaluate_says_what_it_scored_skipped_and_did_not_know(call, run, photos, split_photos, tmp_path):
+    data = Path(shutil.copytree(split_photos, tmp_path / "data"))
+    shutil.copy(next((data / "train" / "dots").iterdir()), data / "test" / "dots" / "again.png")
+    (data / "test" / "dots" / "cut.png").write_bytes(b"\x89PNG")
+
+    status, out, err = call("evaluate", run.folder, data)
+
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "warning: the run was trained on 1 image that the dataset names test: it counts as train"
+    assert lines[1] == "skipped: 1"
+    assert lines[2].startswith("  1: ")
+    assert lines[2].endswith(", such as test/dots/cut.png")
+    assert lines[-2] == "scored 9 of 38 images: the run's test images"
+
+    status, out, _ = call("evaluate", run.folder, photos, "--split", "all")
+
+    assert status == 0
+    assert out.startswith("warning: the model was trained on 18 of the 18 images that are scored\n")
+    assert "\nscored 18 of 18 images: all, of which the run knows 18\nall: accuracy " in out
 
 
 def test_diverging_training_keeps_the_starting_model_and_says_so(call, own_run, features, work):
@@ -636,7 +668,10 @@ def test_a_missing_run_is_refused(refused, photos):
         (["fit-head", "set", "--hidden", "many"], "cannot parse --hidden; expected 256, or 512,128, or 0"),
         (["fit-head", "set", "--optimizer", "adamm"], "unknown optimizer; expected adam, adamw, nadam, rmsprop or sgd"),
         (["finetune", "run", "--patience", "-1"], "patience is out of range; expected at least 0, found -1"),
-        (["evaluate", "run", "photos", "--split", "all"], "no such split; expected train, validation, test, found all"),
+        (
+            ["evaluate", "run", "photos", "--split", "every"],
+            "no such split; expected train, validation, test, all, found every",
+        ),
         (["predict", "run"], "Missing argument 'IMAGE|FOLDER...'."),
         (["predict", "run", "a.png", "--top", "0"], "top is too small; expected 1 or more, found 0"),
         (["features", "list"], "no such folder: features. Make a feature set with extract"),

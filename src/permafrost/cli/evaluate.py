@@ -9,29 +9,58 @@ import click
 from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
 from permafrost.cli.options import record_options
-from permafrost.cli.text import absent_class_lines, metrics_line
-from permafrost.extraction.options import ExtractOptions
+from permafrost.cli.text import absent_class_lines, metrics_line, remark_lines
+from permafrost.images.options import ReadingOptions
+from permafrost.images.skipped import commonest
 
 
 @command("evaluate", COMMANDS["evaluate"])
 @click.argument("model", metavar="RUN/|MODEL.keras", type=click.Path())
 @click.argument("data", type=click.Path())
-@click.option("--split", default="test", show_default=True, help="The split to evaluate on: train, validation or test.")
-@record_options(ExtractOptions, only=["validation_fraction", "test_fraction"])
+@click.option(
+    "--split",
+    metavar="test|validation|train|all",
+    help="The images to score. all scores every image.  [default: test, or all if the run knows none of the images]",
+)
+@record_options(ReadingOptions, only=["layout"])
 def evaluate(*, model: str, data: str, as_json: bool, **options: Any) -> None:
-    """Evaluate a model on one split of a dataset.
+    """Evaluate a model on one split of a dataset, or on all of it.
 
-    Images are read from their files at full size; the model itself resizes them.
+    A run knows the images that it was made from by their content, wherever they are now: they have the run's split,
+    whatever the dataset says, and what it was trained on is never scored as test. Other images have the split that the
+    dataset gives them, if any. Images are read from their files at full size; the model itself resizes them.
     """
     from permafrost.model.evaluate import evaluate as run
 
     metrics = run(model, data, **options)
-    lines = [f"skipped: {metrics['skipped']}"] if metrics["skipped"] else []
-    for name, values in metrics["classes"].items():
-        scores = ", ".join(
-            f"{key} {'n/a' if values[key] is None else format(values[key], '.4f')}"
-            for key in ("precision", "recall", "f1")
-        )
-        lines.append(f"  {name}: {scores}, {values['n']:,} images")
     split = metrics["split"]
-    show(metrics, [*lines, metrics_line(split, metrics), *absent_class_lines(split, metrics)], as_json=as_json)
+    lines = [
+        *remark_lines(metrics),
+        *_skipped_lines(metrics),
+        *(_class_line(name, values) for name, values in metrics["classes"].items()),
+        f"scored {metrics['n']:,} of {metrics['images']:,} images: {_what(metrics)}",
+        metrics_line(split, metrics),
+        *absent_class_lines(split, metrics),
+    ]
+    show(metrics, lines, as_json=as_json)
+
+
+def _what(metrics: dict[str, Any]) -> str:
+    """Say which images were scored."""
+    if metrics["split"] != "all":
+        whose = "the run's" if metrics["known"] else "the dataset's"
+        return f"{whose} {metrics['split']} images"
+    return "all of them" if metrics["known"] is None else f"all, of which the run knows {metrics['known']:,}"
+
+
+def _skipped_lines(metrics: dict[str, Any]) -> list[str]:
+    skipped = [(each["path"], each["reason"]) for each in metrics["skipped_paths"]]
+    lines = [f"  {count:,}: {reason}, such as {name}" for reason, count, name in commonest(skipped)]
+    return [f"skipped: {len(skipped):,}", *lines] if skipped else []
+
+
+def _class_line(name: str, values: dict[str, Any]) -> str:
+    scores = ", ".join(
+        f"{key} {'n/a' if values[key] is None else format(values[key], '.4f')}" for key in ("precision", "recall", "f1")
+    )
+    return f"  {name}: {scores}, {values['n']:,} images"

@@ -7,6 +7,11 @@ from typing import Any
 from permafrost.errors import one_line
 
 
+def remark_lines(result: dict[str, Any]) -> list[str]:
+    """Return the notes and warnings of a result as lines."""
+    return [f"note: {line}" for line in result["notes"]] + [f"warning: {line}" for line in result["warnings"]]
+
+
 def metrics_line(split: str, metrics: dict[str, Any]) -> str:
     """Return a split's metrics as one line: `test: accuracy 0.9733 (0.960 to 0.985), balanced 0.9733, 600 images`."""
     if not metrics.get("n"):

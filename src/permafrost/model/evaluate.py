@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 
 from permafrost.errors import DatasetError, ImageError, OptionError
 from permafrost.images.dataset import Dataset, read_dataset
-from permafrost.images.splits import SPLITS, TEST_FRACTION, VALIDATION_FRACTION, assign_splits
-from permafrost.model.inference import ModelLike, classify, open_model
+from permafrost.images.options import ReadingOptions
+from permafrost.images.splits import SPLITS
+from permafrost.model.image_uses import ALL, ImageUses, uses_of
+from permafrost.model.inference import ModelLike, OpenModel, classify, open_model
 from permafrost.training.metrics import metrics
 
 
@@ -19,57 +22,97 @@ def evaluate(
     model: ModelLike,
     data: str | os.PathLike[str],
     *,
-    split: str = "test",
-    validation_fraction: float = VALIDATION_FRACTION,
-    test_fraction: float = TEST_FRACTION,
+    split: str | None = None,
+    layout: str | None = None,
 ) -> dict[str, Any]:
-    """Compute a model's metrics on one split of a dataset. Only the images of that split are decoded.
+    """Compute a model's metrics on one split of a dataset, or on all of it. Only the images scored are decoded.
+
+    A run knows the images that it was made from by their content, wherever they are now. They have the run's split,
+    whatever the dataset says; other images have the split that the dataset gives them, if any.
 
     Args:
         model: a run, its folder, a `.keras` file, or a Keras model.
-        data: a dataset, as for `extract`.
-        split: `train`, `validation` or `test`.
-        validation_fraction, test_fraction: as for `extract`; used for images whose split the dataset does not name.
+        data: a dataset, as for `extract`. It may have one class, or some of the model's.
+        split: `train`, `validation` or `test`; or `all`, which scores every image. If None, `test` if the run knows any
+            of the images, or if there is no record of the model's images and the dataset names test images; else `all`.
+        layout: the levels of the dataset's folders, as for `extract`.
 
     Returns:
-        The result of `training.metrics.metrics`, with `split`, `model`, `data`, and `skipped`, the number of images
-        that could not be decoded.
+        The result of `training.metrics.metrics`, with
+
+        - `split`, `model` and `data`;
+        - `images`, the number of images in the dataset; `known`, those that the run knows; `unknown_not_scored`, those
+          that it does not know and that the dataset gives no split; `trained_on`, those of the scored images that the
+          model was trained on. `known` and `trained_on` are None if there is no record of the model's images;
+        - `skipped` and `skipped_paths`, what could not be used, each with its `path` and `reason`;
+        - `notes` and `warnings`, one line each.
 
     Raises:
         PermafrostError: the request or its input is wrong; see `permafrost.errors`.
     """
-    if split not in SPLITS:
-        raise OptionError("no such split", expected=", ".join(SPLITS), found=split)
-    dataset = read_dataset(data)
+    if split not in (None, *SPLITS, ALL):
+        raise OptionError("no such split", expected=", ".join((*SPLITS, ALL)), found=split)
+    dataset = read_dataset(data, ReadingOptions(layout=layout), min_classes=1)
     opened = open_model(model).with_classes(dataset.class_names)
-    _require_known(dataset, opened.class_names)
-
-    candidates = [index for index, given in enumerate(dataset.splits) if given in (split, None)]
-    fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
-
-    def in_split(position: int, digest: bytes) -> bool:
-        return assign_splits([digest], [dataset.splits[candidates[position]]], **fractions) == [split]
-
-    results = classify([dataset.image(index) for index in candidates], opened, in_split)
-    scored = {index: row for index, row in zip(candidates, results, strict=True) if isinstance(row, np.ndarray)}
-    if not scored:
-        raise DatasetError(f"no images for {split} in {dataset.root}", found=_counts(dataset.splits))
-    numbers = [opened.class_names.index(name) for name in dataset.class_names]
-    labels = np.array([numbers[dataset.labels[index]] for index in scored], np.int64)
-    skipped = sum(isinstance(result, ImageError) for result in results)
-    about = {"split": split, "model": opened.name, "data": dataset.root, "skipped": skipped}
-    return metrics(labels, np.stack(list(scored.values())), opened.class_names) | about
+    numbers = class_numbers(dataset, opened.class_names)
+    uses = uses_of(dataset, opened.run.images if opened.run else None)
+    split = split or uses.default_split
+    rows = uses.rows(split)
+    if not len(rows):
+        raise uses.nothing_to_score(dataset.root, split)
+    results = classify([dataset.image(row) for row in rows], opened)
+    found = list(zip(rows, results, strict=True))
+    bad = [(dataset.names[row], str(result)) for row, result in found if isinstance(result, ImageError)]
+    scored = np.array([row for row, result in found if isinstance(result, np.ndarray)], np.int64)
+    outputs = [result for result in results if isinstance(result, np.ndarray)]
+    if not outputs:
+        raise DatasetError(f"none of the {len(rows)} images to score can be decoded", found=": ".join(bad[0]))
+    labels = np.array([numbers[dataset.labels[row]] for row in scored], np.int64)
+    return metrics(labels, np.stack(outputs), opened.class_names) | _about(dataset, opened, split, uses, scored, bad)
 
 
-def _require_known(dataset: Dataset, class_names: Sequence[str]) -> None:
-    unknown = sorted(set(dataset.class_names) - set(class_names))
+def _about(
+    dataset: Dataset, opened: OpenModel, split: str, uses: ImageUses, scored: np.ndarray, bad: list[tuple[str, str]]
+) -> dict[str, Any]:
+    """Return what the metrics are of."""
+    skipped = [*dataset.skipped, *bad]
+    return {
+        "split": split,
+        "model": opened.name,
+        "data": dataset.root,
+        "images": len(dataset),
+        "known": None if uses.used is None else int(uses.known.sum()),
+        "unknown_not_scored": uses.unknown_not_scored(split),
+        "trained_on": uses.trained_on(scored),
+        "skipped": len(skipped),
+        "skipped_paths": [{"path": name, "reason": reason} for name, reason in skipped],
+        "notes": [*dataset.notes, *uses.notes(split)],
+        "warnings": [*dataset.warnings, *uses.warnings(split)],
+    }
+
+
+def class_numbers(dataset: Dataset, class_names: Sequence[str]) -> list[int]:
+    """Return the number of each class of a dataset among a model's classes. Names in any Unicode form are equal.
+
+    Raises:
+        DatasetError: the model does not know one of them.
+    """
+    numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(class_names)}
+    found = [numbers.get(unicodedata.normalize("NFC", name)) for name in dataset.class_names]
+    unknown = [name for name, number in zip(dataset.class_names, found, strict=True) if number is None]
     if unknown:
+        alike = {_loose(name): name for name in class_names}
         raise DatasetError(
             f"{dataset.root} has a class that the model does not know",
             expected=", ".join(class_names),
-            found=", ".join(unknown),
+            found=", ".join(
+                f"{name} (only case or blanks differ from {alike[_loose(name)]})" if _loose(name) in alike else name
+                for name in unknown
+            ),
         )
+    return [number for number in found if number is not None]
 
 
-def _counts(splits: Sequence[str | None]) -> str:
-    return ", ".join(f"{splits.count(split)} for {split}" for split in SPLITS if split in splits) or "none"
+def _loose(name: str) -> str:
+    """Return a name without what people overlook."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())

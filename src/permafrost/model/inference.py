@@ -23,7 +23,7 @@ from permafrost.images.resizing import resize
 from permafrost.images.sources import ImageSource
 from permafrost.machine import cpu_count
 from permafrost.model.labels import LABELS_FILE, read_labels
-from permafrost.model.run import Run, open_run
+from permafrost.model.run import Run, file_digest, open_run
 from permafrost.threads import in_order
 from permafrost.trunk.bases import load_model_file
 
@@ -31,9 +31,6 @@ BATCH_SIZE: Final = 32
 
 ModelLike: TypeAlias = Run | keras.Model | str | os.PathLike[str]
 """A run, its folder, a `.keras` file, or a Keras model."""
-
-Wanted = Callable[[int, bytes], bool]
-"""Given an image's position and content digest, whether to decode it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,12 +42,14 @@ class OpenModel:
         class_names: the classes, in the order of the probabilities; empty if they are unknown.
         max_pixels: an image with more pixels is refused before it is decoded.
         name: the path of the run or the file, for display.
+        run: the run that the model belongs to; None for another model.
     """
 
     network: keras.Model
     class_names: tuple[str, ...]
     max_pixels: int = MAX_PIXELS
     name: str
+    run: Run | None = None
 
     def with_classes(self, default: Sequence[str]) -> OpenModel:
         """Return the model, with `default` as its class names if they are unknown.
@@ -68,21 +67,39 @@ class OpenModel:
 def open_model(model: ModelLike) -> OpenModel:
     """Open a run or a model file. Images may be as large as the run's extraction allowed.
 
+    A model file beside the files of the run that wrote it is opened as that run.
+
     Raises:
         RunError: `model` is neither a run nor a model file.
     """
-    if isinstance(model, Run) or (isinstance(model, str | os.PathLike) and os.path.isdir(model)):
-        run = model if isinstance(model, Run) else open_run(model)
-        limit = max_pixels_of(run.about.get("libraries", {}))
-        return OpenModel(network=run.model, class_names=run.class_names, max_pixels=limit, name=str(run.folder))
+    if isinstance(model, Run):
+        return _open(model, str(model.folder))
+    if isinstance(model, str | os.PathLike) and os.path.isdir(model):
+        return _open(open_run(model), os.fspath(model))
     if not isinstance(model, str | os.PathLike):
         return OpenModel(network=model, class_names=(), name="a model in memory")
     path = Path(model)
     if not path.is_file() or path.suffix != ".keras":
         raise RunError(f"no run or model at {path}", expected="a run's folder or a .keras file")
+    if run := _run_of(path):
+        return _open(run, str(path))
     labels = path.with_name(LABELS_FILE)
     names = read_labels(labels) if labels.is_file() else ()
     return OpenModel(network=load_model_file(path), class_names=names, name=str(path))
+
+
+def _open(run: Run, name: str) -> OpenModel:
+    limit = max_pixels_of(run.about.get("libraries", {}))
+    return OpenModel(network=run.model, class_names=run.class_names, max_pixels=limit, name=name, run=run)
+
+
+def _run_of(path: Path) -> Run | None:
+    """Return the run that wrote a model file, from the folder of the file; None if it is not there."""
+    try:
+        run = open_run(path.parent)
+    except RunError:
+        return None
+    return run if file_digest(path) == run.about.get("model_sha256") else None
 
 
 def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_size: int = BATCH_SIZE) -> np.ndarray:
@@ -110,35 +127,23 @@ def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_siz
     return np.concatenate(results)
 
 
-def classify(
-    images: Sequence[ImageSource], model: OpenModel, wanted: Wanted = lambda *_: True
-) -> list[np.ndarray | ImageError | None]:
+def classify(images: Sequence[ImageSource], model: OpenModel) -> list[np.ndarray | ImageError]:
     """Read images and run a model on them.
 
-    Args:
-        images: the images.
-        model: the model.
-        wanted: whether to decode an image and run the model on it.
-
     Returns:
-        For each image, its probabilities (classes,) float32; None if it is not wanted; an `ImageError` if it cannot be
-        read or decoded.
+        For each image, its probabilities (classes,) float32; an `ImageError` if it cannot be read or decoded.
     """
-    results: list[np.ndarray | ImageError | None] = [None] * len(images)
-    usable: list[int] = []
+    errors: dict[int, ImageError] = {}
 
     def resized() -> Iterator[np.ndarray]:
-        for index, found in enumerate(read_images(images, model, wanted)):
-            if isinstance(found, np.ndarray):
-                usable.append(index)
-                yield found
+        for index, found in enumerate(read_images(images, model)):
+            if isinstance(found, ImageError):
+                errors[index] = found
             else:
-                results[index] = found
+                yield found
 
-    outputs = probabilities(model.network, resized())
-    for index, row in zip(usable, outputs, strict=True):
-        results[index] = row
-    return results
+    outputs = iter(probabilities(model.network, resized()))
+    return [errors[index] if index in errors else next(outputs) for index in range(len(images))]
 
 
 def resizer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
@@ -169,9 +174,7 @@ def _layer_resizer(layer: Any) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
-def read_images(
-    images: Sequence[ImageSource], model: OpenModel, wanted: Wanted = lambda *_: True
-) -> Iterator[np.ndarray | ImageError | None]:
+def read_images(images: Sequence[ImageSource], model: OpenModel) -> Iterator[np.ndarray | ImageError]:
     """Read, decode and resize images in threads, a bounded number ahead, and yield the results in order.
 
     Images at full size are held only until they are resized; together they take at most `DECODING_BYTES`, or the size
@@ -180,24 +183,20 @@ def read_images(
     Args:
         images: the images.
         model: the model that they are read for.
-        wanted: whether to decode an image.
 
     Yields:
-        The resized image; None if it is not wanted; an `ImageError` if it cannot be read or decoded.
+        The resized image; an `ImageError` if it cannot be read or decoded.
     """
     prepare = resizer(model.network)
     memory = DecodingMemory(DECODING_BYTES)
 
-    def read(index: int) -> np.ndarray | ImageError | None:
+    def read(image: ImageSource) -> np.ndarray | ImageError:
         try:
-            loaded = images[index].load(model.max_pixels)
-            if not wanted(index, loaded.digest):
-                return None
-            with loaded.decoded(memory) as pixels:
+            with image.load(model.max_pixels).decoded(memory) as pixels:
                 return prepare(pixels)
         except ImageError as error:
             return error
 
     workers = cpu_count()
     with ThreadPoolExecutor(workers, "images") as threads:
-        yield from in_order((threads.submit(read, index) for index in range(len(images))), ahead=BATCH_SIZE + workers)
+        yield from in_order((threads.submit(read, image) for image in images), ahead=BATCH_SIZE + workers)

@@ -64,10 +64,9 @@ def _expanded(images: Iterable[str | os.PathLike[str] | np.ndarray]) -> Iterator
                 yield os.path.join(path, name), FileImage(os.path.join(path, name))
 
 
-def _answer(row: np.ndarray | ImageError | None, class_names: Sequence[str], top: int) -> dict[str, Any]:
+def _answer(row: np.ndarray | ImageError, class_names: Sequence[str], top: int) -> dict[str, Any]:
     if isinstance(row, ImageError):
         return {"error": str(row)}
-    assert row is not None, "every image is wanted"
     order = np.argsort(-row, kind="stable")[:top]
     best = [{"label": class_names[i], "probability": float(row[i])} for i in order]
     return {"label": best[0]["label"], "probability": best[0]["probability"], "top": best}

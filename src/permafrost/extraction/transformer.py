@@ -12,10 +12,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from permafrost.errors import OptionError
+from permafrost.errors import ImageError, OptionError
 from permafrost.extraction.extract import build_trunks_of, compute_features
 from permafrost.extraction.options import DEFAULT_FOLDER, PipelineOptions, TrunkOptions
 from permafrost.images.dataset import Dataset
+from permafrost.images.decoding import as_pixels
+from permafrost.images.ranges import PixelRange, range_of
+from permafrost.images.shapes import CHANNELS
 from permafrost.store.feature_set import STORE_FOLDER
 from permafrost.trunk.options import DEFAULT_BASE
 
@@ -27,7 +30,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     """Turn images into rows of features: the first step of a scikit-learn pipeline.
 
     Features are cached in a store and computed once per image, so a grid search over the later steps costs one
-    extraction. There is nothing to learn: `fit` builds the trunk and reads no image.
+    extraction. There is little to learn: `fit` builds the trunk, and decides what the values of arrays mean.
 
     Args:
         base, weights, cut, pool, image_size, preprocessing, dtype, precision, engine, batch_size, workers: as for
@@ -36,6 +39,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     Attributes:
         spec_: everything that a feature value depends on, a `TrunkSpec`.
+        pixel_range_: what the values of the arrays mean that it was fitted on, a `PixelRange`; None if it was fitted on
+            paths. Arrays of the same kind that are transformed later have the same range.
         n_features_out_: number of features per image.
 
     Examples:
@@ -75,13 +80,14 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Build the trunk.
 
         Args:
-            X: images, as for `transform`; only their types are checked.
+            X: images, as for `transform`; files are not read.
             y: ignored.
 
         Raises:
-            PermafrostError: an unknown base, cut or option; weights that do not fit; no images.
+            PermafrostError: an unknown base, cut or option; weights that do not fit; no images, or arrays whose values
+                have no or no single meaning.
         """
-        _dataset(X)
+        _, self.pixel_range_ = _dataset(X)
         spec = self._build().spec
         self.spec_ = spec
         self.n_features_out_ = int(np.prod(spec.shapes[0]))
@@ -91,16 +97,18 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Return the features of images; cached ones are not computed again.
 
         Args:
-            X: n paths of files; or n arrays (h, w, 3), of numbers from 0 to 255 and of any sizes, or one array of them.
+            X: n paths of files; or n arrays (h, w, 3) of any sizes, or one array of them; values from 0 to 255, or of
+                another range that all of them together make clear (`images.ranges`).
 
         Returns:
             (n, n_features_out_) float32, in the order of `X`.
 
         Raises:
             ImageError: an image cannot be decoded; it is named.
+            DatasetError: the values of arrays have no or no single meaning, or another range than when it was fitted.
         """
         check_is_fitted(self, "spec_")
-        dataset = _dataset(X)
+        dataset, _ = _dataset(X, fitted=self.pixel_range_)
         features = compute_features(
             dataset,
             self._build(),
@@ -137,11 +145,17 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return built[1]
 
 
-def _dataset(images: Any) -> Dataset:
-    """Return images as a dataset without labels.
+def _dataset(images: Any, *, fitted: PixelRange | None = None) -> tuple[Dataset, PixelRange | None]:
+    """Return images as a dataset without labels, and what the values of arrays mean.
+
+    Args:
+        images: paths or arrays.
+        fitted: a range that was decided before.
 
     Raises:
         OptionError: they are neither paths nor arrays.
+        DatasetError: the values of arrays have no or no single meaning, or do not fit `fitted`.
+        ImageError: an array is not an image; it is named.
     """
     if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Sequence | np.ndarray):
         # A column of a data frame is neither, but can be converted.
@@ -149,16 +163,29 @@ def _dataset(images: Any) -> Dataset:
             raise OptionError(
                 "not a list of images", expected="paths, or arrays (h, w, 3)", found=type(images).__name__
             )
-        images = np.asarray(images)
+        images = np.atleast_1d(np.asarray(images))
     if len(images) == 0:
         raise OptionError("no images", expected="at least one", found="none")
+    if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] in CHANNELS:
+        raise OptionError("one image, not a list of images", found=f"shape {images.shape}", do="give X[None]")
     items = [item[0] if isinstance(item, np.ndarray) and item.shape == (1,) else item for item in images]
+    names: tuple[str, ...] = tuple(f"X[{number}]" for number in range(len(items)))
+    arrays, pixels = None, None
     if all(isinstance(item, str | os.PathLike) for item in items):
-        names, arrays = tuple(os.fspath(item) for item in items), None
+        names = tuple(os.fspath(item) for item in items)
     elif all(isinstance(item, np.ndarray) for item in items):
-        names, arrays = tuple(f"X[{number}]" for number in range(len(items))), tuple(items)
+        pixels = range_of("X", items, fitted=fitted)
+        arrays = tuple(_pixels(name, item, pixels) for name, item in zip(names, items, strict=True))
     else:
         kinds = ", ".join(sorted({type(item).__name__ for item in items}))
         raise OptionError("not a list of images", expected="paths, or arrays (h, w, 3)", found=kinds)
     nothing = (None,) * len(names)
-    return Dataset(root="", names=names, labels=(0,) * len(names), splits=nothing, class_names=("",), arrays=arrays)
+    dataset = Dataset(root="", names=names, labels=(0,) * len(names), splits=nothing, class_names=("",), arrays=arrays)
+    return dataset, pixels
+
+
+def _pixels(name: str, array: np.ndarray, pixels: PixelRange) -> np.ndarray:
+    try:
+        return as_pixels(array, pixels)
+    except ImageError as error:
+        raise ImageError(f"bad image {name}: {error}") from error

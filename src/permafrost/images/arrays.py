@@ -1,20 +1,46 @@
-"""Datasets in an npz file with `X_train, y_train[, X_validation, y_validation, ...]`, or `X` and `y`."""
+"""Datasets in an npz file: `X_train, y_train[, X_validation, y_validation, ...]`, or `X` and `y`."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import zipfile
 import zlib
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
 from permafrost.errors import DatasetError
+from permafrost.images.array_labels import Label, class_names_of, read_groups, read_labels
+from permafrost.images.array_names import CLASS_NAMES, GROUPS, SplitArrays, splits_of
 from permafrost.images.entries import Entries
-from permafrost.images.split_names import split_named
+from permafrost.images.options import RECOGNISED, ReadingOptions
+from permafrost.images.ranges import pixel_range, pixel_values, require_numbers
+from permafrost.images.shapes import channels_last, remedy
 from permafrost.machine import available_memory
+
+NOT_FINITE: Final = "NaN or infinity among its values"
+"""Why an image is skipped."""
+
+_OTHER_FILES: Final = {
+    b"\x93NUMPY": "one array, as numpy.save writes it",
+    b"\x80": "a pickle",
+    b"\x89HDF": "an HDF5 file",
+    b"MATLAB": "a MATLAB file",
+    b"\x1f\x8b": "a gzip file",
+    b"PK": "the beginning of an npz file, whose end is missing",
+    b"": "another file",
+}
+"""First bytes of files that are not npz files, and what they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """What an npz file says about one of its arrays."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,77 +48,158 @@ class _Part:
     """The images of one split.
 
     Attributes:
-        key: the name of the images' array, e.g. `X_train`.
-        split: the split, or None if the key does not name one.
+        arrays: the names of its arrays.
         images: (n, h, w) or (n, h, w, c).
-        labels: (n,) or (n, 1) whole numbers, str or bytes.
+        labels: n labels.
+        groups: n groups, or None.
     """
 
-    key: str
-    split: str | None
+    arrays: SplitArrays
     images: np.ndarray
-    labels: np.ndarray
+    labels: Sequence[Label]
+    groups: Sequence[str | None] | None
 
 
-def read_arrays(path: str) -> Entries:
+def read_arrays(path: str, options: ReadingOptions = RECOGNISED) -> Entries:
     """Read a dataset from an npz file.
 
-    Labels are whole numbers or names. An optional array `class_names` gives the name of each number.
+    All images become uint8, and what their values mean is decided by all of them together (`images.ranges`). Labels are
+    whole numbers, booleans, names, or one 1 per row. An optional array `class_names` gives the name of each number, and
+    `groups`, or the one that `options.split_by` names, the group of each image.
 
     Raises:
-        DatasetError: the file cannot be read, does not fit into memory, or an array is missing or of the wrong shape.
+        DatasetError: the file cannot be read, does not fit into memory, or an array is missing or of the wrong shape,
+            dtype or range.
     """
-    stored = _load(path)
-    parts: list[_Part] = []
-    for key in stored:
-        if key != "X" and not key.startswith("X_"):
-            continue
-        suffix = key[1:]
-        split = split_named(suffix[1:])
-        if suffix and split is None:
-            raise DatasetError(f"unknown split in {path}", expected="X_train, X_validation, X_test", found=key)
-        if f"y{suffix}" not in stored:
-            raise DatasetError(f"labels missing in {path}", expected=f"y{suffix} beside {key}", found=", ".join(stored))
-        parts.append(_Part(key=key, split=split, images=stored[key], labels=stored[f"y{suffix}"]))
-        _check_part(path, parts[-1])
-    if not parts:
-        raise DatasetError(f"no images in {path}", expected="X_train and y_train", found=", ".join(stored) or "none")
-    values = [_plain(label) for part in parts for label in part.labels.reshape(-1).tolist()]
-    classes = _class_names(path, values, stored.get("class_names"))
+    headers = _headers(path)
+    groups = GROUPS if options.split_by is None else (options.split_by.lower(),)
+    splits = splits_of(path, {name: header.shape for name, header in headers.items()}, groups=groups)
+    if options.split_by is not None and not any(split.groups for split in splits):
+        raise DatasetError(
+            f"no groups in {path}", expected=f"an array {options.split_by} beside the images", found=", ".join(headers)
+        )
+    named = next((name for name in headers if name.lower() in CLASS_NAMES), None)
+    used = [name for split in splits for name in (split.images, split.labels, split.groups) if name]
+    stored = _load(path, headers, [*used, *([named] if named else [])], images=[split.images for split in splits])
+    read, moved = zip(*(_part(path, split, stored) for split in splits), strict=True)
+    classes = class_names_of(path, [label for part in read for label in part.labels], stored.get(named or ""))
+    return _entries(path, read, classes, moved=any(moved), unused=[each for each in headers if each not in stored])
+
+
+def _entries(
+    path: str, parts: Sequence[_Part], classes: Mapping[Label, str], *, moved: bool, unused: Iterable[str]
+) -> Entries:
+    values = [pixel_values(f"{part.arrays.images} in {path}", part.images) for part in parts]
+    pixels = pixel_range(values)
+    names: list[str] = []
+    skipped = [(name, "neither images nor their labels") for name in unused]
+    arrays: list[np.ndarray] = []
+    labels: list[str] = []
+    splits: list[str | None] = []
+    groups: list[str | None] = []
+    for part, value in zip(parts, values, strict=True):
+        key = part.arrays.images
+        skipped += [(f"{key}[{row}]", NOT_FINITE) for row in np.flatnonzero(~value.finite)]
+        rows = np.flatnonzero(value.finite).tolist()
+        arrays.extend(pixels.convert(part.images if value.finite.all() else part.images[value.finite]))
+        names += [f"{key}[{row}]" for row in rows]
+        labels += [classes[part.labels[row]] for row in rows]
+        splits += [part.arrays.split] * len(rows)
+        groups += [part.groups[row] if part.groups else None for row in rows]
+    present = set(labels)
     return Entries(
-        names=[f"{part.key}[{index}]" for part in parts for index in range(len(part.images))],
-        labels=[classes[value] for value in values],
-        splits=[part.split for part in parts for _ in part.images],
-        class_names=list(classes.values()),
-        arrays=[image for part in parts for image in part.images],
+        names=names,
+        labels=labels,
+        splits=splits,
+        skipped=skipped,
+        class_names=[name for name in classes.values() if name in present],
+        arrays=arrays,
+        groups=groups if any(part.groups for part in parts) else None,
+        notes=[note for note in (pixels.note, "channels come first, moved last" if moved else None) if note],
+        warnings=[pixels.warning] if pixels.warning else [],
     )
 
 
-def _load(path: str) -> dict[str, np.ndarray]:
+def _part(path: str, split: SplitArrays, stored: Mapping[str, np.ndarray]) -> tuple[_Part, bool]:
+    """Return the images of a split, and whether their channels come first."""
+    images = stored[split.images]
+    where = f"{split.images} in {path}"
+    require_numbers(where, images.dtype)
+    shaped = channels_last(images)
+    if shaped is None:
+        raise DatasetError(
+            f"{where} does not hold images",
+            expected="shape (n, h, w, 3)",
+            found=images.shape,
+            do=remedy(images.shape),
+        )
+    part = _Part(
+        arrays=split,
+        images=shaped,
+        labels=read_labels(f"labels {split.labels} in {path}", stored[split.labels], len(images)),
+        groups=read_groups(f"groups {split.groups} in {path}", stored[split.groups], len(images))
+        if split.groups
+        else None,
+    )
+    return part, shaped.shape != images.shape
+
+
+_ERRORS: Final = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged npz file raises."""
+
+
+def _headers(path: str) -> dict[str, _Header]:
+    """Return the shape and dtype of each array; refuse one that declares more bytes than the file holds."""
+    found: dict[str, _Header] = {}
     try:
-        with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as file:
-            _require_memory(path, members)
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DatasetError(f"cannot read {path}", found=str(error), do="save it with numpy.savez") from error
-
-
-def _require_memory(path: str, members: zipfile.ZipFile) -> None:
-    """Refuse arrays that declare more bytes than the file holds, or that do not fit into memory together."""
-    needed = 0
-    for member in members.infolist():
-        with members.open(member) as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-            declared, held = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
-        if not dtype.hasobject and declared > held:
+        with open(path, "rb") as file:
+            beginning = file.read(16)
+        if not zipfile.is_zipfile(path):
+            is_known = next(what for start, what in _OTHER_FILES.items() if beginning.startswith(start))
             raise DatasetError(
-                f"{member.filename} in {path} declares more than it holds",
-                expected=f"{held:,} bytes",
-                found=f"{declared:,}",
+                f"not an npz file: {path}",
+                found=is_known if beginning else "an empty file",
+                do="save it with numpy.savez(file, X=..., y=...)",
             )
-        needed += declared
+        with zipfile.ZipFile(path) as members:
+            for member in members.infolist():
+                if member.filename.endswith(".npy"):
+                    found[member.filename.removesuffix(".npy")] = _header(path, members, member)
+    except _ERRORS as error:
+        raise DatasetError(f"cannot read {path}", found=str(error), do="save it again with numpy.savez") from error
+    return found
+
+
+def _header(path: str, members: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Header:
+    with members.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        declared, held = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+    if not dtype.hasobject and declared > held:
+        raise DatasetError(
+            f"{member.filename} in {path} declares more than it holds",
+            expected=f"{held:,} bytes",
+            found=f"{declared:,}",
+        )
+    return _Header(shape, dtype)
+
+
+def _load(
+    path: str, headers: Mapping[str, _Header], names: Sequence[str], *, images: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Load arrays, without pickles, if they fit into memory together with the images as bytes."""
+    needed = 0
+    for name in dict.fromkeys(names):
+        header = headers[name]
+        if header.dtype.hasobject:
+            raise DatasetError(
+                f"{name} in {path} holds Python objects, which only pickle can read",
+                expected="numbers" if name in images else "numbers or text",
+                do=_without_objects(name, header.shape, images=name in images),
+            )
+        values = math.prod(header.shape)
+        needed += values * (header.dtype.itemsize + (name in images and header.dtype != np.uint8))
     available = available_memory()
     if needed > available:
         raise DatasetError(
@@ -101,51 +208,17 @@ def _require_memory(path: str, members: zipfile.ZipFile) -> None:
             found=f"{needed:,}",
             do="save the images as files",
         )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except _ERRORS as error:
+        raise DatasetError(f"cannot read {path}", found=str(error), do="save it again with numpy.savez") from error
 
 
-def _check_part(path: str, part: _Part) -> None:
-    images, labels = part.images, part.labels
-    if images.ndim not in (3, 4):
-        raise DatasetError(
-            f"{part.key} in {path} does not hold images", expected="shape (n, h, w, 3)", found=images.shape
-        )
-    if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iuUS":
-        raise DatasetError(
-            f"labels of {part.key} in {path} are not one class per image",
-            expected=f"{len(images)} whole numbers or names, shape ({len(images)},)",
-            found=f"{labels.dtype} {labels.shape}",
-        )
-    if labels.dtype.kind in "US":
-        (missing,) = (labels.reshape(-1) == labels.dtype.type()).nonzero()
-        if len(missing):
-            raise DatasetError(
-                f"{len(missing):,} labels of {part.key} in {path} are empty, the first is number {missing[0]}",
-                expected="a class name for each image",
-                do="fill them in, or leave those images out",
-            )
-
-
-def _plain(label: Any) -> Any:
-    return os.fsdecode(label) if isinstance(label, bytes) else label
-
-
-def _class_names(path: str, values: list[Any], names: np.ndarray | None) -> dict[Any, str]:
-    """Return the class name of each label, sorted by label; labels that are numbers are sorted by value.
-
-    Args:
-        path: the file, for errors.
-        values: the labels, each an int or a str.
-        names: the name of each number, or None.
-    """
-    if len({type(value) for value in values}) > 1:
-        raise DatasetError(f"labels in {path} are numbers in one split and names in another", expected="the same kind")
-    classes = sorted(set(values))
-    if names is None or not classes or isinstance(classes[0], str):
-        return {value: str(value) for value in classes}
-    if names.ndim != 1 or classes[0] < 0 or classes[-1] >= len(names):
-        raise DatasetError(
-            f"class_names in {path} do not fit the labels",
-            expected=f"a name for each of {classes[0]} to {classes[-1]}",
-            found=f"shape {names.shape}",
-        )
-    return {value: str(names[value]) for value in classes}
+def _without_objects(name: str, shape: tuple[int, ...], *, images: bool) -> str:
+    """Return how to save an array that holds Python objects."""
+    if not images:
+        return f"save {name}.astype(str)"
+    if len(shape) > 1:
+        return f"save {name}.astype(float)"
+    return "save images of several sizes as files, those of one size as numpy.stack(list(...))"

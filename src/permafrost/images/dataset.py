@@ -24,7 +24,12 @@ from permafrost.images.options import RECOGNISED, ReadingOptions
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, ListedImage
 from permafrost.images.tables import read_table
 
-ENDINGS: Final[dict[str, Literal["table", "arrays"]]] = {".csv": "table", ".tsv": "table", ".npz": "arrays"}
+ENDINGS: Final[dict[str, Literal["table", "arrays"]]] = {
+    ".csv": "table",
+    ".tsv": "table",
+    ".npz": "arrays",
+    ".npy": "arrays",
+}
 """Endings of dataset files, in lower case, and what each file holds."""
 
 
@@ -158,7 +163,7 @@ def _read_entries(root: str, options: ReadingOptions) -> Entries:
     if kind == "table":
         return read_table(root, options)
     if kind == "arrays":
-        return read_arrays(root)
+        return read_arrays(root, options)
     raise DatasetError(f"not a dataset: {root}", expected="a folder, a .csv or an .npz", found="another file")
 
 

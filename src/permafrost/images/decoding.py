@@ -28,9 +28,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from permafrost.errors import ImageError
+from permafrost.errors import DatasetError, ImageError
 from permafrost.images.options import MAX_PIXELS
+from permafrost.images.ranges import AS_THEY_ARE, PixelRange, pixel_range, pixel_values
 from permafrost.images.resizing import resized_image
+from permafrost.images.shapes import channels_last
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
@@ -153,34 +155,33 @@ class DecodingMemory:
                 self._changed.notify_all()
 
 
-def as_pixels(array: np.ndarray) -> np.ndarray:
+def as_pixels(array: np.ndarray, pixels: PixelRange = AS_THEY_ARE) -> np.ndarray:
     """Convert an image array to RGB bytes.
 
     Args:
-        array: (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); uint8, or any numbers from 0 to 255, which are rounded.
+        array: (h, w), (h, w, 1), (h, w, 3), (h, w, 4), or (c, h, w) with such a number of channels; numbers.
+        pixels: what its values mean, if it was decided by more images than this one.
 
     Returns:
         (h, w, 3) uint8.
 
     Raises:
-        ImageError: the array has another shape, or values outside 0 to 255. Fractions that are all at most 1 are
-            refused too: they are most likely scaled to 0 to 1, and would be rounded to black.
+        ImageError: the array has another shape, or values that are not finite, or that have no or no single meaning.
     """
     array = np.asarray(array)
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+    shaped = channels_last(array[None])
+    if shaped is None:
         raise ImageError("not an image", expected="shape (h, w, 3)", found=f"shape {array.shape}")
-    if array.dtype != np.uint8:
-        if array.dtype.kind not in "uif":
-            raise ImageError("not an image", expected="numbers from 0 to 255", found=f"dtype {array.dtype}")
-        low, high = array.min(), array.max()
-        if not (low >= 0 and high <= 255):
-            raise ImageError("pixels out of range", expected="0 to 255", found=f"{low} to {high}")
-        if high <= 1 and array.dtype.kind == "f" and np.any(array != np.round(array)):
-            raise ImageError("pixels out of range", expected="0 to 255", found=f"fractions, {low} to {high}")
-        array = np.round(array).astype(np.uint8)
-    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else np.ascontiguousarray(array[:, :, :3])
+    try:
+        values = pixel_values("the array", shaped)
+        if not values.finite.all():
+            raise ImageError("NaN or infinity among its values", expected="numbers from 0 to 255")
+        converted: np.ndarray = pixel_range([values], fitted=pixels).convert(shaped[0])
+    except DatasetError as error:
+        raise ImageError(error.what, expected=error.expected, found=error.found, do=error.do) from error
+    if converted.ndim == 2:
+        converted = converted[:, :, None]
+    return np.repeat(converted, 3, axis=2) if converted.shape[2] == 1 else np.ascontiguousarray(converted[:, :, :3])
 
 
 _PIXEL_BYTES: Final = 8

@@ -8,7 +8,9 @@ from typing import Final
 
 from permafrost.errors import DatasetError
 
-_NUMBER: Final = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
+_NUMBER: Final = re.compile(
+    r"[+-]?(?:(?:0|[1-9][0-9]{0,17})(?:[.,][0-9]{0,20})?|[.,][0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?"
+)
 """A number as tables hold it. `007` is a name; a comma may be the decimal point."""
 
 _MANY: Final = 10

@@ -20,6 +20,7 @@ from permafrost.images.decoding import (
     read_file,
 )
 from permafrost.images.options import MAX_PIXELS
+from permafrost.images.ranges import AS_THEY_ARE, PixelRange
 from permafrost.images.resizing import resize
 from permafrost.images.table_paths import describe_missing
 
@@ -82,9 +83,11 @@ class ArrayImage:
 
     Attributes:
         array: the pixels, in any form that `decoding.as_pixels` accepts.
+        pixels: what their values mean, if that was decided by more images than this one.
     """
 
     array: np.ndarray
+    pixels: PixelRange = AS_THEY_ARE
 
     def load(self, max_pixels: int = MAX_PIXELS) -> LoadedImage:
         """Convert the array to RGB bytes; `max_pixels` is for files only.
@@ -92,7 +95,7 @@ class ArrayImage:
         Raises:
             ImageError: the array is not an image.
         """
-        pixels = as_pixels(self.array)
+        pixels = as_pixels(self.array, self.pixels)
         return LoadedImage(array_digest(pixels), pixels, max_pixels)
 
 

@@ -124,7 +124,7 @@ def make_content(rows: Rows, shards: Sequence[str], places: np.ndarray, **change
         class_names=("a", "b"),
         shards=tuple(shards),
         places=places,
-        skipped=(("a/notes.txt", "not an image file name"),),
+        skipped=(("a/notes.txt", "not an image (.txt)"),),
         about={"keras": "3"},
     )
     return dataclasses.replace(content, **changes)

@@ -230,8 +230,9 @@ def odd_files(folder: Path) -> dict[str, str]:
         b"zeros.jpg": (bytes(5000), "not an image in any format"),
         b"float.tiff": (saved(Image.new("F", (9, 9)), "TIFF"), "pixels of no known range"),
         b"bomb.png": (bomb.getvalue(), "too many pixels"),
-        b"notes.txt": (b"mine", "not an image file name"),
-        b"no extension": (whole, "not an image file name"),
+        b"notes.txt": (b"mine", "not an image (.txt)"),
+        b"no extension": (whole, "used"),
+        b"README": (b"mine", "not an image (no extension)"),
         b".hidden.jpg": (whole, "hidden"),
     }
     place = os.fsencode(folder / "odd")
@@ -252,7 +253,7 @@ def odd_files(folder: Path) -> dict[str, str]:
         "fifo.jpg": "not a regular file",
         "dangling.jpg": "No such file",
         "loop.jpg": "Too many levels of symbolic links",
-        "up": "not an image file name",
+        "up": "a link to a folder",
         "folder.jpg": "an empty folder",
         "socket.jpg": "",
     }

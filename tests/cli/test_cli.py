@@ -428,7 +428,7 @@ def test_skipped_images_are_listed_with_the_reason(call, own_photos, tiny_base, 
     assert (status, err) == (0, "")
     assert out.startswith("skipped: 2\n")
     assert "  dots/empty.png: the file is empty\n" in out
-    assert "  dots/notes.txt: not an image file name\n" in out
+    assert "  dots/notes.txt: not an image (.txt)\n" in out
     _, shown, _ = call("features", "show", "features/own-photos-tiny-top.h5")
     assert "skipped: dots/empty.png: the file is empty\n" in shown
 
@@ -507,7 +507,8 @@ def test_a_folder_without_images_is_refused(refused, work, tiny_base):
     line = refused("extract", "photos", "--base", tiny_base)
 
     assert "no images in " in line
-    assert line.endswith("expected folders of images, one folder per class, found 2 other entries")
+    assert "expected folders of images, one folder per class, found 2 other entries, 1 of them: " in line
+    assert line.endswith("not an image (.txt), such as cats/notes.txt")
 
 
 def test_a_single_class_is_refused(refused, work, tiny_base):
@@ -712,7 +713,7 @@ def test_a_bug_is_not_reported_as_wrong_input(call, monkeypatch):
     def fail(*args, **options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("permafrost.model.predict.predict", fail)
+    monkeypatch.setattr("permafrost.model.predict.predict_found", fail)
 
     with pytest.raises(ZeroDivisionError):
         call("predict", "run", "a.png")
@@ -723,7 +724,7 @@ def test_a_library_that_exits_passes_its_status_on(call, monkeypatch, code, stat
     def leave(*args, **options):
         sys.exit(code)
 
-    monkeypatch.setattr("permafrost.model.predict.predict", leave)
+    monkeypatch.setattr("permafrost.model.predict.predict_found", leave)
 
     assert call("predict", "run", "a.png") == (status, "", line)
 

@@ -113,7 +113,7 @@ def test_bad_images_are_skipped_with_path_and_reason_in_the_summary_and_in_the_f
     assert reasons == {
         "dots/empty.png": "the file is empty",
         "dots/page.jpg": "not an image in any format that Pillow reads",
-        "dots/notes.txt": "not an image file name",
+        "dots/notes.txt": "not an image (.txt)",
         "dots/gone.jpg": "No such file or directory",
         "dots/fifo.jpg": "not a regular file",
     }

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import content_digest
-from permafrost.images.folders import walk_images
 from permafrost.images.sources import FileImage
-from samples import CLASSES, SMALL_IMAGE, write_images, write_photos
+from permafrost.images.tree import Folder
+from samples import CLASSES, SMALL_IMAGE, write_images
 
 
 def test_a_folder_of_class_folders_is_read_in_sorted_order(photos):
@@ -31,8 +31,8 @@ def test_a_folder_of_class_folders_is_read_in_sorted_order(photos):
     assert dataset.image(0) == FileImage(str(photos / dataset.names[0]))
 
 
-@pytest.mark.parametrize("training", ["train", "training", "Train"])
-@pytest.mark.parametrize("validation", ["validation", "val", "valid", "VAL"])
+@pytest.mark.parametrize("training", ["train", "training_set", "Train"])
+@pytest.mark.parametrize("validation", ["validation", "val2017", "dev", "VAL"])
 @pytest.mark.parametrize("testing", ["test", "Testing"])
 def test_split_folders_are_recognised_by_their_usual_names(tmp_path, training, validation, testing):
     names = [f"{split}/{kind}/1.jpg" for split in (training, validation, testing) for kind in "ab"]
@@ -43,13 +43,6 @@ def test_split_folders_are_recognised_by_their_usual_names(tmp_path, training, v
     assert sorted(dataset.names) == sorted(names)
     assert list(dataset.splits) == [meaning[name.split("/")[0]] for name in dataset.names]
     assert dataset.class_names == ("a", "b")
-
-
-def test_without_a_training_folder_a_folder_called_test_is_a_class(tmp_path):
-    dataset = read_dataset(write_images(tmp_path, "test/1.jpg", "other/1.jpg"))
-
-    assert dataset.class_names == ("other", "test")
-    assert set(dataset.splits) == {None}
 
 
 def test_images_at_any_depth_below_a_class_folder_belong_to_the_class(tmp_path):
@@ -68,7 +61,7 @@ def test_a_class_folder_without_images_is_not_a_class(tmp_path):
     assert dict(dataset.skipped) == {
         "empty": "a class folder without images",
         "texts": "a class folder without images",
-        "texts/notes.txt": "not an image file name",
+        "texts/notes.txt": "not an image (.txt)",
     }
 
 
@@ -91,7 +84,7 @@ def test_everything_that_is_not_an_image_is_skipped_with_a_reason(tmp_path):
 
     assert dataset.names == ("a/1.jpg", "b/1.JPG")
     assert dict(dataset.skipped) == {
-        "a/notes.txt": "not an image file name",
+        "a/notes.txt": "not an image (.txt)",
         "a/.DS_Store": "hidden",
         "a/.cache": "hidden",
         ".git": "hidden",
@@ -102,16 +95,19 @@ def test_everything_that_is_not_an_image_is_skipped_with_a_reason(tmp_path):
 
 def test_everything_beside_the_split_folders_is_skipped_with_a_reason(tmp_path):
     write_images(
-        tmp_path, "train/a/1.jpg", "train/b/1.jpg", "extra/1.jpg", "stray.jpg", ".hidden/1.jpg", "train/loose.jpg"
+        tmp_path, "train/a/1.jpg", "test/a/2.jpg", "train/b/1.jpg", "extra/1.jpg", "stray.jpg", ".hidden/1.jpg"
     )
+
+    write_images(tmp_path, "train/loose.jpg", "notes.txt")
 
     dataset = read_dataset(tmp_path)
 
-    assert dataset.names == ("train/a/1.jpg", "train/b/1.jpg")
+    assert dataset.names == ("test/a/2.jpg", "train/a/1.jpg", "train/b/1.jpg")
     assert dict(dataset.skipped) == {
         "extra": "beside the split folders",
         "stray.jpg": "beside the split folders",
         ".hidden": "hidden",
+        "notes.txt": "not an image (.txt)",
         "train/loose.jpg": "not in a class folder",
     }
 
@@ -168,32 +164,21 @@ def test_file_names_do_not_depend_on_the_locale(tmp_path):
     assert done.stdout.strip() == str([b"a/caf\xc3\xa9.jpg", b"b/1.jpg"])
 
 
-def test_a_folder_called_train_with_images_and_no_folders_is_a_class(tmp_path):
-    write_photos(tmp_path / "vehicles", per_class=2, classes=("dots", "stripes"))
-    (tmp_path / "vehicles" / "dots").rename(tmp_path / "vehicles" / "train")
-
-    dataset = read_dataset(tmp_path / "vehicles")
-
-    assert dataset.class_names == ("stripes", "train")
-    assert set(dataset.splits) == {None}
-
-
 def test_walking_a_folder_gives_each_image_and_the_reason_for_everything_else(tmp_path):
     write_images(tmp_path, "b.jpg", "a/1.png", "a/.thumbs/1.jpg", ".hidden.jpg", "notes.txt")
     (tmp_path / "empty").mkdir()
     (tmp_path / "up.jpg").symlink_to(tmp_path)
 
-    assert list(walk_images(str(tmp_path))) == [
+    assert list(Folder(str(tmp_path)).walk()) == [
         (".hidden.jpg", "hidden"),
         ("a/.thumbs", "hidden"),
         ("a/1.png", None),
         ("b.jpg", None),
         ("empty", "an empty folder"),
-        ("notes.txt", "not an image file name"),
+        ("notes.txt", "not an image (.txt)"),
         ("up.jpg", "a link to a folder"),
     ]
-    assert list(walk_images(str(tmp_path), "a")) == [("a/.thumbs", "hidden"), ("a/1.png", None)]
 
 
 def test_walking_a_folder_that_cannot_be_read_gives_the_reason(tmp_path):
-    assert list(walk_images(str(tmp_path), "gone")) == [("gone", "No such file or directory")]
+    assert Folder(str(tmp_path / "gone")).error == "No such file or directory"

@@ -306,7 +306,7 @@ def test_a_set_is_described_as_json_and_in_one_line(tmp_path, features):
     assert description["shape"] == [2, 3]
     assert description["key"] == WHOLE_SPEC.key
     assert description["shards"] == 2
-    assert description["skipped"] == [{"path": "a/notes.txt", "reason": "not an image file name"}]
+    assert description["skipped"] == [{"path": "a/notes.txt", "reason": "not an image (.txt)"}]
     assert "train 9, validation 3, test 0" in repr(features)
 
 

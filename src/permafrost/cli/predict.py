@@ -8,6 +8,8 @@ import click
 
 from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
+from permafrost.errors import one_line
+from permafrost.images.skipped import commonest
 
 
 @command("predict", COMMANDS["predict"])
@@ -17,12 +19,16 @@ from permafrost.cli.command import command, show
 def predict(*, model: str, images: tuple[str, ...], top: int, as_json: bool) -> int:
     """Classify images with a model.
 
-    A FOLDER stands for all images in it and in its subfolders, except hidden ones. If an image cannot be decoded, the
-    others are still classified, and the exit status is 2.
+    A FOLDER stands for all images in it and in its subfolders, except hidden ones; what else is in it is skipped. If an
+    image cannot be decoded, the others are still classified, and the exit status is 2.
     """
-    from permafrost.model.predict import predict as run
+    from permafrost.images.found import find_images
+    from permafrost.model.predict import predict_found
 
-    answers = run(model, images, top=top)
+    found = find_images(images)
+    for reason, count, example in commonest(found.skipped):
+        click.echo(f"permafrost predict: skipped {count:,}: {one_line(f'{reason}, such as {example}')}", err=True)
+    answers = predict_found(model, found, top=top)
     show(answers, [_line(answer) for answer in answers], as_json=as_json)
     bad = [answer for answer in answers if "error" in answer]
     for answer in bad:

@@ -8,19 +8,19 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 
-from permafrost.errors import DatasetError
+from permafrost.errors import DatasetError, OptionError
 from permafrost.images.arrays import read_arrays
 from permafrost.images.entries import Entries
 from permafrost.images.folders import read_folder
 from permafrost.images.labels import require_classes
 from permafrost.images.options import RECOGNISED, ReadingOptions
+from permafrost.images.skipped import what_was_found
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, ListedImage
 from permafrost.images.tables import read_table
 
@@ -119,7 +119,8 @@ def read_dataset(
         min_classes: the minimum number of classes; one is enough to evaluate a model.
 
     Raises:
-        DatasetError: it does not exist, cannot be read, has no images, or has too few classes.
+        DatasetError: it does not exist, cannot be read, can be read in two ways, has no images, or has too few classes.
+        OptionError: an option is not for this kind of dataset.
     """
     root = os.path.abspath(os.fspath(data))
     entries = _read_entries(root, options)
@@ -130,13 +131,13 @@ def read_dataset(
         raise DatasetError(
             f"no images in {root}",
             expected="folders of images, one folder per class",
-            found=f"{len(dataset.skipped)} other entries" if dataset.skipped else "none",
+            found=what_was_found(dataset.skipped),
         )
     if len(dataset.class_names) < min_classes:
         raise DatasetError(
             f"only one class in {root}",
             expected="at least two",
-            found=dataset.class_names[0],
+            found=dataset.class_names[0] + (f"; skipped {what_was_found(dataset.skipped)}" if dataset.skipped else ""),
             do=None if file_kind(root) else "put the images of each class into a folder of its own",
         )
     doubts = _lone_classes(dataset) if min_classes > 1 else ()
@@ -154,12 +155,14 @@ def _lone_classes(dataset: Dataset, few: int = 10) -> tuple[str, ...]:
 
 def _read_entries(root: str, options: ReadingOptions) -> Entries:
     if os.path.isdir(root):
-        return read_folder(root)
+        return read_folder(root, options)
     if not os.path.exists(root):
         raise DatasetError(
             f"no such folder or file: {root}", do="give a folder with one folder per class, a .csv or an .npz"
         )
     kind = file_kind(root)
+    if kind and options.layout is not None:
+        raise OptionError("layout is for folders", expected="a folder", found=root)
     if kind == "table":
         return read_table(root, options)
     if kind == "arrays":
@@ -169,7 +172,6 @@ def _read_entries(root: str, options: ReadingOptions) -> Entries:
 
 def _dataset(root: str, entries: Entries) -> Dataset:
     class_names = sorted(set(entries.labels)) if entries.class_names is None else entries.class_names
-    _require_distinct(root, class_names)
     index = {name: number for number, name in enumerate(class_names)}
     return Dataset(
         root=root,
@@ -183,17 +185,3 @@ def _dataset(root: str, entries: Entries) -> Dataset:
         notes=tuple(entries.notes),
         warnings=tuple(entries.warnings),
     )
-
-
-def _require_distinct(root: str, class_names: Sequence[str]) -> None:
-    """Refuse class names that some file systems do not distinguish."""
-    seen: dict[str, str] = {}
-    for name in class_names:
-        key = unicodedata.normalize("NFC", name).casefold()
-        if key in seen:
-            raise DatasetError(
-                f"two class names in {root} differ only in upper and lower case or in Unicode form",
-                found=f"{seen[key]} and {name}",
-                do="give both the same name, or clearly different ones",
-            )
-        seen[key] = name

@@ -1,120 +1,84 @@
-"""Folders of images: the images below a folder, and datasets with one folder per class."""
+"""Datasets in folders: one folder per class, with or without split folders around or inside."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Collection
 
-from permafrost.images.decoding import EXTENSIONS
-from permafrost.images.entries import Entries, read_errors
-from permafrost.images.split_names import split_named
+from permafrost.errors import DatasetError
+from permafrost.images.class_levels import resembled
+from permafrost.images.entries import Entries
+from permafrost.images.layouts import Layout, given_layout
+from permafrost.images.options import RECOGNISED, ReadingOptions, read_levels
+from permafrost.images.recognition import recognised_layout
+from permafrost.images.tree import Folder
 
 
-def walk_images(root: str, folder: str = "") -> Iterator[tuple[str, str | None]]:
-    """Yield the images below a folder at any depth, and everything else there with the reason for skipping it.
-
-    Hidden files and folders are skipped, and links to folders are not followed. Files are not opened.
+def read_folder(root: str, options: ReadingOptions = RECOGNISED) -> Entries:
+    """Read a dataset from a folder with one folder per class, and with split folders around or inside these.
 
     Args:
-        root: the folder to which names are relative.
-        folder: the folder to walk, relative to `root`.
-
-    Yields:
-        The name relative to `root`, and None for an image or the reason for anything else; sorted within each folder.
-    """
-    try:
-        children = _children(os.path.join(root, folder))
-    except OSError as error:
-        yield folder, error.strerror or str(error)
-        return
-    for child in children:
-        name = os.path.join(folder, child.name)
-        if _is_hidden(child):
-            yield name, "hidden"
-        elif child.is_dir(follow_symlinks=False):
-            below = list(walk_images(root, name))
-            yield from below or [(name, "an empty folder")]
-        elif os.path.splitext(child.name)[1].lower() not in EXTENSIONS:
-            yield name, "not an image file name"
-        elif _is_folder(child):
-            yield name, "a link to a folder"
-        else:
-            yield name, None
-
-
-def read_folder(root: str) -> Entries:
-    """Read a dataset from a folder with one folder per class, or with split folders that contain such folders.
-
-    The folders of a root are split folders if one of them is called `train` or the like and has folders in it.
+        root: the folder.
+        options: `layout` says what its levels of folders are; without it, they are recognised.
 
     Raises:
-        DatasetError: a folder cannot be read.
+        DatasetError: the folder cannot be read or has no class folders, it can be read in two ways, or two classes
+            differ only in upper and lower case.
     """
-    with read_errors(root):
-        children = _children(root)
-    splits = {child.name: split for child in children if (split := split_named(child.name)) and _has_folders(child)}
-    if "train" not in splits.values():
-        return _joined([_read_class_folders(root, "", None)])
-    others = [child for child in children if child.name not in splits]
-    skipped = [(child.name, "hidden" if _is_hidden(child) else "beside the split folders") for child in others]
-    read = [_read_class_folders(root, name, split) for name, split in splits.items()]
-    return _joined([*read, Entries(names=(), labels=(), splits=(), skipped=skipped)])
+    tree = Folder(root)
+    if tree.error:
+        raise DatasetError(f"cannot read {root}: {tree.error}")
+    if tree.own_images and tree.images == tree.own_images:
+        raise DatasetError(
+            f"no class folders in {root}",
+            expected="one folder per class",
+            found=f"{tree.own_images:,} images",
+            do="put the images of each class into a folder of its own, or list them in a .csv",
+        )
+    given = options.layout is not None
+    layout = given_layout(tree, read_levels(options.layout)) if options.layout else recognised_layout(tree)
+    entries = _entries(layout)
+    classes = sorted(set(entries.labels))
+    _require_distinct(root, classes)
+    return entries if given else dataclasses.replace(entries, warnings=_warnings(classes))
 
 
-def _read_class_folders(root: str, folder: str, split: str | None) -> Entries:
-    """Read the images of `folder`, which has one folder per class."""
+def _entries(layout: Layout) -> Entries:
+    """Return the images in the places of a layout; what is in a place without images is skipped."""
     names: list[str] = []
     labels: list[str] = []
-    skipped: list[tuple[str, str]] = []
-    with read_errors(root):
-        children = _children(os.path.join(root, folder))
-    for child in children:
-        name = os.path.join(folder, child.name)
-        if _is_hidden(child):
-            skipped.append((name, "hidden"))
-        elif not _is_folder(child):
-            skipped.append((name, "not in a class folder"))
-        else:
-            before = len(names)
-            for below, reason in walk_images(root, name):
-                if reason is None:
-                    names.append(below)
-                else:
-                    skipped.append((below, reason))
-            labels += [child.name] * (len(names) - before)
-            if len(names) == before:
-                skipped.append((name, "a class folder without images"))
-    return Entries(names=names, labels=labels, splits=[split] * len(names), skipped=skipped)
+    splits: list[str | None] = []
+    skipped = list(layout.skipped)
+    for place in layout.places:
+        for path, reason in place.folder.walk():
+            if reason is None:
+                names.append(path)
+            else:
+                skipped.append((path, reason))
+        labels += [place.label] * place.folder.images
+        splits += [place.split] * place.folder.images
+        if not place.folder.images:
+            skipped.append((place.folder.path, place.folder.error or "a class folder without images"))
+    return Entries(names=names, labels=labels, splits=splits, skipped=skipped, notes=layout.notes)
 
 
-def _joined(parts: list[Entries]) -> Entries:
-    return Entries(
-        names=[name for part in parts for name in part.names],
-        labels=[label for part in parts for label in part.labels],
-        splits=[split for part in parts for split in part.splits],
-        skipped=[each for part in parts for each in part.skipped],
-    )
+def _warnings(classes: Collection[str]) -> list[str]:
+    return [
+        f"the class folders look like {kind}, not like classes: {', '.join(list(classes)[:4])}; "
+        "--layout says which level of folders are the classes"
+        for kind in resembled(classes)
+    ]
 
 
-def _children(folder: str) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as children:
-        return sorted(children, key=lambda child: child.name)
-
-
-def _has_folders(folder: os.DirEntry[str]) -> bool:
-    """Return whether a folder holds folders: `train/` with classes in it is a split, with images in it a class."""
-    if not _is_folder(folder):
-        return False
-    with read_errors(folder.path):
-        return any(_is_folder(child) and not _is_hidden(child) for child in _children(folder.path))
-
-
-def _is_hidden(child: os.DirEntry[str]) -> bool:
-    return child.name.startswith(".")
-
-
-def _is_folder(child: os.DirEntry[str]) -> bool:
-    try:
-        return child.is_dir()
-    except OSError:  # A link that leads to itself.
-        return False
+def _require_distinct(root: str, classes: Collection[str]) -> None:
+    """Refuse classes whose folders are one on some disks."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        key = name.casefold()
+        if key in seen:
+            raise DatasetError(
+                f"two class folders in {root} differ only in upper and lower case",
+                found=f"{seen[key]} and {name}",
+                do="give both the same name, or clearly different ones",
+            )
+        seen[key] = name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
+from permafrost.errors import OptionError
 from permafrost.options import check, option
 
 MAX_PIXELS: Final = 178_956_970
@@ -38,6 +39,24 @@ class ReadingOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.layout is not None:
+            read_levels(self.layout)
+
+
+def read_levels(layout: str) -> tuple[str, ...]:
+    """Read a layout: `split/class` is `("split", "class")`.
+
+    Raises:
+        OptionError: it is not made of levels, has no `class`, or has a level twice.
+    """
+    levels = tuple(level.strip().lower() for level in layout.strip().strip("/").split("/"))
+    if not set(levels) <= {"class", "split", "*"} or levels.count("class") != 1 or levels.count("split") > 1:
+        raise OptionError(
+            "unknown layout",
+            expected="levels of folders such as class, split/class, class/split or */class, with class in it once",
+            found=layout,
+        )
+    return levels
 
 
 RECOGNISED: Final = ReadingOptions()

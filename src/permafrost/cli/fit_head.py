@@ -43,7 +43,9 @@ def fit_head(*, features: tuple[str, ...], as_json: bool, **options: Any) -> Non
 
 def run_lines(run: Any) -> list[str]:
     """Return the results of a run as lines of text."""
+    copies = run.about["copies_left_out"]
     return [
+        *([f"note: {copies:,} copies of images of an earlier split are left out"] if copies else []),
         *([f"fitted: {run.about['details']['fitted']}"] if "fitted" in run.about["details"] else []),
         *leaderboard_lines(run.about.get("leaderboard", [])),
         *(

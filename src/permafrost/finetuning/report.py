@@ -48,10 +48,11 @@ def run_record(
             "improved": any(stage["improved"] for stage in stages),
             "epochs": sum(stage["epochs"] for stage in stages),
             "diverged": any(stage["diverged"] for stage in stages),
+            "validation_trained_on": request.validation_trained_on(),
         },
         "before": {split: _summary(run.metrics.get(split, {})) for split in SPLITS},
         "test_difference": paired_difference(selection.labels("test"), before, after),
-        **features_record(selection.features, request.folder),
+        **features_record(selection.features, selection.rows, request.folder),
     }
 
 

@@ -16,6 +16,7 @@ from permafrost.finetuning.run_features import find_features
 from permafrost.finetuning.selection import ImageSelection
 from permafrost.heads.data import split_rows
 from permafrost.images.augmentation import read_views
+from permafrost.images.splits import SPLITS
 from permafrost.model.run import Run, free_folder, open_run
 from permafrost.store.run_images import RunImages
 from permafrost.training.loop import require_validation
@@ -49,6 +50,11 @@ class Request:
         selection = self.selection
         return self.run.images.joined(RunImages.of_rows(selection.features.digests(), selection.rows))
 
+    def validation_trained_on(self) -> int:
+        """Return the number of validation images that the run was trained on: they tell epochs apart, and no more."""
+        digests = self.selection.features.digests()[self.selection.rows["validation"]]
+        return int((self.run.images.splits_of(digests) == SPLITS.index("train")).sum())
+
     def settings(self) -> dict[str, Any]:
         """Return everything that the trained model depends on, except the run and the cut, as JSON values."""
         options, views = self.options, self.selection.views
@@ -79,6 +85,7 @@ def check_request(run: Run | str | os.PathLike[str], options: FineTuneOptions) -
     features = find_features(run, options.features)
     rows = split_rows(features, hold_out=options.training.monitors_validation)
     require_validation(len(rows["validation"]) > 0, options.training)
+    rows = run.images.own_rows(features.digests(), rows, ["test"])
     return Request(
         run=run,
         options=options,

@@ -16,6 +16,7 @@ from permafrost.heads.head import HeadData, identical_features
 from permafrost.images.decoding import content_digest
 from permafrost.images.splits import SPLITS, content_position
 from permafrost.store.feature_set import FeatureSet, open_features
+from permafrost.store.run_images import RunImages
 from permafrost.store.streaming import FeatureRows
 from permafrost.units import size
 
@@ -179,7 +180,8 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
     """Return the rows of each split.
 
     If `hold_out` and the set has no validation images, a tenth of the training images, chosen by content, becomes
-    validation.
+    validation. A copy of a training image is no test image: content that is in several splits counts in the first of
+    them only, and its copies in the others are in none.
 
     Raises:
         HeadError: there are no training images.
@@ -189,12 +191,16 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
         raise HeadError(f"no training images in {features.path}", do="extract with smaller --validation-fraction")
     if hold_out and not len(rows["validation"]):
         # A second hash: if splits were drawn from the digest itself, its leading bits are no longer uniform.
-        digests = features.digests("train")
         held_out = np.array(
-            [content_position(content_digest(digest.tobytes())) < HELD_OUT_FRACTION for digest in digests], bool
+            [
+                content_position(content_digest(digest.tobytes())) < HELD_OUT_FRACTION
+                for digest in features.digests("train")
+            ],
+            bool,
         )
         rows["train"], rows["validation"] = rows["train"][~held_out], rows["train"][held_out]
-    return rows
+    digests = features.digests()
+    return RunImages.of_rows(digests, rows).own_rows(digests, rows)
 
 
 def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:

@@ -268,7 +268,7 @@ def _run_content(
             "calibration": evaluated.calibration,
             "threshold": evaluated.threshold,
             **tables,
-            **features_record(features, folder),
+            **features_record(features, result.data.rows, folder),
             "parity": dataclasses.asdict(parity),
             "seconds": seconds,
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,6 +85,20 @@ class RunImages:
             known = own[places] == keys
             found[known] = self.splits[places[known]]
         return found
+
+    def own_rows(
+        self, digests: np.ndarray, rows: Mapping[str, np.ndarray], splits: Sequence[str] = SPLITS
+    ) -> dict[str, np.ndarray]:
+        """Return the rows of a feature set by split, without those that the record has in another split.
+
+        Args:
+            digests: (n, 32) uint8, those of the whole set.
+            rows: rows of the set by split.
+            splits: the splits to look through; the rows of others are returned as they are.
+        """
+        found = {split: self.splits_of(digests[rows[split]]) for split in splits}
+        own = {split: np.isin(used, (SPLITS.index(split), UNKNOWN)) for split, used in found.items()}
+        return {split: chosen[own[split]] if split in own else chosen for split, chosen in rows.items()}
 
     @property
     def checksum(self) -> str:

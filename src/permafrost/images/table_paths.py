@@ -55,7 +55,7 @@ def _variants(path: str) -> Iterator[str]:
     path = usual(path)
     yield unicodedata.normalize("NFC", path)
     yield unicodedata.normalize("NFD", path)
-    if path.startswith("~"):
+    if path.startswith("~/"):
         yield os.path.expanduser(path)
 
 

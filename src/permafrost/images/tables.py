@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Final, TextIO
@@ -90,7 +91,8 @@ def _settle_splits(path: str, columns: Columns, rows: Rows) -> list[str]:
 
 def _settle_labels(rows: Rows) -> list[str]:
     """Read labels such as 0.0 and 1.0 as 0 and 1 if all are whole numbers; return a note on it."""
-    labels = dict.fromkeys(value.label for value in rows.values)
+    repeated = (value for _, _, value in rows.repeated)
+    labels = dict.fromkeys(value.label for value in itertools.chain(rows.values, repeated))
     whole = {label: found[1] for label in labels if (found := _WHOLE.fullmatch(label))}
     changed = [label for label in whole if whole[label] != label]
     if not changed or len(whole) < len(labels):

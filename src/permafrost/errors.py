@@ -18,7 +18,7 @@ Each prints as one line and ends a command with exit status 2. Any other excepti
     │   └── WriteError          a file cannot be written: full disk, no permission
     ├── HeadError               a head cannot be fitted to these features
     ├── ParityError             the exported model does not agree with the head or the trunk
-    └── RunError                not a run or a model, or a damaged one
+    └── RunError                not a run, a damaged one, or a model that does not classify images
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class ParityError(PermafrostError):
 
 
 class RunError(PermafrostError):
-    """Not a run or a model, or a damaged one."""
+    """Not a run, a damaged one, or a model that does not classify images."""
 
 
 def one_line(text: str) -> str:

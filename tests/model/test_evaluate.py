@@ -252,7 +252,14 @@ def test_without_a_record_the_test_images_that_the_dataset_names_are_the_default
 
     assert (named["split"], named["n"], named["known"], named["trained_on"]) == ("test", 9, None, None)
     assert (unnamed["split"], unnamed["n"]) == ("all", 18)
-    assert named["notes"] == unnamed["notes"] == ["there is no record of what this model was trained on"]
+    assert (
+        named["notes"]
+        == unnamed["notes"]
+        == [
+            "there is no record of what this model was trained on",
+            "the model does not name its classes; they are taken to be the dataset's, in order: checks, dots, stripes",
+        ]
+    )
 
 
 def test_a_runs_model_file_has_the_runs_record_but_another_file_in_its_folder_has_none(own_run, split_photos, bare):

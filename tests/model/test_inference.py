@@ -14,7 +14,8 @@ from permafrost.errors import BaseError, ImageError, RunError
 from permafrost.images.resizing import resize
 from permafrost.images.sources import ArrayImage, FileImage
 from permafrost.model import inference
-from permafrost.model.inference import OpenModel, open_model, probabilities, read_images, resizer
+from permafrost.model.inference import OpenModel, open_model, probabilities, read_images
+from permafrost.model.interface import Interface, inspect
 from permafrost.model.run import LABELS_FILE, RUN_FILE
 from samples import PX, encoded, texture
 
@@ -26,7 +27,7 @@ IMAGES = [texture("dots", 1), texture("checks", 2, (70, 33)), texture("stripes",
 
 def outputs_of(model: keras.Model, images: list[np.ndarray], **options: int) -> np.ndarray:
     """Run a model on images of any size."""
-    return probabilities(model, map(resizer(model), images), **options)
+    return probabilities(model, map(inspect(model, "the model").prepare, images), **options)
 
 
 def test_probabilities_do_not_depend_on_the_batch(exported):
@@ -71,12 +72,22 @@ def test_images_are_resized_as_a_foreign_models_own_layer_does():
     assert np.allclose(found, expected, atol=1e-5)
 
 
-def test_a_foreign_model_without_a_size_takes_images_of_one_size_and_refuses_others():
+def test_a_foreign_model_without_a_size_takes_each_image_at_its_own():
     model = foreign_model((None, None, 3))
+    images = [IMAGES[0], *IMAGES, IMAGES[0], IMAGES[0]]
 
-    assert outputs_of(model, [IMAGES[0]] * 2).shape == (2, 3)
-    with pytest.raises(ImageError, match="images of different sizes; expected a model that resizes them"):
-        outputs_of(model, IMAGES)
+    found = outputs_of(model, images)
+
+    expected = [np.asarray(model(pixels[None].astype(np.float32)))[0] for pixels in images]
+    assert np.allclose(found, expected, atol=1e-6)
+
+
+def test_a_large_image_is_a_batch_of_its_own(monkeypatch, batch_sizes):
+    monkeypatch.setattr(inference, "BATCH_BYTES", 4 * IMAGES[0].size + 1)
+
+    outputs_of(foreign_model((None, None, 3)), [IMAGES[0]] * 3)
+
+    assert batch_sizes == [1, 1, 1]
 
 
 @pytest.fixture
@@ -109,7 +120,7 @@ def test_many_images_are_computed_in_batches_of_the_given_size(exported, batch_s
 @pytest.fixture
 def any_size() -> OpenModel:
     """A model that takes images as they are."""
-    return OpenModel(network=foreign_model((None, None, 3)), class_names=("r", "g", "b"), name="any size")
+    return open_model(foreign_model((None, None, 3)))
 
 
 def test_images_are_read_in_order(any_size):
@@ -139,7 +150,7 @@ def test_images_at_full_size_share_a_bounded_memory(any_size, monkeypatch, tmp_p
             held[0] -= 1
         return pixels
 
-    monkeypatch.setattr(inference, "resizer", lambda model: resize_slowly)
+    monkeypatch.setattr(Interface, "prepare", lambda _, pixels: resize_slowly(pixels))
     found = list(read_images([FileImage(str(tmp_path / f"{number}.png")) for number in range(12)], any_size))
 
     assert most == [1]

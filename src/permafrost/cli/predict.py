@@ -28,7 +28,7 @@ def predict(*, model: str, images: tuple[str, ...], top: int, as_json: bool) -> 
     found = find_images(images)
     for reason, count, example in commonest(found.skipped):
         click.echo(f"permafrost predict: skipped {count:,}: {one_line(f'{reason}, such as {example}')}", err=True)
-    answers = predict_found(model, found, top=top)
+    answers = predict_found(model, found, top=top, note=lambda line: click.echo(f"note: {one_line(line)}", err=True))
     show(answers, [_line(answer) for answer in answers], as_json=as_json)
     bad = [answer for answer in answers if "error" in answer]
     for answer in bad:

@@ -104,10 +104,19 @@ def pixels_of(model: keras.Model) -> Any:
     Raises:
         RunError: the model was not made by `assemble`.
     """
-    for operation in model.operations[:4]:
-        if type(operation).__name__ == "Round":
-            return operation.output
+    rounding = _rounding(model)
+    if rounding is not None:
+        return rounding.output
     raise RunError(f"{model.name} was not exported by permafrost", expected="a model that resizes its images")
+
+
+def is_assembled(model: keras.Model) -> bool:
+    """Return whether `assemble` made a model: only such a model rounds the pixels that it resizes."""
+    return _rounding(model) is not None
+
+
+def _rounding(model: keras.Model) -> Any:
+    return next((each for each in model.operations[:4] if type(each).__name__ == "Round"), None)
 
 
 def _free_name(name: str, model: keras.Model) -> str:

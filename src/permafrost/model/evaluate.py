@@ -53,7 +53,8 @@ def evaluate(
     if split not in (None, *SPLITS, ALL):
         raise OptionError("no such split", expected=", ".join((*SPLITS, ALL)), found=split)
     dataset = read_dataset(data, ReadingOptions(layout=layout), min_classes=1)
-    opened = open_model(model).with_classes(dataset.class_names)
+    bare = open_model(model)
+    opened = bare.with_classes(dataset.class_names)
     numbers = class_numbers(dataset, opened.class_names)
     uses = uses_of(dataset, opened.run.images if opened.run else None)
     split = split or uses.default_split
@@ -68,7 +69,13 @@ def evaluate(
     if not outputs:
         raise DatasetError(f"none of the {len(rows)} images to score can be decoded", found=": ".join(bad[0]))
     labels = np.array([numbers[dataset.labels[row]] for row in scored], np.int64)
-    return metrics(labels, np.stack(outputs), opened.class_names) | _about(dataset, opened, split, uses, scored, bad)
+    about = _about(dataset, opened, split, uses, scored, bad)
+    if not bare.class_names:
+        names = ", ".join(dataset.class_names)
+        about["notes"].append(
+            f"the model does not name its classes; they are taken to be the dataset's, in order: {names}"
+        )
+    return metrics(labels, np.stack(outputs), opened.class_names) | about
 
 
 def _about(
@@ -86,7 +93,7 @@ def _about(
         "trained_on": uses.trained_on(scored),
         "skipped": len(skipped),
         "skipped_paths": [{"path": name, "reason": reason} for name, reason in skipped],
-        "notes": [*dataset.notes, *uses.notes(split)],
+        "notes": [*opened.notes, *dataset.notes, *uses.notes(split)],
         "warnings": [*dataset.warnings, *uses.warnings(split)],
     }
 

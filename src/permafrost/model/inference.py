@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -13,24 +15,31 @@ from typing import Any, Final, TypeAlias
 import keras
 import numpy as np
 
-from permafrost.engines.keras_engine import KerasEngine, batch_size_for
+from permafrost.engines.keras_engine import KerasEngine, batch_size_for, compute_once
 from permafrost.errors import ImageError, RunError
 from permafrost.extraction.originals import max_pixels_of
 from permafrost.extraction.reader import DECODING_BYTES
 from permafrost.images.decoding import DecodingMemory
 from permafrost.images.options import MAX_PIXELS
-from permafrost.images.resizing import resize
 from permafrost.images.sources import ImageSource
 from permafrost.machine import cpu_count
+from permafrost.model.assembly import is_assembled
+from permafrost.model.interface import Interface, inspect
 from permafrost.model.labels import LABELS_FILE, read_labels
 from permafrost.model.run import Run, file_digest, open_run
 from permafrost.threads import in_order
-from permafrost.trunk.bases import load_model_file
+from permafrost.trunk.bases import as_graph, load_model_file
 
 BATCH_SIZE: Final = 32
 
-ModelLike: TypeAlias = Run | keras.Model | str | os.PathLike[str]
-"""A run, its folder, a `.keras` file, or a Keras model."""
+BATCH_BYTES: Final = 256 * 2**20
+"""The maximum memory of a batch of images of more than one."""
+
+MAX_REASON: Final = 300
+"""Characters of a backend's message that are shown."""
+
+SAVED_MODEL: Final = "saved_model.pb"
+"""The file that makes a folder a SavedModel."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,18 +47,28 @@ class OpenModel:
     """A model that is ready to use.
 
     Attributes:
-        network: from images to probabilities.
+        network: the model, with one input and one output.
+        interface: the images that it takes and the numbers that it returns.
         class_names: the classes, in the order of the probabilities; empty if they are unknown.
         max_pixels: an image with more pixels is refused before it is decoded.
-        name: the path of the run or the file, for display.
         run: the run that the model belongs to; None for another model.
     """
 
     network: keras.Model
-    class_names: tuple[str, ...]
+    interface: Interface
+    class_names: tuple[str, ...] = ()
     max_pixels: int = MAX_PIXELS
-    name: str
     run: Run | None = None
+
+    @property
+    def name(self) -> str:
+        """The path of the run or the file, for display."""
+        return self.interface.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing about the use of a model that no run wrote."""
+        return self.interface.notes(self.class_names)
 
     def with_classes(self, default: Sequence[str]) -> OpenModel:
         """Return the model, with `default` as its class names if they are unknown.
@@ -57,11 +76,14 @@ class OpenModel:
         Raises:
             RunError: the model has a different number of outputs than there are names.
         """
-        names = self.class_names or tuple(default)
-        count = self.network.outputs[0].shape[-1]
+        names, count = self.class_names or tuple(default), self.interface.class_count
         if count != len(names):
             raise RunError("the model has a different number of classes", expected=len(names), found=count)
         return dataclasses.replace(self, class_names=names)
+
+
+ModelLike: TypeAlias = OpenModel | Run | keras.Model | str | os.PathLike[str]
+"""An open model, a run, its folder, a `.keras` file, or a Keras model."""
 
 
 def open_model(model: ModelLike) -> OpenModel:
@@ -70,27 +92,59 @@ def open_model(model: ModelLike) -> OpenModel:
     A model file beside the files of the run that wrote it is opened as that run.
 
     Raises:
-        RunError: `model` is neither a run nor a model file.
+        BaseError: the model cannot be opened, or has no graph of layers.
+        RunError: `model` is neither a run nor a model, or the model does not classify images.
     """
+    if isinstance(model, OpenModel):
+        return model
     if isinstance(model, Run):
-        return _open(model, str(model.folder))
-    if isinstance(model, str | os.PathLike) and os.path.isdir(model):
-        return _open(open_run(model), os.fspath(model))
+        return _open_run(model, str(model.folder))
+    if isinstance(model, keras.Model):
+        return _open(as_graph(model, "the model"), "a model in memory")
     if not isinstance(model, str | os.PathLike):
-        return OpenModel(network=model, class_names=(), name="a model in memory")
+        raise RunError("not a model", expected="a run, a Keras model, or a path", found=type(model).__name__)
     path = Path(model)
+    if path.is_dir() and not (path / SAVED_MODEL).is_file():
+        return _open_run(open_run(path), os.fspath(model))
     if not path.is_file() or path.suffix != ".keras":
-        raise RunError(f"no run or model at {path}", expected="a run's folder or a .keras file")
+        raise _no_model(path)
     if run := _run_of(path):
-        return _open(run, str(path))
+        return _open_run(run, str(path))
+    opened = _open(load_model_file(path), str(path))
     labels = path.with_name(LABELS_FILE)
-    names = read_labels(labels) if labels.is_file() else ()
-    return OpenModel(network=load_model_file(path), class_names=names, name=str(path))
+    if not labels.is_file():
+        return opened
+    names, count = read_labels(labels), opened.interface.class_count
+    if len(names) != count:
+        raise RunError(
+            f"{labels} does not name the classes of {path}",
+            expected=f"{count} names, one per line",
+            found=len(names),
+            do="correct the file, or remove it",
+        )
+    return dataclasses.replace(opened, class_names=names)
 
 
-def _open(run: Run, name: str) -> OpenModel:
+def _open_run(run: Run, name: str) -> OpenModel:
     limit = max_pixels_of(run.about.get("libraries", {}))
-    return OpenModel(network=run.model, class_names=run.class_names, max_pixels=limit, name=name, run=run)
+    return _open(run.model, name, class_names=run.class_names, max_pixels=limit, run=run)
+
+
+def _open(model: keras.Model, name: str, **fields: Any) -> OpenModel:
+    tensors = [model.input, model.output]
+    if len(model.inputs) == len(model.outputs) == 1 and not all(isinstance(x, keras.KerasTensor) for x in tensors):
+        model = keras.Model(model.inputs[0], model.outputs[0])  # From a dictionary or a list of one tensor.
+    return OpenModel(network=model, interface=inspect(model, name), **fields)
+
+
+def _no_model(path: Path) -> RunError:
+    what, do = f"no run or model at {path}", None
+    if path.is_dir():
+        what, do = f"{path} is a SavedModel of TensorFlow", "save the model with model.save('NAME.keras')"
+    elif path.is_file() and path.suffix in (".h5", ".hdf5"):
+        what = f"{path} is no .keras file"
+        do = f"convert it: keras.saving.load_model({str(path)!r}).save({str(path.with_suffix('.keras'))!r})"
+    return RunError(what, expected="a run's folder or a .keras file", do=do)
 
 
 def _run_of(path: Path) -> Run | None:
@@ -106,25 +160,46 @@ def probabilities(model: keras.Model, images: Iterable[np.ndarray], *, batch_siz
     """Compute a model's outputs in batches.
 
     Args:
-        model: from images to probabilities.
-        images: (h, w, 3), 0 to 255, all of one size, as resized by `resizer(model)`. One batch is held at a time.
-        batch_size: images per batch; a few images are computed as a smaller batch.
+        model: a model with one input and one output (n, units).
+        images: (*shape), 0 to 255, as prepared by `Interface.prepare`. One batch is held at a time.
+        batch_size: images per batch; a few images are computed as a smaller batch. A batch size that the model's input
+            fixes comes first.
 
     Returns:
-        (n, classes) float32.
+        (n, units) float32.
 
     Raises:
-        ImageError: images of different sizes.
+        RunError: a model that no run wrote cannot compute images of this size.
     """
     results = [np.empty((0, model.outputs[0].shape[-1]), np.float32)]
-    remaining = iter(images)
     engine: KerasEngine | None = None
-    while batch := [pixels.astype(np.float32, copy=False) for pixels in itertools.islice(remaining, batch_size)]:
-        if len({pixels.shape for pixels in batch}) > 1:
-            raise ImageError("images of different sizes", expected="a model that resizes them")
-        engine = engine or KerasEngine(model, batch_size=batch_size_for(len(batch), batch_size))
-        results.append(engine(np.stack(batch))[0])
+    shape: tuple[int, ...] = ()
+    fixed: int | None = model.inputs[0].shape[0]
+    for batch in _batches(images, fixed or batch_size):
+        if engine is None:
+            engine, shape = KerasEngine(model, batch_size=fixed or batch_size_for(len(batch), batch_size)), batch.shape
+        # An engine compiles for each size of images, which takes longer than to compute a few.
+        usable = batch.shape[1:] == shape[1:] and len(batch) <= engine.batch_size
+        try:
+            results.append(engine(batch)[0] if usable or fixed else compute_once(model, batch)[0])
+        except Exception as error:  # Backends raise errors of their own.
+            if is_assembled(model):
+                raise
+            raise _cannot_compute(batch.shape, error) from error
     return np.concatenate(results)
+
+
+def _cannot_compute(shape: tuple[int, ...], error: Exception) -> RunError:
+    reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
+    return RunError(f"the model cannot compute images of shape {shape[1:]}", found=reason[:MAX_REASON])
+
+
+def _batches(images: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+    """Yield batches (n, *shape) float32 of consecutive images of one size."""
+    for shape, same in itertools.groupby(images, key=np.shape):
+        count = max(1, min(batch_size, BATCH_BYTES // (4 * max(math.prod(shape), 1))))
+        while batch := [pixels.astype(np.float32, copy=False) for pixels in itertools.islice(same, count)]:
+            yield np.stack(batch)
 
 
 def classify(images: Sequence[ImageSource], model: OpenModel) -> list[np.ndarray | ImageError]:
@@ -142,36 +217,8 @@ def classify(images: Sequence[ImageSource], model: OpenModel) -> list[np.ndarray
             else:
                 yield found
 
-    outputs = iter(probabilities(model.network, resized()))
+    outputs = iter(model.interface.probabilities(probabilities(model.network, resized())))
     return [errors[index] if index in errors else next(outputs) for index in range(len(images))]
-
-
-def resizer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that resizes an image as `model` does.
-
-    Images of different sizes cannot share a batch, and a deep network is slow on one image at a time. So the model's
-    resizing layer runs on each image alone, and the whole model on batches of the resized images, which its resizing
-    layer leaves unchanged.
-
-    Returns:
-        A function from (h, w, 3), 0 to 255, to (height, width, 3) float32.
-    """
-    height, width = model.inputs[0].shape[1:3]
-    if height is not None and width is not None:
-        return lambda pixels: resize(pixels, (height, width)).astype(np.float32)
-    for layer in model.layers[:3]:
-        if isinstance(layer, keras.layers.Resizing):
-            return _layer_resizer(layer)
-    # The model does not say which size it was trained at.
-    return lambda pixels: pixels.astype(np.float32)
-
-
-def _layer_resizer(layer: Any) -> Callable[[np.ndarray], np.ndarray]:
-    def run(pixels: np.ndarray) -> np.ndarray:
-        resized: np.ndarray = keras.ops.convert_to_numpy(layer(pixels[None].astype(np.float32)))[0]
-        return resized
-
-    return run
 
 
 def read_images(images: Sequence[ImageSource], model: OpenModel) -> Iterator[np.ndarray | ImageError]:
@@ -187,7 +234,7 @@ def read_images(images: Sequence[ImageSource], model: OpenModel) -> Iterator[np.
     Yields:
         The resized image; an `ImageError` if it cannot be read or decoded.
     """
-    prepare = resizer(model.network)
+    prepare = model.interface.prepare
     memory = DecodingMemory(DECODING_BYTES)
 
     def read(image: ImageSource) -> np.ndarray | ImageError:

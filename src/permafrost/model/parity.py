@@ -15,7 +15,8 @@ from permafrost.errors import ImageError, ParityError
 from permafrost.extraction.originals import Originals
 from permafrost.images.resizing import resize
 from permafrost.model.assembly import export_model
-from permafrost.model.inference import probabilities, resizer
+from permafrost.model.inference import probabilities
+from permafrost.model.interface import inspect
 from permafrost.store.feature_set import FeatureSet
 from permafrost.trunk.bases import load_model_file
 from permafrost.trunk.run_base import MODEL_FILE
@@ -107,7 +108,7 @@ def check_parity(
         ParityError: on images resized as in extraction, a probability differs by more than the tolerance.
     """
     model = load_model_file(path)
-    prepare = resizer(model)
+    prepare = inspect(model, str(path)).prepare
     samples = [(resize(pixels, spec.image_size), prepare(pixels), expected) for pixels, expected in images]
     if samples:
         resized = np.stack([pixels for pixels, _, _ in samples])

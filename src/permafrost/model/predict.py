@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,16 @@ def predict(
     return predict_found(model, find_images(images), top=top)
 
 
-def predict_found(model: ModelLike, found: FoundImages, *, top: int) -> list[dict[str, Any]]:
-    """Classify images that have been found, as `predict` does."""
+def predict_found(
+    model: ModelLike, found: FoundImages, *, top: int, note: Callable[[str], object] = lambda _: None
+) -> list[dict[str, Any]]:
+    """Classify images that have been found, as `predict` does; `note` is called with each note on the model."""
     if top < 1:
         raise OptionError("top is too small", expected="1 or more", found=top)
     opened = open_model(model)
-    opened = opened.with_classes([f"class {number}" for number in range(opened.network.outputs[0].shape[-1])])
+    for line in opened.notes:
+        note(line)
+    opened = opened.with_classes([f"class {number}" for number in range(opened.interface.class_count)])
     results = classify([image for _, image in found.images], opened)
     return [
         {"path": path} | _answer(result, opened.class_names, top)

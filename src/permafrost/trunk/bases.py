@@ -6,6 +6,7 @@ import dataclasses
 import importlib.resources
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -185,13 +186,43 @@ def load_model_file(path: str | os.PathLike[str]) -> keras.Model:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         # Keras passes on the errors of its readers: ValueError, TypeError, KeyError, OSError, BadZipFile.
-        raise BaseError(f"cannot open {path}: {error}", expected="a model that Keras opens in safe mode") from error
+        raise _cannot_open(path, error) from error
+    return as_graph(model, str(path))
+
+
+def _cannot_open(path: str | os.PathLike[str], error: Exception) -> BaseError:
+    """Return the error for a file that Keras does not open; its own messages are several lines long."""
+    expected, custom = "a model that Keras opens in safe mode", re.search(r"Could not locate class '(\w+)'", str(error))
+    if "`Lambda`" in str(error):
+        do = "replace the layer by functions of keras.ops or by other layers, and save the model again"
+        return BaseError(f"cannot open {path}: it has a Lambda layer, whose code is not run", expected=expected, do=do)
+    if custom:
+        do = "rebuild the model of Keras' own layers, or register the class in this process"
+        return BaseError(f"cannot open {path}: it has the custom class {custom[1]}", expected=expected, do=do)
+    if not zipfile.is_zipfile(path):
+        return BaseError(f"cannot open {path}: it is not in the .keras format", expected=expected)
+    reason = str(error).strip("'\" ").split("\n")[0]
+    return BaseError(f"cannot open {path}: {reason}", expected=expected)
+
+
+def as_graph(model: keras.Model, name: str) -> keras.Model:
+    """Return a model as a functional one.
+
+    Args:
+        model: any Keras model.
+        name: its name, for errors.
+
+    Raises:
+        BaseError: it has no graph of layers.
+    """
+    import keras
+
     if isinstance(model, keras.Sequential):
         if not model.built:
-            raise BaseError(f"{path} has no input shape", do="build the model before saving it")
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+            raise BaseError(f"{name} has no input shape", do="build the model before saving it")
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     if not hasattr(model, "operations"):
-        raise BaseError(f"{path} is not a functional or sequential model", found=type(model).__name__)
+        raise BaseError(f"{name} is not a functional or sequential model", found=type(model).__name__)
     return model
 
 

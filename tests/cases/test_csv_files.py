@@ -111,3 +111,10 @@ def test_whole_numbers_with_a_point_are_classes(write):
 
     assert dataset.class_names == ("0", "1")
     assert dataset.labels == (0,) * 10 + (1,) * 10
+
+
+def test_upper_and_lower_case_letters_are_two_classes_in_a_table(write):
+    dataset = read_dataset(write("letters.csv", [(path, {"apple": "a", "berry": "A"}[kind]) for path, kind in ROWS]))
+
+    assert dataset.class_names == ("A", "a")
+    assert dataset.labels == (1,) * 10 + (0,) * 10

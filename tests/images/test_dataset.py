@@ -71,7 +71,9 @@ def test_a_missing_dataset_is_named_in_the_error(tmp_path):
 def test_another_kind_of_file_is_not_a_dataset(tmp_path):
     write_images(tmp_path, "1.jpg")
 
-    with pytest.raises(DatasetError, match=r"not a dataset: .*; expected a folder, a \.csv or an \.npz"):
+    with pytest.raises(
+        DatasetError, match=r"not a dataset: .*; expected a folder, .*, found a file that ends in \.jpg\. Save"
+    ):
         read_dataset(tmp_path / "1.jpg")
 
 

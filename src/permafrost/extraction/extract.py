@@ -82,7 +82,7 @@ def extract(data: str | os.PathLike[str], **options: Unpack[ExtractSettings]) ->
 
     Args:
         data: a folder with one folder per class, or with `train`, `validation` and `test` folders of those; a CSV with
-            the columns `path,label[,split]`; or an `.npz` with `X_train, y_train[, X_validation, y_validation, ...]`.
+            the columns `path,label[,split][,group]`; or an `.npz` with `X_train, y_train[, X_validation, ...]`.
         **options: documented from the fields.
 
     Returns:

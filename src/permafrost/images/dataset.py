@@ -167,7 +167,12 @@ def _read_entries(root: str, options: ReadingOptions) -> Entries:
         return read_table(root, options)
     if kind == "arrays":
         return read_arrays(root, options)
-    raise DatasetError(f"not a dataset: {root}", expected="a folder, a .csv or an .npz", found="another file")
+    raise DatasetError(
+        f"not a dataset: {root}",
+        expected="a folder, a .csv or an .npz",
+        found=f"a file that ends in {os.path.splitext(root)[1] or 'nothing'}",
+        do="save a table as CSV UTF-8, arrays with numpy.savez, and unpack an archive",
+    )
 
 
 def _dataset(root: str, entries: Entries) -> Dataset:

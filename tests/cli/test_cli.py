@@ -376,7 +376,7 @@ def test_predict_with_a_bad_image_exits_with_2_and_classifies_the_others(call, r
     assert status == json_status == 2
     assert out.splitlines()[0] == f"{tmp_path / 'bad.png'}: bad image"
     assert out.splitlines()[1].startswith(f"{image}: dots ")
-    line = f"permafrost predict: bad image {tmp_path / 'bad.png'}: not an image in any format that Pillow reads\n"
+    line = f"permafrost predict: bad image {tmp_path / 'bad.png'}: not an image in any format that is read\n"
     assert err == json_err == line
     assert [set(found) for found in json.loads(json_out)] == [
         {"path", "error"},

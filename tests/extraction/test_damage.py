@@ -112,7 +112,7 @@ def test_bad_images_are_skipped_with_path_and_reason_in_the_summary_and_in_the_f
     assert reasons.pop("dots/cut.jpg").startswith("cannot be decoded: OSError: ")
     assert reasons == {
         "dots/empty.png": "the file is empty",
-        "dots/page.jpg": "not an image in any format that Pillow reads",
+        "dots/page.jpg": "not an image in any format that is read; found a web page, as downloads leave it that failed",
         "dots/notes.txt": "not an image (.txt)",
         "dots/gone.jpg": "No such file or directory",
         "dots/fifo.jpg": "not a regular file",

@@ -162,7 +162,7 @@ def test_the_first_frame_of_an_animation_is_used(form):
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_pixels_without_a_known_range_are_refused(mode):
-    with pytest.raises(ImageError, match=r"no known range; expected 8 or 16 bits per channel, found mode"):
+    with pytest.raises(ImageError, match=r"no known range; expected 8 or 16 bits per channel, found"):
         decode(saved(Image.new(mode, (8, 8)), "TIFF"))
 
 

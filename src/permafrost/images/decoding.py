@@ -5,23 +5,23 @@ The decoding rule (`trunk.spec.DECODING`):
 - The whole file is decoded, so a truncated file is an error and not an image with a grey lower half.
 - The EXIF orientation is applied: pixels are as a viewer shows them. Metadata that cannot be read is ignored.
 - Grey is repeated in three channels. Palettes are looked up. CMYK and other colour spaces are converted by Pillow
-  without a colour profile. 16-bit grey is scaled to 8 bits (65,535 becomes 255), not clipped.
+  without a colour profile. 16-bit grey is scaled to 8 bits (65,535 becomes 255), not clipped; of 16-bit colour the
+  higher byte is used.
 - Alpha is dropped, as `keras.utils.load_img` and TensorFlow do, so that training and inference agree.
-- Only the first frame of an animation is used.
+- Only the first frame of an animation and the first page of a file with several is used.
+- HEIC is decoded by pillow-heif, if it is installed.
 - Floating-point and 32-bit integer pixels have no known range and are refused.
 
 Decoding is thread-safe and changes no global state. Pillow's limit on pixels, which is process-wide, is never changed;
-only a few formats, such as WebP, still apply it themselves. Pillow may issue warnings about damaged metadata.
+only a few formats, such as WebP, still apply it themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import stat
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
@@ -29,25 +29,24 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from permafrost.errors import DatasetError, ImageError
+from permafrost.images.opening import load, open_image, to_rgb, upright
 from permafrost.images.options import MAX_PIXELS
 from permafrost.images.ranges import AS_THEY_ARE, PixelRange, pixel_range, pixel_values
 from permafrost.images.resizing import resized_image
 from permafrost.images.shapes import channels_last
+from permafrost.images.tiff import sound
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFile
+    from PIL import Image
 
 
 # fmt: off
 EXTENSIONS: Final = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".heic", ".heif", ".hif",
 })
 # fmt: on
 """File name extensions of images. The format of a file is detected from its content alone."""
-
-
-_SIXTEEN_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
@@ -207,13 +206,14 @@ def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object]) -> Ima
     if not data:
         raise ImageError("the file is empty")
     try:
-        with _identified(data) as image:
+        sound_data, tags = sound(data)
+        with open_image(sound_data) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError("too many pixels", expected=f"at most {max_pixels:,}", found=f"{width} x {height}")
             reserve(_PIXEL_BYTES * width * height)
-            _load(image)
-            return _to_rgb(_upright(image), image.format)
+            load(image)
+            return to_rgb(upright(image), image.format, tags)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -224,70 +224,3 @@ def _open(data: bytes, max_pixels: int, reserve: Callable[[int], object]) -> Ima
     except Exception as error:
         # Pillow's plugins raise whatever their parser meets: OSError, SyntaxError, ValueError, struct.error, KeyError.
         raise ImageError(f"cannot be decoded: {type(error).__name__}: {error}") from error
-
-
-def _identified(data: bytes) -> ImageFile.ImageFile:
-    """Open an image file's bytes with the first of Pillow's formats that accepts them.
-
-    This is `PIL.Image.open` without its limit on pixels, which can only be changed for the whole process.
-    """
-    from PIL import Image
-
-    tried: set[str] = set()
-    for load_plugins in (Image.preinit, Image.init):  # The common formats, then all of them.
-        load_plugins()
-        for name in [name for name in Image.ID if name not in tried]:
-            tried.add(name)
-            make, accepts = Image.OPEN[name]
-            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # It is not this format.
-                accepted = accepts(data[:16]) if accepts else True
-                if accepted and not isinstance(accepted, str):  # A string says why Pillow cannot read it.
-                    return make(io.BytesIO(data), "")
-    raise ImageError("not an image in any format that Pillow reads")
-
-
-def _load(image: ImageFile.ImageFile) -> None:
-    """Decode the pixels of an open image."""
-    from PIL import Image, TiffImagePlugin
-
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # `load` compares a TIFF's size with Pillow's own limit, unless it has memory for its pixels already.
-        width, height = (image.tag_v2[tag] for tag in (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH))
-        image.im = Image.new(image.mode, (width, height)).im
-    image.load()
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return an image turned upright according to its EXIF orientation."""
-    from PIL import ExifTags, Image
-
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
-    try:
-        turn = turns.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Warning:  # With `python -W error` a warning does not mean that the metadata cannot be read.
-        raise
-    except Exception:  # The pixels may be fine even if the metadata cannot be read.
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
-    from PIL import Image
-
-    if image.mode == "RGB":
-        return image
-    # Pillow decodes 16-bit PGM to 32-bit integers from 0 to 65,535.
-    if image.mode in _SIXTEEN_BIT or (image.mode == "I" and file_format == "PPM"):
-        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ImageError("pixels of no known range", expected="8 or 16 bits per channel", found=f"mode {image.mode}")
-    # Converted by way of RGBA, a palette keeps its colours if one of its entries is transparent.
-    return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")

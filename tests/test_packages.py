@@ -23,6 +23,8 @@ ORDER = [
     "options",
     "progress",
     "threads",
+    "process_state",
+    "keras_state",
     "images",
     "trunk",
     "engines",

@@ -11,7 +11,7 @@ from helpers import same_weights
 from permafrost.errors import BaseError, OptionError, WeightsError
 from permafrost.trunk.bases import canonical_names, load_base, load_model_file
 from samples import PX, tiny_model, write_legacy
-from small_base import PIXELS, SMALL, small_base
+from small_base import PIXELS, SMALL
 
 pytest_plugins = ["small_base"]
 
@@ -61,15 +61,6 @@ def test_a_base_without_its_own_preprocessing_needs_a_rule():
         match=r"without its own preprocessing needs a rule\. .*leave include_preprocessing out",
     ):
         load_base("mobilenet_v3_small:include_preprocessing=False", weights="none", image_size=(PX, PX))
-
-
-def test_channels_first_is_refused():
-    keras.config.set_image_data_format("channels_first")
-    try:
-        with pytest.raises(BaseError, match=r"expected channels_last, found channels_first\. Change image_data_format"):
-            small_base()
-    finally:
-        keras.config.set_image_data_format("channels_last")
 
 
 def test_layers_have_the_names_of_a_new_process(inception):

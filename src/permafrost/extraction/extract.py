@@ -31,6 +31,7 @@ from permafrost.extraction.reader import Reader
 from permafrost.images.augmentation import read_views
 from permafrost.images.dataset import Dataset, read_dataset
 from permafrost.images.splits import SPLITS, assign_splits
+from permafrost.keras_state import keras_defaults
 from permafrost.options import documented
 from permafrost.store.duplicates import describe_duplicates
 from permafrost.store.feature_set import STORE_FOLDER
@@ -126,6 +127,7 @@ class Extraction:
             return default_path(self.dataset, identity)
         return out.with_stem(f"{out.stem}-{spec.cut}") if several else out
 
+    @keras_defaults(load=False)
     def plan(self) -> list[Plan]:
         """Return what `run` would do for each cut; nothing is written."""
         missing: list[set[RowKey]] = [set() for _ in self._caches]
@@ -163,6 +165,7 @@ class Extraction:
             for cache, path, keys in zip(self._caches, self._paths, missing, strict=True)
         ]
 
+    @keras_defaults(load=False)
     def run(self) -> list[ExtractedSet]:
         """Compute what is missing, write the feature set of each cut, and return them."""
         for folder in {path.parent for path in self._paths}:
@@ -260,6 +263,7 @@ def _view_rows(cache: FeatureCache, path: Path, result: PipelineResult, count: i
     return ViewRows(spec=cache.views.spec, store=store, shards=shards, places=places)
 
 
+@keras_defaults(load=False)
 def compute_features(dataset: Dataset, trunk: Trunk, parent: Path, options: PipelineOptions) -> np.ndarray:
     """Return the features of images, cached or computed now, without writing a set.
 
@@ -283,6 +287,7 @@ def compute_features(dataset: Dataset, trunk: Trunk, parent: Path, options: Pipe
     return cache.gather([image.digest for image in result.images])[0]
 
 
+@keras_defaults()
 def build_trunks_of(options: TrunkOptions) -> list[Trunk]:
     """Load the base that the options name, and cut it."""
     from permafrost.trunk.bases import load_base

@@ -22,6 +22,7 @@ from permafrost.finetuning.request import check_request
 from permafrost.finetuning.selection import Load
 from permafrost.finetuning.stages import Stage, build_stages, train_stage, unfreeze_from
 from permafrost.images.splits import SPLITS
+from permafrost.keras_state import keras_defaults
 from permafrost.machine import cpu_count
 from permafrost.model.assembly import body_of
 from permafrost.model.clock import Clock
@@ -84,6 +85,7 @@ class FineTuning:
         PermafrostError: the request or its input is wrong.
     """
 
+    @keras_defaults()
     def __init__(self, run: Run | str | os.PathLike[str], options: FineTuneOptions) -> None:
         self._clock = Clock()
         self.request = check_request(run, options)
@@ -91,10 +93,12 @@ class FineTuning:
         self._model = open_run(self.request.run.folder).model
         self._stages = build_stages(self._model, self.request)
 
+    @keras_defaults()
     def plan(self) -> list[CachePlan]:
         """Decide for each stage whether to cache features, without writing anything."""
         return [plan_stage(stage, self.request.selection, self.request.options) for stage in self._stages]
 
+    @keras_defaults()
     def run(self, plans: Sequence[CachePlan] | None = None) -> Run:
         """Train all stages and write the new run.
 

@@ -13,10 +13,10 @@ from permafrost.heads.cross_validation import (
     CrossValidated,
     Folds,
     best_of,
-    blas_threads,
     cross_validate,
     ignore_convergence_warnings,
     make_folds,
+    one_blas_thread,
 )
 from permafrost.heads.estimators import convert
 from permafrost.heads.fitters import Fitter, Setup
@@ -132,7 +132,7 @@ class ClassicalHead(Head):
             chosen_by: how the value was chosen, for `run.json`.
         """
         value, factor = (chosen.value, chosen.factor) if isinstance(chosen, CrossValidated) else (chosen, 1.0)
-        with ignore_convergence_warnings(), blas_threads(1 if prepared.x.size < MIN_THREADED_SIZE else None):
+        with ignore_convergence_warnings(), one_blas_thread(prepared.x.size < MIN_THREADED_SIZE):
             fitted = self.fitter(prepared.x, data.y, setup)(value)
         last = [fitted, softmax] if isinstance(fitted, Affine) else convert(fitted)
         details = {self.setting: value, "chosen_by": chosen_by} | prepared.details

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from permafrost.heads.calibration import inverse_temperature, row_losses
 from permafrost.heads.fitters import Fitter, Setup, logits_of
 from permafrost.heads.head import HeadData
 from permafrost.machine import cpu_count
+from permafrost.process_state import Overlapping, ignored_warnings
 from permafrost.training.metrics import MIN_PROBABILITY
 
 FOLDS: Final = 5
@@ -110,7 +112,7 @@ def cross_validate(
     compared: list[CrossValidated] = []
     uninformed = _prior_loss(y, setup)
     # One thread per fold: several threads within a matrix product cost more than they save.
-    with ignore_convergence_warnings(), blas_threads(1), ThreadPoolExecutor(cpu_count(), "folds") as threads:
+    with ignore_convergence_warnings(), one_blas_thread(), ThreadPoolExecutor(cpu_count(), "folds") as threads:
         each: Any = threads.map if x.size >= MIN_THREADED_SIZE else map
         fits = list(each(lambda fold: fitter(x[fold[0]], y[fold[0]], setup), folds))
         for value in values:
@@ -124,15 +126,18 @@ def cross_validate(
     return compared
 
 
-def blas_threads(count: int | None) -> Any:
-    """Return a context that limits the threads of matrix products; None sets no limit."""
-    return _libraries().limit(limits=count, user_api="blas")
+def one_blas_thread(wanted: bool = True) -> AbstractContextManager[None]:
+    """Return a context in which matrix products use one thread, in the whole process; without effect if not wanted."""
+    return _ONE_THREAD if wanted else contextlib.nullcontext()
 
 
 @functools.cache
 def _libraries() -> ThreadpoolController:
     """Return the loaded libraries, looked up once: a look-up takes longer than a small fit."""
     return ThreadpoolController()
+
+
+_ONE_THREAD: Final = Overlapping(lambda: _libraries().limit(limits=1, user_api="blas"))
 
 
 def _prior_loss(y: np.ndarray, setup: Setup) -> float:
@@ -167,7 +172,7 @@ def best_of(compared: Sequence[CrossValidated]) -> CrossValidated:
 
 def ignore_convergence_warnings() -> Any:
     """Return a context without scikit-learn's convergence warnings: fits that did not converge are compared too."""
-    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
+    return ignored_warnings(category=ConvergenceWarning)
 
 
 def _scored(

@@ -26,6 +26,7 @@ from permafrost.heads.options import (
     fit_options_from,
 )
 from permafrost.heads.table import find_head
+from permafrost.keras_state import keras_defaults
 from permafrost.machine import available_memory
 from permafrost.model.assembly import assemble, shared_layers
 from permafrost.model.clock import Clock
@@ -48,6 +49,7 @@ Tables = dict[str, list[dict[str, Any]]]
 
 
 @documented(FitOptions, HeadOptions, TrainingOptions)
+@keras_defaults()
 def fit_head(
     features: Features | Sequence[Features],
     head: str | BaseEstimator = "dense",

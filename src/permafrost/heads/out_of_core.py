@@ -11,7 +11,7 @@ import numpy as np
 from permafrost.errors import HeadError
 from permafrost.heads.calibration import inverse_temperature, row_losses
 from permafrost.heads.closed_forms import Moments, scaling_of
-from permafrost.heads.cross_validation import blas_threads
+from permafrost.heads.cross_validation import one_blas_thread
 from permafrost.heads.head import FittedHead, Head, HeadData
 from permafrost.heads.options import HEADS, HeadOptions
 from permafrost.heads.preparation import setup_of
@@ -176,7 +176,7 @@ def gather_scaling(stream: FeatureRows, scaling: str) -> Affine:
 
 def over_blocks(stream: FeatureRows, function: Callable[[np.ndarray, np.ndarray], Made]) -> Iterator[Made]:
     """Yield the result of `function` for each block, from several threads, each with one thread for matrix products."""
-    with blas_threads(1):
+    with one_blas_thread():
         yield from stream.over_blocks(function, threads=min(cpu_count(), MAX_THREADS))
 
 

@@ -13,11 +13,13 @@ from permafrost.errors import DatasetError, ImageError, OptionError
 from permafrost.images.dataset import Dataset, read_dataset
 from permafrost.images.options import ReadingOptions
 from permafrost.images.splits import SPLITS
+from permafrost.keras_state import keras_defaults
 from permafrost.model.image_uses import ALL, ImageUses, uses_of
 from permafrost.model.inference import ModelLike, OpenModel, classify, open_model
 from permafrost.training.metrics import metrics
 
 
+@keras_defaults()
 def evaluate(
     model: ModelLike,
     data: str | os.PathLike[str],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from permafrost.errors import one_line
+from permafrost.process_state import ignored_warnings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,8 +95,7 @@ def _curve_name(key: str) -> str:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A character missing from the font is drawn as a box.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    # A character missing from the font is drawn as a box.
+    with ignored_warnings(message="Glyph .* missing from font"):
         figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -9,9 +9,11 @@ import numpy as np
 
 from permafrost.errors import ImageError, OptionError
 from permafrost.images.found import FoundImages, Images, find_images
+from permafrost.keras_state import keras_defaults
 from permafrost.model.inference import ModelLike, classify, open_model
 
 
+@keras_defaults()
 def predict(
     model: ModelLike,
     images: Images,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.errors import BaseError, OptionError, WeightsError
+from permafrost.keras_state import keras_defaults
 from permafrost.trunk.preprocessing import RULES
 from permafrost.trunk.table import BASES, find_name, full_name, parse_base, preprocessing_of
 from permafrost.trunk.weights import load_weights, quiet_keras, require_weights_file, set_random_weights
@@ -65,7 +66,6 @@ def load_base(
         WeightsError: weights that are missing or do not fit.
         OptionError: an unknown preprocessing, or a size or preprocessing that the base needs and was not given.
     """
-    _require_channels_last()
     if preprocessing is not None and preprocessing not in RULES:
         raise OptionError(f"unknown preprocessing {preprocessing}", expected=", ".join(RULES))
     if image_size is not None and min(image_size) < 1:
@@ -83,18 +83,6 @@ def load_base(
         preprocessing=rule,
         image_size=size,
     )
-
-
-def _require_channels_last() -> None:
-    import keras
-
-    if keras.config.image_data_format() != "channels_last":
-        raise BaseError(
-            "Keras is set to channels first",
-            expected="channels_last",
-            found="channels_first",
-            do="change image_data_format in keras.json",
-        )
 
 
 def _require_buildable(name: str, size: tuple[int, int], weights: str | None) -> str:
@@ -171,6 +159,7 @@ def _load_file(path: str, weights: str | None, image_size: tuple[int, int] | Non
     )
 
 
+@keras_defaults()
 def load_model_file(path: str | os.PathLike[str]) -> keras.Model:
     """Open a `.keras` file in safe mode: no code from the file runs.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from permafrost.errors import WeightsError
+from permafrost.errors import BaseError, WeightsError
 from permafrost.trunk.spec import canonical_json
 
 if TYPE_CHECKING:
@@ -77,14 +77,29 @@ def require_finite(model: keras.Model, source: str) -> None:
 
 
 def as_precision(model: keras.Model, precision: str, *, but: Sequence[str] = ()) -> keras.Model:
-    """Return a copy of a model that computes in `precision`; its weights stay float32.
+    """Return a copy of a model that computes in `precision`; its weights are float32.
 
     Args:
-        model: the model; it is returned itself if `precision` is `float32`.
+        model: the model; it is returned itself if that is how it computes.
         precision: `float32`, `bfloat16` or `float16`.
         but: names of layers that keep their own precision.
+
+    Raises:
+        BaseError: the model is quantized.
     """
-    return model if precision == "float32" else copy_with_policy(model, f"mixed_{precision}", but=but)
+    policy = precision if precision == "float32" else f"mixed_{precision}"
+    policies = {layer.name: layer.dtype_policy for layer in leaves(model) if layer.name not in but}
+    quantized = next((name for name, own in policies.items() if own.quantization_mode), None)
+    if quantized:
+        raise BaseError(
+            f"layer {quantized} of {model.name} is quantized",
+            expected="weights in floating point",
+            found=policies[quantized].name,
+            do="give the model as it was before",
+        )
+    if {own.name for own in policies.values() if "float" in own.compute_dtype} <= {policy}:
+        return model
+    return copy_with_policy(model, policy, but=but)
 
 
 def copy_with_policy(model: keras.Model, policy: str, *, but: Sequence[str] = (), pixels: Any = None) -> keras.Model:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from permafrost.errors import WeightsError
+from permafrost.process_state import ignored_warnings, standard_output_to_error
 from permafrost.trunk.graph import leaves
 from permafrost.trunk.published_weights import is_legacy_weights, load_legacy_weights
 
@@ -94,6 +93,5 @@ def _square_efficientnet_deviation(model: keras.Model) -> None:
 @contextlib.contextmanager
 def quiet_keras() -> Iterator[None]:
     """Silence Keras' warnings, and send what it prints to standard error: standard output is for results."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")
+    with ignored_warnings(), standard_output_to_error:
         yield

@@ -13,6 +13,7 @@ from permafrost.cli.command import command, show
 from permafrost.cli.fit_head import run_lines
 from permafrost.cli.options import record_options
 from permafrost.cli.text import duration, metrics_line
+from permafrost.errors import one_line
 from permafrost.finetuning.options import FineTuneOptions, options_from
 from permafrost.training.options import FINE_TUNING
 from permafrost.units import size
@@ -43,7 +44,7 @@ def finetune(*, run: str, dry_run: bool, as_json: bool, **options: Any) -> None:
         return
     if not as_json:
         for line in plan_lines:
-            click.echo(line)
+            click.echo(one_line(line))
     tuned = tuning.run(plans)
     seen = tuned.about["details"]["validation_trained_on"]
     lines = [

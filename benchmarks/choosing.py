@@ -26,8 +26,9 @@ import numpy as np
 
 from permafrost.heads.calibration import row_losses
 from permafrost.heads.classical_head import ClassicalHead
-from permafrost.heads.cross_validation import CrossValidated, best_of, cross_validate, make_folds
+from permafrost.heads.cross_validation import CrossValidated, best_of, cross_validate
 from permafrost.heads.fitters import logits_of
+from permafrost.heads.folds import make_folds
 from permafrost.heads.head import HeadData
 from permafrost.heads.options import SCALINGS, options_from
 from permafrost.heads.preparation import prepare, setup_of

@@ -170,7 +170,9 @@ WITHOUT_KERAS = """
     from permafrost.store.description import describe_set
     from permafrost.store.feature_set import open_features
     from permafrost.store.set_file import write_set
-    from permafrost.images.splits import assign_splits
+    from permafrost.images.assignment import assign_splits
+    from permafrost.images.units import connect_images
+    from permafrost.store.shard import digest_rows
     from permafrost.images.dataset import read_dataset
     from permafrost.images.decoding import decode_resized, read_file
     from permafrost.store.row_index import RowAddress, RowIndex, place_rows
@@ -179,7 +181,8 @@ WITHOUT_KERAS = """
     folder = Path(sys.argv[1])
     dataset = read_dataset(write_photos(folder / "photos", per_class=2))
     loaded = [dataset.image(index).load() for index in range(len(dataset))]
-    assert assign_splits([image.digest for image in loaded], dataset.splits)
+    digests = digest_rows([image.digest for image in loaded])
+    assert len(assign_splits(connect_images(digests), dataset.splits, dataset.labels)) == len(dataset)
     assert decode_resized(read_file(dataset.image(0).path), (8, 8)).shape == (8, 8, 3)
 
     rows = make_rows(WHOLE_SPEC, len(dataset))

@@ -458,7 +458,7 @@ def test_the_features_commands_name_what_older_versions_wrote_and_leave_it_alone
     shutil.copytree(Path(__file__).parents[1] / "formats" / "version-1", tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr("permafrost.store.store.STORE_VERSION", 2)
     (store,) = (tmp_path / "store").iterdir()
-    old_set = f"{tmp_path / 'photos.h5'} is a feature set of an older version; expected 2, found 1"
+    old_set = f"{tmp_path / 'photos.h5'} is a feature set of an older version; expected 3, found 1"
     old_store = f"{store} is a store of another version: format version; expected 2, found 1"
     before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
 

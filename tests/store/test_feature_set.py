@@ -301,13 +301,61 @@ def test_a_set_is_described_as_json_and_in_one_line(tmp_path, features):
     description = describe_set(features)
 
     assert description["images"] == COUNT
-    assert description["splits"]["train"] == {"n": 9, "classes": {"a": 3, "b": 6}}
+    assert description["splits"]["train"] == {"n": 9, "groups": None, "classes": {"a": 3, "b": 6}}
     assert description["splits"]["test"]["n"] == 0
     assert description["shape"] == [2, 3]
     assert description["key"] == WHOLE_SPEC.key
     assert description["shards"] == 2
     assert description["skipped"] == [{"path": "a/notes.txt", "reason": "not an image (.txt)"}]
     assert "train 9, validation 3, test 0" in repr(features)
+
+
+# Groups
+
+
+@pytest.fixture
+def grouped(tmp_path, rows) -> FeatureSet:
+    """Groups 5 and 7 of three images each, the second with images in two splits; six images stand alone."""
+    write_features(tmp_path, rows, groups=np.array([5, 5, -1, 5, 7, -1, 7, 7] + [-1] * 4))
+    return open_features(tmp_path / "set.h5")
+
+
+def test_a_set_remembers_the_groups_of_its_images(grouped, features):
+    assert grouped.groups().tolist() == [5, 5, -1, 5, 7, -1, 7, 7, -1, -1, -1, -1]
+    assert grouped.groups("validation").tolist() == [-1, 7, -1]
+
+
+def test_groups_are_counted_per_split_and_those_in_several_splits_are_warned_of(grouped):
+    description = describe_set(grouped)
+
+    assert {split: each["groups"] for split, each in description["splits"].items()} == {
+        "train": 2,
+        "validation": 1,
+        "test": 0,
+    }
+    assert description["warnings"] == [
+        "1 group is in more than one split, as the dataset gives them, which inflates the score"
+    ]
+
+
+def test_groups_are_part_of_the_digest(tmp_path, rows, grouped):
+    write_features(tmp_path, rows)
+    assert open_features(tmp_path / "set.h5").groups() is None
+    assert open_features(tmp_path / "set.h5").digest != grouped.digest
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"),
+    [
+        (np.full(COUNT, -2), "groups has numbers below -1"),
+        (np.zeros(COUNT - 1, np.int64), r"groups has shape \(11,\) instead of \(12,\)"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(tmp_path, rows, groups, reason):
+    write_features(tmp_path, rows, groups=groups)
+
+    with pytest.raises(SetError, match=rf"damaged feature set .*set\.h5: {reason}"):
+        open_features(tmp_path / "set.h5")
 
 
 # Errors
@@ -408,7 +456,7 @@ def test_a_set_of_a_newer_version_is_refused_naming_both_versions(tmp_path, cont
         file.attrs["version"] = 99
 
     with pytest.raises(
-        VersionError, match=r"set\.h5 is a feature set of a newer version; expected 2, found 99\. Update permafrost"
+        VersionError, match=r"set\.h5 is a feature set of a newer version; expected 3, found 99\. Update permafrost"
     ):
         open_features(tmp_path / "set.h5")
 

@@ -49,11 +49,13 @@ def test_the_page_of_the_formats_names_the_version_of_each():
 # Version 1
 
 
-def test_a_set_of_version_1_is_recognised_and_named():
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_set_of_an_older_version_is_recognised_and_named(version):
     with pytest.raises(
-        VersionError, match=r"photos\.h5 is a feature set of an older version; expected 2, found 1\. Run extract again"
+        VersionError,
+        match=rf"photos\.h5 is a feature set of an older version; expected 3, found {version}\. Run extract again",
     ):
-        open_features(VERSION_1 / "photos.h5")
+        open_features(FORMATS / f"version-{version}" / "photos.h5")
 
 
 def test_a_store_of_version_1_is_read_as_it_was_written():

@@ -185,7 +185,7 @@ def test_a_set_of_version_1_is_named_and_is_not_a_fault(tmp_path):
     found = verify(tmp_path)
 
     assert [(finding.kind, finding.path) for finding in found.findings] == [("version", str(tmp_path / "photos.h5"))]
-    assert "is a feature set of an older version; expected 2, found 1" in found.findings[0].message
+    assert "is a feature set of an older version; expected 3, found 1" in found.findings[0].message
     assert (found.faults, found.rows) == (0, 4)
     with pytest.raises(VersionError, match="older version"):
         verify(tmp_path / "photos.h5")

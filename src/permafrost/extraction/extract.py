@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,8 +12,8 @@ import numpy as np
 
 from permafrost.atomic import clear_leftovers
 from permafrost.errors import DatasetError
-from permafrost.extraction import interrupts
-from permafrost.extraction.cache import FeatureCache, RowKey, library_versions
+from permafrost.extraction.cache import FeatureCache
+from permafrost.extraction.content import content_without_rows, describe_images, with_rows
 from permafrost.extraction.extracted import ExtractedSet
 from permafrost.extraction.naming import SetIdentity, check_set_path, default_path
 from permafrost.extraction.options import (
@@ -26,53 +23,21 @@ from permafrost.extraction.options import (
     PipelineOptions,
     TrunkOptions,
 )
-from permafrost.extraction.pipeline import PipelineResult, cached_conversion, engine_for, run_images
-from permafrost.extraction.reader import Reader
+from permafrost.extraction.pipeline import PipelineResult, only_images, run_images
+from permafrost.extraction.plan import Plan, make_plans
+from permafrost.extraction.reader import Reader, ViewsOf
+from permafrost.extraction.splitting import Splitting
 from permafrost.images.augmentation import read_views
 from permafrost.images.dataset import Dataset, read_dataset
-from permafrost.images.splits import SPLITS, assign_splits
+from permafrost.images.splits import SPLITS
 from permafrost.keras_state import keras_defaults
 from permafrost.options import documented
-from permafrost.store.duplicates import describe_duplicates
 from permafrost.store.feature_set import STORE_FOLDER
-from permafrost.store.row_index import place_rows
-from permafrost.store.set_content import SetContent, ViewRows
 from permafrost.store.set_file import write_set
-from permafrost.store.shard import digest_rows
 
 if TYPE_CHECKING:
-    from permafrost.engines.engine import Engine
     from permafrost.trunk.cutting import Trunk
     from permafrost.trunk.spec import TrunkSpec
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The work that an extraction would do.
-
-    Attributes:
-        set: file of the feature set.
-        store: folder of the store.
-        images: number of images in the dataset.
-        views: views of each training image, the image itself included.
-        compute: number of images and views to be computed.
-        cached: number of images and views that are cached, or duplicates of others.
-        skipped: number of files that are not images or cannot be read.
-        bytes: size of the new features on disk, uncompressed.
-        seconds: time to compute them, estimated from one batch.
-        shape: shape of the features of one image.
-    """
-
-    set: str
-    store: str
-    images: int
-    views: int
-    compute: int
-    cached: int
-    skipped: int
-    bytes: int
-    seconds: float
-    shape: tuple[int, ...]
 
 
 @documented(ExtractOptions)
@@ -114,6 +79,7 @@ class Extraction:
         self._options = options
         self._views = read_views(options.views, options.augment)
         self.dataset = read_dataset(data, options)
+        self._splitting = Splitting.of(self.dataset, options)
         out = None if options.out is None else check_set_path(Path(options.out))
         trunks = build_trunks_of(options)
         folder = Path(DEFAULT_FOLDER) if out is None else out.parent
@@ -130,74 +96,58 @@ class Extraction:
     @keras_defaults(load=False)
     def plan(self) -> list[Plan]:
         """Return what `run` would do for each cut; nothing is written."""
-        missing: list[set[RowKey]] = [set() for _ in self._caches]
-        skipped, rows = len(self.dataset.skipped), 0
+        views_of = self._views_of(self._splitting.ahead() if self._options.views > 1 else None)
         reader = Reader(
-            dataset=self.dataset, caches=self._caches, options=self._options, views_of=self._views_of, decode=False
+            dataset=self.dataset, caches=self._caches, options=self._options, views_of=views_of, decode=False
         )
-        with interrupts.deferred() as interrupted, contextlib.closing(reader.read()) as images:
-            for image in images:
-                interrupted.check()
-                rows += len(image.views)
-                skipped += image.digest is None
-                for row in image.missing:
-                    for keys, lacks in zip(missing, row.lacking, strict=True):
-                        if lacks:
-                            keys.add(row.key)
-        compute = len(set().union(*missing))
-        seconds = 0.0
-        if compute:
-            engine = engine_for(self._caches, self._options, cached_conversion(self._caches))
-            seconds = compute / measure_rate(engine, self._caches[0].spec.image_size)
-        return [
-            Plan(
-                set=str(path),
-                store=str(cache.folder),
-                images=len(self.dataset),
-                views=self._options.views,
-                compute=len(keys),
-                cached=rows - len(keys),
-                skipped=skipped,
-                bytes=len(keys) * cache.row_bytes,
-                seconds=seconds,
-                shape=cache.spec.shapes[0],
-            )
-            for cache, path, keys in zip(self._caches, self._paths, missing, strict=True)
-        ]
+        return make_plans(reader, self._splitting, self._paths)
 
     @keras_defaults(load=False)
     def run(self) -> list[ExtractedSet]:
         """Compute what is missing, write the feature set of each cut, and return them."""
         for folder in {path.parent for path in self._paths}:
             clear_leftovers(folder)
-        result = run_images(
-            self.dataset,
-            self._caches,
-            self._options,
-            augmentation=self._views.augmentation,
-            views_of=self._views_of,
-        )
+        result, splits = self._run_images()
         if not result.images:
             index, reason = result.skipped[0]
             raise DatasetError(
                 f"none of the {len(self.dataset)} images in {self.dataset.root} can be read",
                 found=f"{self.dataset.location(index)}: {reason}",
             )
-        return [self._write_set(cache, path, result) for cache, path in zip(self._caches, self._paths, strict=True)]
+        targets = zip(self._caches, self._paths, strict=True)
+        return [self._write_set(cache, path, result, splits) for cache, path in targets]
 
-    def _write_set(self, cache: FeatureCache, path: Path, result: PipelineResult) -> ExtractedSet:
+    def _run_images(self) -> tuple[PipelineResult, np.ndarray]:
+        """Compute what is missing; return the result and the splits of its images, (k,) uint8.
+
+        Only training images have views, so with views the splits are decided before. Images that turn out not to be
+        decodable do not count then, which may change the splits of others: these get their views in another pass.
+        """
+        wanted, before = self._splitting.ahead() if self._options.views > 1 else None, None
+        while True:
+            result = run_images(
+                self.dataset,
+                self._caches,
+                self._options,
+                augmentation=self._views.augmentation,
+                views_of=self._views_of(wanted),
+            )
+            result = result if before is None else result.after(before)
+            images = [(image.index, image.digest) for image in result.images]
+            splits = self._splitting.assign(images)
+            if wanted is None or np.array_equal(wanted[[index for index, _ in images]], splits):
+                return result, splits
+            wanted, before = self._splitting.spread(images), result
+
+    def _write_set(self, cache: FeatureCache, path: Path, result: PipelineResult, splits: np.ndarray) -> ExtractedSet:
         from permafrost.trunk.cutting import save_trunk
 
-        content = self._content(cache, path, result)
+        images = [(image.index, image.digest) for image in result.images]
+        content = content_without_rows(self._splitting, cache, path, images, splits, result.skipped)
+        content = with_rows(content, cache, path, result.images, views=self._options.views)
         save_trunk(cache.trunk, cache.folder)
         write_set(path, content)
-        summary = self._summary(cache, result) | {
-            "set": str(path),
-            "skipped": len(content.skipped),
-            "skipped_paths": [{"path": name, "reason": reason} for name, reason in content.skipped],
-            "duplicates": describe_duplicates(content),
-            "classes": list(content.class_names),
-        }
+        summary = self._summary(cache, result) | {"set": str(path)} | describe_images(content, self.dataset)
         return ExtractedSet(path, content, summary=summary, trunk=cache.trunk)
 
     def _summary(self, cache: FeatureCache, result: PipelineResult) -> dict[str, Any]:
@@ -221,46 +171,16 @@ class Extraction:
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
 
-    def _content(self, cache: FeatureCache, path: Path, result: PipelineResult) -> SetContent:
-        dataset = self.dataset
-        indices, digests = [image.index for image in result.images], [image.digest for image in result.images]
-        splits = assign_splits(digests, (dataset.splits[index] for index in indices), **self._options.fractions)
-        shards, places = place_rows(cache.addresses(digests))
-        return SetContent(
-            spec=cache.spec,
-            store=os.path.relpath(cache.folder, path.parent),
-            root=dataset.root,
-            names=tuple(dataset.names[index] for index in indices),
-            digests=digest_rows(digests),
-            labels=np.array([dataset.labels[index] for index in indices], np.int64),
-            splits=np.array([SPLITS.index(split) for split in splits], np.uint8),
-            class_names=dataset.class_names,
-            shards=shards,
-            places=places,
-            skipped=(*dataset.skipped, *((dataset.names[index], reason) for index, reason in result.skipped)),
-            about=library_versions() | {"max_pixels": self._options.max_pixels},
-            views=_view_rows(cache, path, result, self._options.views),
-        )
+    def _views_of(self, splits: np.ndarray | None) -> ViewsOf:
+        """Return the function that tells the wanted views of an image: all for training, the image itself for others.
 
-    def _views_of(self, index: int, digest: bytes) -> Sequence[int]:
-        """Return the wanted views of an image: all for a training image, only the image itself for others."""
-        if self._options.views == 1:
-            return (0,)
-        (split,) = assign_splits([digest], [self.dataset.splits[index]], **self._options.fractions)
-        return range(self._options.views) if split == "train" else (0,)
-
-
-def _view_rows(cache: FeatureCache, path: Path, result: PipelineResult, count: int) -> ViewRows | None:
-    """Return where the augmented views are, `count` with the image itself; None without augmented views."""
-    if cache.views is None:
-        return None
-    wanted = [(view, row, image.digest) for row, image in enumerate(result.images) for view in image.views if view]
-    shards, found = place_rows(cache.views.addresses([(digest, view) for view, _, digest in wanted]))
-    places = np.full((count - 1, len(result.images), 2), -1, np.int64)
-    for place, (view, row, _) in zip(found, wanted, strict=True):
-        places[view - 1, row] = place
-    store = os.path.relpath(cache.views.folder, path.parent)
-    return ViewRows(spec=cache.views.spec, store=store, shards=shards, places=places)
+        Args:
+            splits: (n,) uint8, the split of each image of the dataset; None without views.
+        """
+        if splits is None:
+            return only_images
+        trained, every = (splits == SPLITS.index("train")).tolist(), range(self._options.views)
+        return lambda index, _: every if trained[index] else (0,)
 
 
 @keras_defaults(load=False)
@@ -300,13 +220,3 @@ def build_trunks_of(options: TrunkOptions) -> list[Trunk]:
     load: Any = load_base if run is None else load_run_base
     loaded = load(run or base, weights=options.weights, image_size=options.size, preprocessing=options.preprocessing)
     return build_trunks(loaded, options.cuts, pool=options.pool, precision=options.precision, dtype=options.dtype)
-
-
-def measure_rate(engine: Engine, size: tuple[int, int]) -> float:
-    """Measure how many images per second an engine computes, after a warm-up of one batch per stream."""
-    pixels = np.zeros((engine.batch_size, *size, 3), np.uint8)
-    with ThreadPoolExecutor(engine.streams) as threads:
-        for _ in range(2):
-            started = time.perf_counter()
-            list(threads.map(engine, [pixels] * engine.streams))
-    return engine.streams * engine.batch_size / (time.perf_counter() - started)

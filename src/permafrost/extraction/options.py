@@ -11,7 +11,7 @@ from typing import Final, TypedDict
 from permafrost.engines.options import ENGINES, KERAS_BATCH, OPENVINO_BATCH
 from permafrost.errors import OptionError
 from permafrost.images.options import MAX_PIXELS, ReadingOptions, augment_option
-from permafrost.images.splits import TEST_FRACTION, VALIDATION_FRACTION, assign_splits
+from permafrost.images.splits import TEST_FRACTION, VALIDATION_FRACTION, check_fractions
 from permafrost.machine import cpu_count
 from permafrost.options import check, option
 from permafrost.trunk.options import DEFAULT_BASE, DTYPES, POOLINGS, PRECISIONS
@@ -133,7 +133,7 @@ class ExtractOptions(ReadingOptions, PipelineOptions, TrunkOptions):
         ReadingOptions.__post_init__(self)
         PipelineOptions.__post_init__(self)
         TrunkOptions.__post_init__(self)
-        assign_splits([], [], **self.fractions)
+        check_fractions(**self.fractions)
 
     @property
     def fractions(self) -> dict[str, float]:

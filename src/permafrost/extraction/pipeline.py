@@ -85,6 +85,11 @@ class PipelineResult:
     seconds: dict[str, float]
     limit: str
 
+    def after(self, before: PipelineResult) -> PipelineResult:
+        """Return this result with the time of an earlier pass, and its engine if this one computed nothing."""
+        seconds = {name: value + before.seconds[name] for name, value in self.seconds.items()}
+        return dataclasses.replace(self, engine=self.engine or before.engine, seconds=seconds)
+
 
 def only_images(index: int, digest: bytes) -> Sequence[int]:  # noqa: ARG001 - a `ViewsOf`
     """Return view 0, the image itself, as the only wanted view."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from permafrost.errors import ImageError
 from permafrost.extraction.cache import FeatureCache
-from permafrost.extraction.extract import measure_rate
 from permafrost.extraction.options import PipelineOptions
 from permafrost.extraction.originals import Originals, max_pixels_of
 from permafrost.extraction.pipeline import cached_conversion, engine_for, run_images
+from permafrost.extraction.plan import measure_rate
 from permafrost.finetuning.selection import ImageSelection, Load, fits_memory, unusable_image
 from permafrost.machine import available_memory
 from permafrost.store.row_index import place_rows

@@ -11,15 +11,14 @@ import numpy as np
 from permafrost.errors import OptionError
 from permafrost.heads.cross_validation import (
     CrossValidated,
-    Folds,
     best_of,
     cross_validate,
     ignore_convergence_warnings,
-    make_folds,
     one_blas_thread,
 )
 from permafrost.heads.estimators import convert
 from permafrost.heads.fitters import Fitter, Setup
+from permafrost.heads.folds import Folds, make_folds
 from permafrost.heads.head import FittedHead, Head, HeadData
 from permafrost.heads.options import SCALINGS, HeadOptions
 from permafrost.heads.preparation import Prepared, prepare, setup_of

@@ -1,4 +1,4 @@
-"""Compare values of a head's setting by stratified k-fold cross-validation on the training rows."""
+"""Compare values of a head's setting by cross-validation on the training rows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,14 @@ from typing import Any, Final
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import ThreadpoolController
 
-from permafrost.errors import HeadError
 from permafrost.heads.calibration import inverse_temperature, row_losses
 from permafrost.heads.fitters import Fitter, Setup, logits_of
-from permafrost.heads.head import HeadData
+from permafrost.heads.folds import Folds
 from permafrost.machine import cpu_count
 from permafrost.process_state import Overlapping, ignored_warnings
 from permafrost.training.metrics import MIN_PROBABILITY
-
-FOLDS: Final = 5
 
 PATIENCE: Final = 4
 """Consecutive values without improvement after which a comparison stops."""
@@ -33,9 +29,6 @@ MIN_IMPROVEMENT: Final = 1e-3
 
 MIN_THREADED_SIZE: Final = 50_000
 """Folds of a matrix with fewer elements are fitted one after the other: threads would cost more than they save."""
-
-Folds = list[tuple[np.ndarray, np.ndarray]]
-"""For each fold, the rows to fit to and the rows that are held out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,37 +50,6 @@ class CrossValidated:
     logits: np.ndarray
 
 
-def make_folds(data: HeadData, seed: int, *, purpose: str, do: str = "add images of it") -> Folds:
-    """Return five stratified folds, or as many as the smallest class has images.
-
-    All views of an image share a fold, so none leaks into another.
-
-    Args:
-        data: the rows to divide.
-        seed: random seed of the folds.
-        purpose: what the folds are for, for the error message.
-        do: what to do if there can be no folds, for the error message.
-
-    Raises:
-        HeadError: a class has a single image.
-    """
-    count = len(data.y) // data.views
-    y = data.y[:count]
-    counts = np.bincount(y, minlength=len(data.class_names))
-    smallest = int(counts.min())
-    if smallest < 2:
-        name = data.class_names[int(counts.argmin())]
-        raise HeadError(
-            f"class {name} has too few training images to {purpose} by cross-validation",
-            expected="at least 2",
-            found=smallest,
-            do=do,
-        )
-    folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed).split(y, y)
-    starts = count * np.arange(data.views)[:, None]
-    return [((starts + fit).reshape(-1), (starts + held_out).reshape(-1)) for fit, held_out in folds]
-
-
 def cross_validate(
     fitter: Fitter,
     values: Sequence[float],
@@ -106,7 +68,7 @@ def cross_validate(
         x: (n, d), float32 or float64.
         y: (n,) int64.
         setup: everything else that fitting depends on.
-        folds: the folds, from `make_folds`.
+        folds: the folds, from `folds.make_folds`.
         calibrated: whether to apply the best temperature for each value.
     """
     compared: list[CrossValidated] = []

@@ -13,8 +13,9 @@ import numpy as np
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads.head import HeadData, identical_features
-from permafrost.images.decoding import content_digest
-from permafrost.images.splits import SPLITS, content_position
+from permafrost.images.assignment import assign_splits
+from permafrost.images.splits import SPLITS
+from permafrost.images.units import NO_GROUP, connect_images
 from permafrost.store.feature_set import FeatureSet, open_features
 from permafrost.store.run_images import RunImages
 from permafrost.store.streaming import FeatureRows
@@ -135,6 +136,7 @@ def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
             ("images", np.array_equal(other.digests(), first.digests())),
             ("labels", np.array_equal(other.labels(), first.labels())),
             ("splits", all(np.array_equal(other.rows(split), first.rows(split)) for split in SPLITS)),
+            ("groups", np.array_equal(_groups(other), _groups(first))),
         ):
             if not same:
                 raise HeadError(
@@ -147,6 +149,11 @@ def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
     if twice:
         raise OptionError(f"two feature sets are called {twice[0]}", expected="sets of different names")
     return sets
+
+
+def _groups(features: FeatureSet) -> np.ndarray:
+    groups = features.groups()
+    return np.full(len(features), NO_GROUP) if groups is None else groups
 
 
 def needs_disk(sets: Sequence[FeatureSet], views: int, limit: int) -> bool:
@@ -179,9 +186,10 @@ def set_name(features: FeatureSet) -> str:
 def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]:
     """Return the rows of each split.
 
-    If `hold_out` and the set has no validation images, a tenth of the training images, chosen by content, becomes
-    validation. A copy of a training image is no test image: content that is in several splits counts in the first of
-    them only, and its copies in the others are in none.
+    If `hold_out` and the set has no validation images, a tenth of the training images becomes validation, by the rule
+    of `assign_splits`: chosen by content, without tearing groups or copies apart, and never a class's only images.
+    A copy of a training image is no test image: content that is in several splits counts in the first of them only, and
+    its copies in the others are in none.
 
     Raises:
         HeadError: there are no training images.
@@ -190,15 +198,16 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
     if not len(rows["train"]):
         raise HeadError(f"no training images in {features.path}", do="extract with smaller --validation-fraction")
     if hold_out and not len(rows["validation"]):
-        # A second hash: if splits were drawn from the digest itself, its leading bits are no longer uniform.
-        held_out = np.array(
-            [
-                content_position(content_digest(digest.tobytes())) < HELD_OUT_FRACTION
-                for digest in features.digests("train")
-            ],
-            bool,
+        units = connect_images(features.digests("train"), features.groups("train"))
+        splits = assign_splits(
+            # A second hash: if splits were decided by the first one, its leading bits are no longer uniform.
+            units.rehashed(),
+            [None] * len(rows["train"]),
+            features.labels("train"),
+            validation_fraction=HELD_OUT_FRACTION,
+            test_fraction=0,
         )
-        rows["train"], rows["validation"] = rows["train"][~held_out], rows["train"][held_out]
+        rows["train"], rows["validation"] = (rows["train"][splits == SPLITS.index(split)] for split in SPLITS[:2])
     digests = features.digests()
     return RunImages.of_rows(digests, rows).own_rows(digests, rows)
 
@@ -299,4 +308,12 @@ def _head_data(features: FeatureSet, x: np.ndarray, rows: dict[str, np.ndarray],
         validation_y=labels[rows["validation"]] if validated else None,
         class_names=tuple(features.class_names),
         views=views,
+        units=_units(features, rows["train"], views),
     )
+
+
+def _units(features: FeatureSet, rows: np.ndarray, views: int) -> np.ndarray | None:
+    """Return the units of rows and their views, as `HeadData` has them."""
+    groups = features.groups()
+    units = connect_images(features.digests()[rows], None if groups is None else groups[rows])
+    return np.tile(units.numbers, views) if len(units.keys) < len(rows) else None

@@ -7,8 +7,9 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
 
 from permafrost.errors import HeadError
-from permafrost.heads.cross_validation import ignore_convergence_warnings, make_folds
+from permafrost.heads.cross_validation import ignore_convergence_warnings
 from permafrost.heads.estimators import convert, has_probabilities, passes_gradient, require_convertible
+from permafrost.heads.folds import make_folds
 from permafrost.heads.head import FittedHead, Head, HeadData
 from permafrost.heads.options import HeadOptions
 from permafrost.heads.to_keras import to_keras

@@ -27,6 +27,8 @@ class HeadData:
         validation_x, validation_y: the same for validation; None without validation images.
         class_names: the classes.
         views: views per image, a divisor of n: all rows of view 0 come first, then those of view 1, and so on.
+        units: (n,) int64, equal for rows that must not be divided: views, exact copies and groups of images; None if
+            only the views of an image must not.
         stream: all training rows, if they stay on disk; `x` and `y` are then a sample of them.
     """
 
@@ -36,6 +38,7 @@ class HeadData:
     validation_y: np.ndarray | None
     class_names: tuple[str, ...]
     views: int = 1
+    units: np.ndarray | None = None
     stream: FeatureRows | None = None
 
 

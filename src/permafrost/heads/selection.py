@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from permafrost.heads.classical_head import ClassicalHead
-from permafrost.heads.cross_validation import CrossValidated, Folds, best_of, cross_validate, make_folds
+from permafrost.heads.cross_validation import CrossValidated, best_of, cross_validate
+from permafrost.heads.folds import Folds, make_folds
 from permafrost.heads.head import FittedHead, HeadData
 from permafrost.heads.options import SCALINGS, HeadOptions
 from permafrost.heads.preparation import Prepared, prepare, setup_of

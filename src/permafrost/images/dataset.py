@@ -18,6 +18,7 @@ from permafrost.errors import DatasetError, OptionError
 from permafrost.images.arrays import read_arrays
 from permafrost.images.entries import Entries
 from permafrost.images.folders import read_folder
+from permafrost.images.groups import find_groups
 from permafrost.images.labels import require_classes
 from permafrost.images.options import RECOGNISED, ReadingOptions
 from permafrost.images.skipped import what_was_found
@@ -47,6 +48,7 @@ class Dataset:
         skipped: names of other files and folders that were found, each with the reason why it is not used.
         arrays: the images themselves if they come from an npz file.
         groups: the group of each image, or None for an image without one; None if there are no groups.
+        grouped_by: what decides the groups, e.g. `column patient`; empty without groups.
         notes: what was understood that the user should know, one line each.
         warnings: what the user should check, one line each.
     """
@@ -59,6 +61,7 @@ class Dataset:
     skipped: tuple[tuple[str, str], ...] = ()
     arrays: tuple[np.ndarray, ...] | None = dataclasses.field(default=None, repr=False, compare=False)
     groups: tuple[str | None, ...] | None = None
+    grouped_by: str = ""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -120,10 +123,10 @@ def read_dataset(
 
     Raises:
         DatasetError: it does not exist, cannot be read, can be read in two ways, has no images, or has too few classes.
-        OptionError: an option is not for this kind of dataset.
+        OptionError: an option is not for this kind of dataset, or `options.split_by` finds no groups in it.
     """
     root = os.path.abspath(os.fspath(data))
-    entries = _read_entries(root, options)
+    entries = find_groups(_read_entries(root, options), options.split_by)
     if min_classes > 1 and file_kind(root):
         require_classes(f"labels in {root}", entries.labels)
     dataset = _dataset(root, entries)
@@ -187,6 +190,7 @@ def _dataset(root: str, entries: Entries) -> Dataset:
         skipped=tuple(entries.skipped),
         arrays=None if entries.arrays is None else tuple(entries.arrays),
         groups=None if entries.groups is None else tuple(entries.groups),
+        grouped_by=entries.grouped_by,
         notes=tuple(entries.notes),
         warnings=tuple(entries.warnings),
     )

@@ -23,6 +23,7 @@ class Entries:
         class_names: the classes in order; those of `labels`, sorted, if None.
         arrays: the images themselves if they are in memory: (h, w) or (h, w, c) each.
         groups: the group of each image, or None for an image without one; None if there are no groups.
+        grouped_by: what decides the groups, e.g. `column patient`; empty without groups.
         notes: what was understood that the user should know, one line each.
         warnings: what the user should check, one line each.
     """
@@ -34,6 +35,7 @@ class Entries:
     class_names: Sequence[str] | None = None
     arrays: Sequence[np.ndarray] | None = None
     groups: Sequence[str | None] | None = None
+    grouped_by: str = ""
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
 

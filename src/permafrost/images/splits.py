@@ -1,8 +1,7 @@
-"""Splits, and the assignment of images to them by content."""
+"""The splits, and the fractions of images that go to them; imports no NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from permafrost.errors import OptionError
@@ -17,25 +16,11 @@ TEST_FRACTION: Final = 0.15
 """Default fraction of the images without a given split that go to test."""
 
 
-def assign_splits(
-    digests: Iterable[bytes],
-    given: Iterable[str | None],
-    *,
-    validation_fraction: float = VALIDATION_FRACTION,
-    test_fraction: float = TEST_FRACTION,
-) -> list[str]:
-    """Return the split of each image: the given one, or else one derived from its content.
-
-    The split of an image does not depend on the other images, and copies of an image share one.
-
-    Args:
-        digests: content digests, 32 bytes each.
-        given: names of splits, or None for images without one.
-        validation_fraction: fraction of the images without a given split that go to validation, 0 to 1.
-        test_fraction: likewise for test.
+def check_fractions(validation_fraction: float, test_fraction: float) -> None:
+    """Check that fractions leave something to train on.
 
     Raises:
-        OptionError: a fraction is out of range, or the two leave nothing to train on.
+        OptionError: a fraction is out of range, or the two leave nothing.
     """
     if not (0 <= validation_fraction < 1 and 0 <= test_fraction < 1 and validation_fraction + test_fraction < 1):
         raise OptionError(
@@ -43,16 +28,3 @@ def assign_splits(
             expected="each at least 0, together less than 1",
             found=f"{validation_fraction:g} and {test_fraction:g}",
         )
-
-    def split_of(digest: bytes) -> str:
-        position = content_position(digest)
-        if position < test_fraction:
-            return "test"
-        return "validation" if position < test_fraction + validation_fraction else "train"
-
-    return [split or split_of(digest) for digest, split in zip(digests, given, strict=True)]
-
-
-def content_position(digest: bytes) -> float:
-    """Map a content digest to a number from 0 to 1; over all digests the numbers are uniformly distributed."""
-    return int.from_bytes(digest[:8], "big") / 2**64

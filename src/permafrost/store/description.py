@@ -7,25 +7,23 @@ from typing import Any
 import numpy as np
 
 from permafrost.images.splits import SPLITS
+from permafrost.images.units import NO_GROUP
 from permafrost.store.duplicates import describe_duplicates
 from permafrost.store.feature_set import FeatureSet
+from permafrost.store.set_content import SetContent
 
 
 def describe_set(features: FeatureSet) -> dict[str, Any]:
     """Return what `features show --json` prints."""
     content = features.content
-    splits = {}
-    for split in SPLITS:
-        labels = features.labels(split)
-        counts = np.bincount(labels, minlength=len(features.class_names))
-        splits[split] = {"n": len(labels), "classes": dict(zip(features.class_names, counts.tolist(), strict=True))}
     return {
         "set": str(features.place),
         "store": features.place.storage.below(content.store).location(),
         "data": features.root,
         "images": len(features),
         "classes": features.class_names,
-        "splits": splits,
+        "splits": describe_splits(content),
+        "split": content.about.get("splits"),
         "shape": list(features.shape),
         "views": features.views,
         "augmentation": features.augmentation,
@@ -34,4 +32,37 @@ def describe_set(features: FeatureSet) -> dict[str, Any]:
         "shards": len(content.shards),
         "skipped": [{"path": name, "reason": reason} for name, reason in content.skipped],
         "duplicates": describe_duplicates(content),
+        "warnings": split_warnings(content),
     }
+
+
+def describe_splits(content: SetContent) -> dict[str, dict[str, Any]]:
+    """Return for each split `n`, the number of images; `groups`, that of their groups or None; and `classes`."""
+    found = {}
+    for number, split in enumerate(SPLITS):
+        rows = content.splits == number
+        counts = np.bincount(content.labels[rows], minlength=len(content.class_names))
+        found[split] = {
+            "n": int(rows.sum()),
+            "groups": None if content.groups is None else len(np.setdiff1d(content.groups[rows], NO_GROUP)),
+            "classes": dict(zip(content.class_names, counts.tolist(), strict=True)),
+        }
+    return found
+
+
+def split_warnings(content: SetContent) -> list[str]:
+    """Return a line for each way in which the splits of a set suit no fit or no honest evaluation."""
+    lines = []
+    trained = np.bincount(content.labels[content.splits == SPLITS.index("train")], minlength=len(content.class_names))
+    absent = [name for name, count in zip(content.class_names, trained.tolist(), strict=True) if not count]
+    if absent:
+        shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10:,} more" if len(absent) > 10 else "")
+        lines.append(f"there are no training images of {shown}, so no head can be fitted")
+    if content.groups is not None:
+        rows = content.groups != NO_GROUP
+        pairs = np.unique(np.stack([content.groups[rows], content.splits[rows]]), axis=1)
+        torn = int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+        if torn:
+            what = "1 group is" if torn == 1 else f"{torn:,} groups are"
+            lines.append(f"{what} in more than one split, as the dataset gives them, which inflates the score")
+    return lines

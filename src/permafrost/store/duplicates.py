@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from permafrost.images.splits import SPLITS
+from permafrost.images.units import number_contents
 from permafrost.store.set_content import SetContent
 
 
@@ -19,12 +20,10 @@ def find_duplicates(digests: np.ndarray) -> list[np.ndarray]:
     Returns:
         One array (k,) int64 per such content, ascending; sorted by the first row.
     """
-    # Sorting the first eight bytes of a million digests takes a tenth of the time that sorting whole digests takes.
-    rows = _repeated(digests[:, :8].copy().view(np.uint64).reshape(-1))
-    rows = rows[_repeated(digests[rows].view("V32").reshape(-1))]
-    numbers = np.unique(digests[rows].view("V32").reshape(-1), return_inverse=True)[1]
-    rows = rows[np.argsort(numbers, kind="stable")]
-    edges = np.flatnonzero(np.diff(np.sort(numbers))) + 1
+    numbers = number_contents(digests)
+    rows = np.flatnonzero(np.bincount(numbers)[numbers] > 1)
+    rows = rows[np.argsort(numbers[rows], kind="stable")]
+    edges = np.flatnonzero(np.diff(numbers[rows])) + 1
     return sorted(np.split(rows, edges), key=lambda group: int(group[0])) if len(rows) else []
 
 
@@ -53,9 +52,3 @@ def _describe_image(content: SetContent, row: int) -> dict[str, str]:
         "split": SPLITS[content.splits[row]],
         "label": content.class_names[content.labels[row]],
     }
-
-
-def _repeated(values: np.ndarray) -> np.ndarray:
-    """Return the indices of values that occur more than once: (k,) int64, ascending."""
-    _, numbers, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.flatnonzero(counts[numbers] > 1)

@@ -98,11 +98,11 @@ class FeatureSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that a head is fitted to: the trunk, the images' contents, the labels, the splits."""
-        hasher = hashlib.sha256(self.spec.digest.encode())
+        """SHA-256 of all that a head is fitted to: the trunk, the images' contents, labels, splits and groups."""
+        content, hasher = self.content, hashlib.sha256(self.spec.digest.encode())
         hasher.update(canonical_json(self.class_names))
-        for array in (self.content.digests, self.content.labels, self.content.splits):
-            hasher.update(array.tobytes())
+        for array in (content.digests, content.labels, content.splits, content.groups):
+            hasher.update(b"" if array is None else array.tobytes())
         return hasher.hexdigest()
 
     def rows(self, split: str | None = None) -> np.ndarray:
@@ -126,6 +126,10 @@ class FeatureSet:
         """Return the SHA-256 of each image's content, of a split or of all images: (n, 32) uint8."""
         digests: np.ndarray = self.content.digests[self.rows(split)]
         return digests
+
+    def groups(self, split: str | None = None) -> np.ndarray | None:
+        """Return the group of each image, of a split or of all images: (n,) int64, as in `SetContent`; None if none."""
+        return None if self.content.groups is None else self.content.groups[self.rows(split)]
 
     def names(self, split: str | None = None) -> list[str]:
         """Return the images' paths relative to the dataset, in the order of `arrays`."""

@@ -47,8 +47,10 @@ class SetContent:
         shards: names of the shards that hold the rows.
         places: (n, 2) int64, for each image the index of its shard and its row there.
         skipped: name and reason of everything in the dataset that is not in the set.
-        about: how the set was made: the limit on pixels, versions of libraries.
+        about: how the set was made: the limit on pixels, how splits were decided, versions of libraries.
         views: where the features of augmented views are; None without views.
+        groups: (n,) int64, the group of each image, equal for images of one, and -1 for an image without one; None if
+            there are no groups.
     """
 
     spec: TrunkSpec
@@ -64,6 +66,7 @@ class SetContent:
     skipped: tuple[tuple[str, str], ...]
     about: dict[str, Any]
     views: ViewRows | None = None
+    groups: np.ndarray | None = None
 
     @property
     def view_count(self) -> int:

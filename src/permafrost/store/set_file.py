@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     import h5py
 
 FORMAT: Final = "permafrost feature set"
-SET_VERSION: Final = 2
+SET_VERSION: Final = 3
 """The format of a feature set's file. `features/README.md` says how to raise it."""
 
 DATASETS: Final = {
     "digests": "|u1",
     "labels": "<i8",
     "splits": "|u1",
+    "groups": "<i8",
     "places": "<i8",
     "view_places": "<i8",
     "path_bytes": "|u1",
@@ -37,13 +38,16 @@ DATASETS: Final = {
 }
 """The datasets of a set's file, each with its dtype, in the order of the checksum."""
 
+GROUPS: Final = "groups"
+"""The dataset that only sets with groups have."""
+
 VIEW_PLACES: Final = "view_places"
 """The dataset that only sets with augmented views have."""
 
 
 def datasets(present: Container[str]) -> dict[str, str]:
     """Return the datasets, each with its dtype, that a file needs if it has those in `present`."""
-    return {name: dtype for name, dtype in DATASETS.items() if name != VIEW_PLACES or name in present}
+    return {name: dtype for name, dtype in DATASETS.items() if name not in (GROUPS, VIEW_PLACES) or name in present}
 
 
 def write_set(place: ObjectPlace, content: SetContent) -> None:
@@ -67,6 +71,8 @@ def write_set(place: ObjectPlace, content: SetContent) -> None:
         "path_offsets": path_offsets,
         "description": np.frombuffer(json.dumps(_description(content, place.folder)).encode("ascii"), np.uint8),
     }
+    if content.groups is not None:
+        arrays[GROUPS] = np.asarray(content.groups, np.int64)
     if content.views is not None:
         arrays[VIEW_PLACES] = np.asarray(content.views.places, np.int64).reshape(-1, len(content.labels), 2)
 

@@ -11,9 +11,19 @@ import numpy as np
 
 from permafrost.errors import SetError, VersionError
 from permafrost.images.splits import SPLITS
+from permafrost.images.units import NO_GROUP
 from permafrost.store.hdf5 import plain_dataset, read_text, read_version
 from permafrost.store.set_content import SetContent, ViewRows, parts
-from permafrost.store.set_file import DATASETS, FORMAT, SET_VERSION, VIEW_PLACES, PackedNames, checksum, datasets
+from permafrost.store.set_file import (
+    DATASETS,
+    FORMAT,
+    GROUPS,
+    SET_VERSION,
+    VIEW_PLACES,
+    PackedNames,
+    checksum,
+    datasets,
+)
 from permafrost.store.shard import is_shard_name
 from permafrost.store.storage import ObjectPlace, Storage, StoredObject
 from permafrost.trunk.spec import TrunkSpec
@@ -89,6 +99,7 @@ def _read_content(place: StoredObject, file: h5py.File) -> SetContent:
         skipped=tuple((name, reason) for name, reason in description["skipped"]),
         about=description["about"],
         views=_read_views(place, arrays, description.get("views")),
+        groups=arrays.get(GROUPS),
     )
     _require_names(place, content)
     return content
@@ -155,6 +166,8 @@ def _require_shapes(place: StoredObject, arrays: dict[str, np.ndarray]) -> None:
     count, bounds, size = len(arrays["labels"]), arrays["path_offsets"], len(arrays["path_bytes"])
     shapes: dict[str, tuple[int, ...]] = {"digests": (count, 32), "labels": (count,), "splits": (count,)}
     shapes |= {"places": (count, 2), "path_offsets": (count + 1,), "path_bytes": (size,)}
+    if GROUPS in arrays:
+        shapes[GROUPS] = (count,)
     if VIEW_PLACES in arrays:
         shapes[VIEW_PLACES] = (len(arrays[VIEW_PLACES]), count, 2)
     for name, shape in shapes.items():
@@ -164,6 +177,8 @@ def _require_shapes(place: StoredObject, arrays: dict[str, np.ndarray]) -> None:
         raise _damaged(place, "path_offsets do not divide path_bytes")
     if (arrays["splits"] >= len(SPLITS)).any():
         raise _damaged(place, "splits has values other than " + ", ".join(SPLITS))
+    if GROUPS in arrays and (arrays[GROUPS] < NO_GROUP).any():
+        raise _damaged(place, f"groups has numbers below {NO_GROUP}")
 
 
 def _require_names(place: StoredObject, content: SetContent) -> None:

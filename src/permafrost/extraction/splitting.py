@@ -1,0 +1,92 @@
+"""The splits of the images that an extraction uses."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from permafrost.extraction import interrupts
+from permafrost.extraction.options import ExtractOptions
+from permafrost.extraction.pipeline import only_images
+from permafrost.extraction.reader import Reader
+from permafrost.images.assignment import assign_splits
+from permafrost.images.dataset import Dataset
+from permafrost.images.splits import SPLITS
+from permafrost.images.units import connect_images, group_numbers
+from permafrost.progress import progress_bar
+from permafrost.store.shard import digest_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Splitting:
+    """Decides the splits of a dataset's images.
+
+    Attributes:
+        dataset: the images.
+        options: the options of the extraction.
+        groups: (n,) int64 of all images of the dataset; None without groups.
+    """
+
+    dataset: Dataset
+    options: ExtractOptions
+    groups: np.ndarray | None
+
+    @classmethod
+    def of(cls, dataset: Dataset, options: ExtractOptions) -> Splitting:
+        """Return the splitting of a dataset."""
+        return cls(dataset, options, None if dataset.groups is None else group_numbers(dataset.groups))
+
+    def assign(self, images: Sequence[tuple[int, bytes]]) -> np.ndarray:
+        """Return the split of each image, (k,) uint8, given its index in the dataset and its digest."""
+        indices = [index for index, _ in images]
+        return assign_splits(
+            connect_images(digest_rows([digest for _, digest in images]), self.groups_of(indices)),
+            [self.dataset.splits[index] for index in indices],
+            [self.dataset.labels[index] for index in indices],
+            **self.options.fractions,
+        )
+
+    def groups_of(self, indices: Sequence[int]) -> np.ndarray | None:
+        """Return the groups of some images, (k,) int64; None without groups."""
+        return None if self.groups is None else self.groups[np.asarray(indices, np.int64)]
+
+    def ahead(self) -> np.ndarray:
+        """Return the split of each image of the dataset, (n,) uint8, before any is decoded.
+
+        Files are read twice then, unless the dataset gives all splits. Those that cannot be read count for training.
+        """
+        given = self.dataset.splits
+        if all(given):
+            return np.array([SPLITS.index(name) for name in given if name], np.uint8)
+        reader = Reader(dataset=self.dataset, caches=[], options=self.options, views_of=only_images, decode=False)
+        read: list[tuple[int, bytes]] = []
+        with (
+            interrupts.deferred() as interrupted,
+            contextlib.closing(reader.read()) as images,
+            progress_bar(total=len(given), unit=" files", shown=self.options.progress, desc="splitting") as bar,
+        ):
+            for index, image in enumerate(images):
+                interrupted.check()
+                bar.update()
+                if image.digest is not None:
+                    read.append((index, image.digest))
+        return self.spread(read)
+
+    def spread(self, images: Sequence[tuple[int, bytes]]) -> np.ndarray:
+        """Return the split of each image of the dataset, (n,) uint8, given those that can be used."""
+        splits = np.zeros(len(self.dataset), np.uint8)
+        splits[[index for index, _ in images]] = self.assign(images)
+        return splits
+
+    def record(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Return how the splits of some images came about, for a set's `about`."""
+        given = sum(self.dataset.splits[index] is not None for index in indices)
+        return self.options.fractions | {
+            "split_by": self.dataset.grouped_by or None,
+            "given": given,
+            "decided": len(indices) - given,
+        }

@@ -186,7 +186,7 @@ def test_groups_come_from_the_column_group(tmp_path):
     dataset = read(tmp_path, "path,label,Groups\n1.jpg,a, one \n2.jpg,b,\n3.jpg,b,one\n")
 
     assert dataset.groups == ("one", None, "one")
-    assert dataset.notes == ("read the group from the column Groups",)
+    assert dataset.notes == ("1 group by column Groups for 2 of 3 images; the others stand alone",)
 
 
 @pytest.mark.parametrize("option", ["Patient ID", "patient id", "patient_id"])
@@ -198,7 +198,9 @@ def test_groups_come_from_the_column_that_is_asked_for(tmp_path, option):
 
 @pytest.mark.parametrize("option", ["folder-1", r"^(\w+)/", ".*"])
 def test_groups_that_are_asked_for_in_paths_are_not_those_of_a_column(tmp_path, option):
-    assert read(tmp_path, "path,label,group\n1.jpg,a,g\n2.jpg,b,g\n", split_by=option).groups is None
+    dataset = read(tmp_path, "path,label,group\nx/1.jpg,a,g\ny/2.jpg,b,g\n", split_by=option)
+
+    assert dataset.groups == {".*": ("x/1.jpg", "y/2.jpg")}.get(option, ("x", "y"))
 
 
 def test_a_word_that_no_column_has_for_a_name_cannot_give_groups(tmp_path):

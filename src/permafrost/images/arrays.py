@@ -107,6 +107,7 @@ def _entries(
         splits += [part.arrays.split] * len(rows)
         groups += [part.groups[row] if part.groups else None for row in rows]
     present = set(labels)
+    grouped_by = next((f"array {part.arrays.groups}" for part in parts if part.groups), "")
     return Entries(
         names=names,
         labels=labels,
@@ -114,7 +115,8 @@ def _entries(
         skipped=skipped,
         class_names=[name for name in classes.values() if name in present],
         arrays=arrays,
-        groups=groups if any(part.groups for part in parts) else None,
+        groups=groups if grouped_by else None,
+        grouped_by=grouped_by,
         notes=[note for note in (pixels.note, "channels come first, moved last" if moved else None) if note],
         warnings=[pixels.warning] if pixels.warning else [],
     )

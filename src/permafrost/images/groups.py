@@ -13,8 +13,6 @@ from permafrost.errors import OptionError
 from permafrost.images.entries import Entries
 
 _FOLDER: Final = re.compile(r"folder-(\d+)")
-_ARRAYS: Final = ("group", "groups")
-"""Values of `--split-by` for an npz file."""
 
 Groups = list[str | None]
 
@@ -37,7 +35,7 @@ def find_groups(entries: Entries, split_by: str | None) -> Entries:
         assert split_by is not None
         groups, grouped_by = _from_names(entries, split_by)
         entries = dataclasses.replace(entries, groups=groups, grouped_by=grouped_by)
-    if not _groups_within_classes(entries):
+    if _groups_are_classes(entries):
         if split_by is not None:
             raise OptionError(
                 f"--split-by {split_by} would put each class into one split",
@@ -51,12 +49,6 @@ def find_groups(entries: Entries, split_by: str | None) -> Entries:
 
 def _from_names(entries: Entries, split_by: str) -> tuple[Groups, str]:
     """Return the group of each image, and what decides it."""
-    if entries.arrays is not None:
-        raise OptionError(
-            "images in an .npz have no paths to find groups in",
-            expected="an array groups in the file" + ("" if split_by in _ARRAYS else ", and --split-by groups"),
-            found=f"--split-by {split_by}",
-        )
     if number := _FOLDER.fullmatch(split_by):
         return _folders(entries.names, int(number[1])), split_by
     find = _pattern(split_by)
@@ -72,7 +64,7 @@ def _from_names(entries: Entries, split_by: str) -> tuple[Groups, str]:
 
 def _folders(names: Sequence[str], number: int) -> Groups:
     """Return the name of the folder that is `number` levels above each image; None for images that are not so deep."""
-    folders = [_portable(name).split("/")[:-1] for name in names]
+    folders = [[part for part in _portable(name).split("/")[:-1] if part not in ("", ".", "..")] for name in names]
     deepest = max(map(len, folders))
     if not 1 <= number <= deepest:
         levels = [f"folder-{level}" for level in range(1, deepest + 1)]
@@ -107,21 +99,18 @@ def _portable(name: str) -> str:
     return unicodedata.normalize("NFC", name.replace(os.sep, "/"))
 
 
-def _groups_within_classes(entries: Entries) -> bool:
-    """Return whether some class has images of several groups, or of none."""
+def _groups_are_classes(entries: Entries) -> bool:
+    """Return whether all images of each class are of one group, and some class has several images."""
     assert entries.groups is not None
-    first: dict[str, str] = {}
-    return any(
-        group is None or first.setdefault(label, group) != group
-        for label, group in zip(entries.labels, entries.groups, strict=True)
-    )
+    pairs = set(zip(entries.labels, entries.groups, strict=True))
+    return len(pairs) == len(set(entries.labels)) < len(entries.names) and None not in entries.groups
 
 
 def _count_line(entries: Entries) -> str:
     assert entries.groups is not None
     grouped = sum(group is not None for group in entries.groups)
     count = len(set(entries.groups) - {None})
-    line = f"{count:,} groups by {entries.grouped_by}"
+    line = f"{count:,} group{'' if count == 1 else 's'} by {entries.grouped_by}"
     if grouped < len(entries.groups):
         line += f" for {grouped:,} of {len(entries.groups):,} images; the others stand alone"
     return line

@@ -30,6 +30,7 @@ NAMES: Final = {
 }
 """Names of columns, as `_plain` returns them: those of a line mean the same, and an earlier line is preferred."""
 
+_FOLDER: Final = re.compile(r"folder-\d+")
 _PATTERN: Final = re.compile(r"folder-\d+|.*[\\^$.|?*+()\[\]{}]")
 """What `split_by` can be apart from a column: a level of folders or a regular expression."""
 
@@ -54,8 +55,8 @@ class Columns:
 
     @property
     def notes(self) -> list[str]:
-        """What was understood, where the names are not the usual ones."""
-        taken = [(what, getattr(self, what)) for what in NAMES]
+        """What was understood, where the names are not the usual ones; of groups there is a note of their own."""
+        taken = [(what, getattr(self, what)) for what in ("path", "label", "split")]
         other = [
             f"the {what} from the column {self.names[at]}"
             for what, at in taken
@@ -114,6 +115,11 @@ def _asked(path: str, names: Sequence[str], split_by: str) -> int | None:
         found = [at for at, name in enumerate(names) if form(name) == form(split_by.strip())]
         if len(found) > 1:
             raise _several(path, names, found, split_by)
+        if found and _FOLDER.fullmatch(split_by):
+            raise OptionError(
+                f"--split-by {split_by} is a column of {path} and a level of folders",
+                do="give another name to the column, or a regular expression for the folder, such as ([^/]+)/[^/]+$",
+            )
         if found:
             return found[0]
     if _PATTERN.match(split_by):

@@ -49,6 +49,7 @@ def read_table(path: str, options: ReadingOptions = RECOGNISED) -> Entries:
         splits=[value.split or None for value in rows.values],
         skipped=rows.skipped,
         groups=None if columns.group is None else [value.group or None for value in rows.values],
+        grouped_by="" if columns.group is None else f"column {columns.names[columns.group]}",
         notes=notes,
     )
 

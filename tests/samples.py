@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +72,12 @@ def encoded(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
 
 
 SMALL_IMAGE = encoded(texture("dots", 0, (8, 8)))
+
+
+def expanded(text: str) -> list[str]:
+    """Return the paths that `a/{b,c}/1.jpg ...` stands for."""
+    parts = [re.split(r"[{}]", path) for path in text.split()]
+    return ["".join(each) for path in parts for each in itertools.product(*(part.split(",") for part in path))]
 
 
 def write_images(root: Path, *names: str | bytes) -> Path:

@@ -43,15 +43,15 @@ def test_a_loaded_image_is_decoded_at_full_size_or_resized(photos):
         ((), r"no images in .*; expected folders of images, one folder per class, found none"),
         (
             ("1.jpg", "2.jpg"),
-            r"no class folders in .*, found 2 images\. Put the images of each class .*, or list them in a",
+            r"no class folders in .*, found 2 images, such as 1\.jpg\. Put .*, or list them in a \.csv",
         ),
         (
             ("a/1.txt", "b/2.txt", "b/3.md"),
-            r"no images in .*, found 5 other entries, 2 of them: not an image \(\.txt\), such",
+            r"no images in .*, found 3 other entries, 2 of them: not an image \(\.txt\), such",
         ),
         (
             ("a/1.jpg", "b/2.heics"),
-            r"only one class in .*, found a; skipped 2 other entries, 1 of them: not an image \(",
+            r"only one class in .*, found a; skipped 1 other entry: not an image \(",
         ),
         (("a/1.jpg", "a/2.jpg"), r"only one class in .*; expected at least two, found a\. Put the images of each"),
         (("Cat/1.jpg", "cat/1.jpg"), r"upper and lower case; found Cat and cat\. Give both the same name"),

@@ -11,7 +11,7 @@ _NUMBERED: Final = {
     "cameras": "cam camera sensor device phone lens view channel",
     "people": "patient subject subj sub person participant user volunteer actor speaker author writer case",
     "folds": "fold cv split",
-    "batches or parts": "batch part chunk shard folder dir set subset archive group collection",
+    "batches or parts": "batch part chunk shard folder dir set subset archive group collection images img",
 }
 """What numbered folders are that are no classes, with the words before the number."""
 
@@ -20,8 +20,8 @@ _PATTERNS: Final = {
     "splits": ".*(train|valid|test|holdout|treino|teste|entrena|prueba|entrainement|apprentissage).*",
     "years": r"(19|20)\d\d",
     "dates": rf"(19|20)\d\d([-_. ]?\d\d){{1,2}}|\d\d?[-_.]\d\d?[-_.](\d\d){{1,2}}|({_MONTHS})[a-z]*([-_. ]?\d+)?",
-    "kinds of files": "(image|img|photo|picture|mask|label|annotation|ground[-_ ]?truth|thumb|thumbnail|preview)s?",
-    **{kind: rf"({'|'.join(words.split())})s?([-_. ]?\d+|[-_. ][a-z])" for kind, words in _NUMBERED.items()},
+    "kinds of files": "(jpeg)?(image|img|photo|picture|mask|label|annotation|ground[-_ ]?truth|thumbnail)s?|segment.*",
+    **{kind: rf"(.*[-_. ])?({'|'.join(words.split())})s?([-_. ]?\d+|[-_. ][a-z])" for kind, words in _NUMBERED.items()},
 }
 """What folders are that are no classes, with a regular expression for their names in lower case."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from permafrost.errors import DatasetError
 from permafrost.images.class_levels import resembled
 from permafrost.images.entries import Entries
-from permafrost.images.layouts import Layout, given_layout
+from permafrost.images.layouts import Layout, given_layout, listed
 from permafrost.images.options import RECOGNISED, ReadingOptions, read_levels
 from permafrost.images.recognition import recognised_layout
+from permafrost.images.skipped import WITHOUT_IMAGES
 from permafrost.images.tree import Folder
 
 
@@ -28,19 +29,17 @@ def read_folder(root: str, options: ReadingOptions = RECOGNISED) -> Entries:
     tree = Folder(root)
     if tree.error:
         raise DatasetError(f"cannot read {root}: {tree.error}")
-    if tree.own_images and tree.images == tree.own_images:
+    levels = read_levels(options.layout) if options.layout else None
+    entries = _entries(given_layout(tree, levels) if levels else recognised_layout(tree))
+    if tree.images and not entries.names:
         raise DatasetError(
-            f"no class folders in {root}",
+            f"no class folders in {root}" + (f" at the level that --layout {options.layout} says" if levels else ""),
             expected="one folder per class",
-            found=f"{tree.own_images:,} images",
+            found=f"{tree.images:,} images, such as {next(path for path, reason in tree.walk() if reason is None)}",
             do="put the images of each class into a folder of its own, or list them in a .csv",
         )
-    given = options.layout is not None
-    layout = given_layout(tree, read_levels(options.layout)) if options.layout else recognised_layout(tree)
-    entries = _entries(layout)
-    classes = sorted(set(entries.labels))
-    _require_distinct(root, classes)
-    return entries if given else dataclasses.replace(entries, warnings=_warnings(classes))
+    _require_distinct(root, sorted(set(entries.labels)))
+    return dataclasses.replace(entries, warnings=[*_unlike_classes(entries, levels), *_untrained_classes(entries)])
 
 
 def _entries(layout: Layout) -> Entries:
@@ -58,16 +57,27 @@ def _entries(layout: Layout) -> Entries:
         labels += [place.label] * place.folder.images
         splits += [place.split] * place.folder.images
         if not place.folder.images:
-            skipped.append((place.folder.path, place.folder.error or "a class folder without images"))
+            skipped.append((place.folder.path, place.folder.error or WITHOUT_IMAGES))
     return Entries(names=names, labels=labels, splits=splits, skipped=skipped, notes=layout.notes)
 
 
-def _warnings(classes: Collection[str]) -> list[str]:
+def _unlike_classes(entries: Entries, levels: Sequence[str] | None) -> list[str]:
+    """Return a warning if the classes look like something else, unless the user has said that they are the classes."""
+    classes = sorted(set(entries.labels))
     return [
-        f"the class folders look like {kind}, not like classes: {', '.join(list(classes)[:4])}; "
-        "--layout says which level of folders are the classes"
-        for kind in resembled(classes)
+        f"the class folders look like {kind}: {listed(classes)}; --layout says which level of folders are the classes"
+        for kind in (() if levels else resembled(classes))
     ]
+
+
+def _untrained_classes(entries: Entries) -> list[str]:
+    """Return a warning for each split with classes that the training images do not have."""
+    classes: dict[str | None, set[str]] = {}
+    for label, split in zip(entries.labels, entries.splits, strict=True):
+        classes.setdefault(split, set()).add(label)
+    trained = classes.get("train")
+    others = {split: found - trained for split, found in classes.items() if found - trained} if trained else {}
+    return [f"{split} has classes that train does not have: {listed(sorted(found))}" for split, found in others.items()]
 
 
 def _require_distinct(root: str, classes: Collection[str]) -> None:

@@ -94,6 +94,12 @@ def given_layout(root: Folder, levels: Sequence[str]) -> Layout:
         raise DatasetError(
             f"no split folders in {root.root}",
             expected=f"the layout {'/'.join(levels)}, with split folders such as train, validation, test",
-            found=", ".join(folder.name for folder in root.folders[:5]) or "no folders",
+            found=listed(folder.name for folder in root.folders) or "no folders",
         )
     return layout
+
+
+def listed(names: Iterable[str], maximum: int = 4) -> str:
+    """Return names as text: the first ones, and the number of the others."""
+    names = list(names)
+    return ", ".join(names[:maximum]) + (f" and {len(names) - maximum} more" if len(names) > maximum else "")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from permafrost.errors import DatasetError
-from permafrost.images.layouts import BESIDE_SPLITS, Layout, class_name
-from permafrost.images.split_names import combined_names, split_folders, split_named
+from permafrost.images.layouts import BESIDE_SPLITS, Layout, class_name, listed
+from permafrost.images.split_names import combined_names, says_nothing, split_folders, split_named
 from permafrost.images.tree import Folder
+from permafrost.images.wrappers import Unwrapped, holds_folders, unwrapped, unwrapped_splits, with_images, wrapped
 
 
 def recognised_layout(root: Folder) -> Layout:
@@ -24,12 +25,12 @@ def recognised_layout(root: Folder) -> Layout:
     """
     layout, place = Layout(), root
     levels: tuple[str, ...] = ()
-    while inner := _wrapped(place):
+    while inner := wrapped(place):
         layout.skip(place, "not in a class folder", besides=[inner])
         place, levels = inner, (*levels, "*")
     if levels:
         layout.notes.append(f"read from {place.path}, the only folder with images")
-    folders = _with_images(place)
+    folders = with_images(place)
     names = [folder.name for folder in folders]
     if split_folders(names):
         _add_splits(layout, place, levels)
@@ -40,11 +41,18 @@ def recognised_layout(root: Folder) -> Layout:
     return layout
 
 
+class Deeper(NamedTuple):
+    """Folders in class folders that may be the classes, and the levels above them from the class folders on."""
+
+    names: list[str]
+    levels: tuple[str, ...]
+
+
 def _add_splits(layout: Layout, place: Folder, levels: tuple[str, ...]) -> None:
     """Add the class folders of each split folder in `place`, and skip what is beside these."""
     named = split_folders(folder.name for folder in place.folders)
-    splits = split_folders(folder.name for folder in _with_images(place)) | named
-    parts = _unwrapped([folder for folder in place.folders if folder.name in splits])
+    splits = split_folders(folder.name for folder in with_images(place)) | named
+    parts = unwrapped_splits([folder for folder in place.folders if folder.name in splits])
     _require_splits(place, splits, parts, levels)
     levels = (*levels, "split", *"*" * max(part.depth for part in parts))
     _require_class_level(place, [folder for part in parts for folder in part.classes], levels)
@@ -56,61 +64,65 @@ def _add_splits(layout: Layout, place: Folder, levels: tuple[str, ...]) -> None:
         for outer, inner in part.wrappers:
             layout.skip(outer, "not in a class folder", besides=[inner])
         layout.add(part.inner, ["class"], split=splits[part.folder.name])
-    if any(name.lower() != split for name, split in splits.items()):
-        layout.notes.append("splits: " + ", ".join(f"{name} is {split}" for name, split in splits.items()))
+    if spelled := [f"{name} is {split}" for name, split in splits.items() if name.lower() != split]:
+        layout.notes.append("split folders: " + ", ".join(spelled))
 
 
-def _require_splits(place: Folder, splits: Mapping[str, str], parts: Sequence[_Part], levels: tuple[str, ...]) -> None:
+def _require_splits(
+    place: Folder, splits: Mapping[str, str], parts: Sequence[Unwrapped], levels: tuple[str, ...]
+) -> None:
     """Refuse split folders that may be classes.
 
     They are split folders if nothing is beside them, or if they are of several splits and have classes in common.
     """
     if unread := [part.folder for part in parts if part.folder.error]:
         raise DatasetError(f"cannot read {os.path.join(place.root, unread[0].path)}: {unread[0].error}")
-    folders = _with_images(place)
+    folders = with_images(place)
     inside = [part.classes for part in parts]
-    if not any(inside):
-        what = f"split folders {_listed(splits)} without class folders in them"
+    what, layout = f"split folders {listed(splits)}", (*levels, "split", "class")
+    if not any(inside) and levels:
+        what, layout = f"class {class_name(place)} with {what} in it", (*levels[:-1], "class", "split")
+    elif not any(inside):
+        what += " without class folders in them"
     elif all(folder.name in splits for folder in folders) or (len(set(splits.values())) > 1 and _agree(inside)):
         return
     else:
-        what = f"split folders {_listed(splits)} beside other folders"
-    classes = f"classes {_listed(map(class_name, folders))}"
-    raise _two_readings(
-        place, f"{classes} ({_shown(*levels, 'class')})", f"{what} ({_shown(*levels, 'split', 'class')})"
-    )
+        what += " beside other folders"
+    classes = f"classes {listed(map(class_name, folders))}"
+    raise _two_readings(place, f"{classes} ({_shown(*levels, 'class')})", f"{what} ({_shown(*layout)})")
 
 
 def _add_classes_with_splits(layout: Layout, place: Folder, levels: tuple[str, ...]) -> None:
     """Add class folders that each have split folders."""
-    folders = _with_images(place)
+    folders = with_images(place)
     splits = {folder.name: _splits_in(folder) for folder in folders}
     known = {split for found in splits.values() for split in found.values()}
     others = [
-        below.name for folder in folders for below in _with_images(folder) if below.name not in splits[folder.name]
+        below.name for folder in folders for below in with_images(folder) if below.name not in splits[folder.name]
     ]
-    classes = f"classes {_listed(map(class_name, folders))}"
+    classes = f"classes {listed(map(class_name, folders))}"
     reading = f"{classes} with split folders in each ({_shown(*levels, 'class', 'split')})"
     if not all(splits.values()) or any(folder.own_images for folder in folders) or (others and len(known) == 1):
         raise _two_readings(place, f"{classes} ({_shown(*levels, 'class')})", reading)
     below: dict[str, list[Folder]] = defaultdict(list)
     for folder in folders:
-        below[class_name(folder)] += [each for each in _with_images(folder) if each.name in splits[folder.name]]
+        below[class_name(folder)] += [each for each in with_images(folder) if each.name in splits[folder.name]]
     if deeper := _deeper_classes(below):
-        other = f"classes {_listed(deeper)} in the split folders ({_shown(*levels, '*', 'split', 'class')})"
+        inner = (*levels, "*", "split", *deeper.levels[1:], "class")
+        other = f"classes {listed(deeper.names)} in the split folders ({_shown(*inner)})"
         raise _two_readings(place, reading, other)
     layout.add(place, ["class", "split"])
-    layout.notes.append("splits: the split folders in each class folder")
+    layout.notes.append("split folders: those in each class folder")
 
 
 def _add_classes(layout: Layout, place: Folder, levels: tuple[str, ...]) -> None:
     """Add class folders, but no folder that has copies of its siblings in it."""
-    folders = _with_images(place)
+    folders = with_images(place)
     if combined := combined_names(folder.name for folder in folders):
         raise DatasetError(
             f"folders in {place.root} are named by more than a split",
             expected="class folders with split folders in them, or the other way round",
-            found=_listed(combined),
+            found=listed(combined),
             do=f"sort them so, or give {_shown(*levels, 'class')} if these are classes",
         )
     names = {class_name(folder) for folder in folders}
@@ -131,105 +143,40 @@ def _require_class_level(place: Folder, folders: Iterable[Folder], levels: Seque
         raise DatasetError(
             f"class folders in {place.root} are called like splits",
             expected="classes with other names",
-            found=_listed(named),
+            found=listed(named),
             do=f"rename them, or give {_shown(*levels, 'class')} if these are classes",
         )
     if deeper := _deeper_classes(classes):
         raise _two_readings(
             place,
-            f"classes {_listed(classes)} ({_shown(*levels, 'class')})",
-            f"classes {_listed(deeper)} ({_shown(*levels, '*', 'class')})",
+            f"classes {listed(classes)} ({_shown(*levels, 'class')})",
+            f"classes {listed(deeper.names)} ({_shown(*levels, *deeper.levels, 'class')})",
         )
 
 
-def _deeper_classes(classes: Mapping[str, Sequence[Folder]]) -> list[str]:
-    """Return the names of the folders in class folders if these may be the classes, else none."""
-    inside = {
-        name: {class_name(below) for folder in folders for below in _with_images(folder)}
-        for name, folders in classes.items()
-    }
-    deep = [name for name, folders in classes.items() if inside[name] and all(map(_holds_folders, folders))]
+def _deeper_classes(classes: Mapping[str, Sequence[Folder]]) -> Deeper | None:
+    """Return the folders in class folders if these may be the classes, looking through lone folders."""
+    parts = {name: [unwrapped(folder) for folder in folders] for name, folders in classes.items()}
+    inside = {name: {class_name(each) for part in found for each in part.classes} for name, found in parts.items()}
+    deep = [name for name, folders in classes.items() if inside[name] and all(map(holds_folders, folders))]
     found = set().union(*inside.values())
     if len(found) < 2 or (all(len(names) == 1 for names in inside.values()) and len(found) == len(classes)):
-        return []  # There is one class at most, or the same images are in one class in both readings.
+        return None  # There is one class at most, or the same images are in one class in both readings.
     common = set.intersection(*(inside[name] for name in deep)) if deep else set()
     equal = len(classes) > 1 and len(set(map(frozenset, inside.values()))) == 1
     mostly = len(deep) > 1 and 2 * len(deep) >= len(classes) and len(common) > 1
-    return sorted(found) if len(deep) == len(classes) or equal or mostly else []
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Part:
-    """A split folder, and the folder in it that has the class folders.
-
-    Attributes:
-        folder: the split folder.
-        wrappers: each lone folder on the way with the folder around it, from the outside.
-    """
-
-    folder: Folder
-    wrappers: tuple[tuple[Folder, Folder], ...]
-
-    @property
-    def inner(self) -> Folder:
-        return self.wrappers[-1][1] if self.wrappers else self.folder
-
-    @property
-    def depth(self) -> int:
-        return len(self.wrappers)
-
-    @property
-    def classes(self) -> list[Folder]:
-        return _with_images(self.inner)
-
-
-def _unwrapped(folders: Sequence[Folder]) -> list[_Part]:
-    """Look through lone folders in split folders, but not through one that is called like a class of another split."""
-    inside = [{class_name(below) for below in _part(folder, set()).classes} for folder in folders]
-    known = set().union(*(names for names in inside if len(names) > 1))
-    return [_part(folder, known) for folder in folders]
-
-
-def _part(folder: Folder, known: set[str]) -> _Part:
-    wrappers: list[tuple[Folder, Folder]] = []
-    inner = folder
-    while (lone := _lone(inner)) and class_name(lone) not in known:
-        wrappers.append((inner, lone))
-        inner = lone
-    return _Part(folder=folder, wrappers=tuple(wrappers))
-
-
-def _wrapped(folder: Folder) -> Folder | None:
-    """Return the only folder with images in `folder` if it stands for `folder`, and is no split folder."""
-    lone = _lone(folder)
-    if lone is None or not split_folders([lone.name]) or len(set(_splits_in(lone).values())) > 1:
-        return lone
+    if len(deep) == len(classes) or equal or mostly or any(map(says_nothing, deep)):
+        return Deeper(sorted(found), ("*",) * (1 + max(part.depth for found in parts.values() for part in found)))
     return None
 
 
-def _lone(folder: Folder) -> Folder | None:
-    """Return the only folder with images in `folder` if its images are in folders, else None."""
-    folders = _with_images(folder)
-    return folders[0] if len(folders) == 1 and _holds_folders(folders[0]) else None
-
-
-def _holds_folders(folder: Folder) -> bool:
-    """Return whether a folder has images in folders, and next to none beside them."""
-    return bool(_with_images(folder)) and folder.own_images * 10 <= folder.images
-
-
 def _holds_copies(folder: Folder, siblings: set[str]) -> bool:
-    names = {class_name(below) for below in _with_images(folder)}
+    names = {class_name(below) for below in with_images(folder)}
     return len(names) > 1 and not folder.own_images and names <= siblings - {class_name(folder)}
 
 
 def _splits_in(folder: Folder) -> dict[str, str]:
-    return split_folders(below.name for below in _with_images(folder))
-
-
-def _with_images(folder: Folder) -> list[Folder]:
-    """Return the folders in a folder that have images in them or below."""
-    return [below for below in folder.folders if below.images]
+    return split_folders(below.name for below in with_images(folder))
 
 
 def _agree(classes: Sequence[Sequence[Folder]]) -> bool:
@@ -251,8 +198,3 @@ def _shown(*levels: str) -> str:
     """Return a layout as it is typed in a shell."""
     text = "/".join(levels)
     return f"--layout '{text}'" if "*" in text else f"--layout {text}"
-
-
-def _listed(names: Iterable[str], maximum: int = 4) -> str:
-    names = list(names)
-    return ", ".join(names[:maximum]) + (f" and {len(names) - maximum} more" if len(names) > maximum else "")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Final
+
+WITHOUT_IMAGES: Final = "a class folder without images"
 
 
 def commonest(skipped: Iterable[tuple[str, str]]) -> list[tuple[str, int, str]]:
@@ -21,8 +24,10 @@ def commonest(skipped: Iterable[tuple[str, str]]) -> list[tuple[str, int, str]]:
     return sorted(counts, key=lambda each: -each[1])
 
 
-def what_was_found(skipped: Sequence[tuple[str, str]]) -> str:
+def what_was_found(skipped: Iterable[tuple[str, str]]) -> str:
     """Say in an error what there was: `18 other entries, 16 of them: not an image (.txt), such as a/1.txt`."""
+    skipped = list(skipped)
+    skipped = [(name, reason) for name, reason in skipped if reason != WITHOUT_IMAGES] or skipped
     if not skipped:
         return "none"
     reason, count, example = commonest(skipped)[0]

@@ -58,6 +58,12 @@ def split_named(name: str) -> str | None:
     return None if rest else split
 
 
+def says_nothing(name: str) -> bool:
+    """Return whether a name means neither a class nor a split, as `images`, `data_1` or `set` do."""
+    words = _words(name)
+    return not _FILLERS.isdisjoint(words) and all(word in _FILLERS or word.isdigit() for word in words)
+
+
 def split_folders(names: Iterable[str]) -> dict[str, str]:
     """Return the names of sibling folders that mean splits, with the split that each means.
 

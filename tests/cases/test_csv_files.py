@@ -80,7 +80,7 @@ def test_where_images_were_looked_for_is_said_if_none_is_there(write, tmp_path, 
 
     assert str(raised.value) == (
         f"none of the 20 images in {table} can be read; found {tmp_path}/labels/pics/apple/000.png: no such file in "
-        f"{tmp_path}/labels; it is in {tmp_path}, but paths are relative to the table's folder"
+        f"{tmp_path}/labels; there is one in {tmp_path}, but paths are relative to the table's folder"
     )
 
 

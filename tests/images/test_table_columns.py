@@ -90,6 +90,14 @@ def test_columns_that_are_missing_or_may_be_two_things_are_refused(header, line)
         find_columns("a.csv", header.split(","), None)
 
 
+@pytest.mark.parametrize("name", ["is_valid", "isTest", "train", "is-train"])
+def test_a_warning_names_a_column_of_yes_and_no_that_may_give_splits(name):
+    (line,) = find_columns("a.csv", ["path", "label", name, "island", "is_old"], None).warnings
+
+    assert line == f"the column {name} is not read; a column split with train, validation, test gives splits"
+    assert find_columns("a.csv", ["path", "label", name, "split"], None).warnings == []
+
+
 def test_two_columns_of_one_name_that_nothing_needs_do_not_matter():
     assert find_columns("a.csv", ["path", "label", "note", "note"], None).label == 1
 

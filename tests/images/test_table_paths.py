@@ -35,16 +35,29 @@ def test_a_path_that_is_relative_to_another_folder_is_named(tmp_path, monkeypatc
 
     line = describe_missing(str(tmp_path / "labels/deep"), "pics/1.jpg")
 
-    assert line.endswith(f"deep; it is in {tmp_path}, but paths are relative to the table's folder")
+    assert line.endswith(f"deep; there is one in {tmp_path}, but paths are relative to the table's folder")
 
 
 @pytest.mark.parametrize("name", ["C:/Users/me/pics/1.jpg", "/home/me/pics/1.jpg", "old/pics/1.jpg"])
 def test_a_path_of_another_machine_is_recognised(tmp_path, name):
     write_images(tmp_path, "pics/1.jpg")
 
-    assert describe_missing(str(tmp_path), name).endswith(
-        f"; it is in {tmp_path} without {name.removesuffix('pics/1.jpg')}"
-    )
+    assert describe_missing(str(tmp_path), name).endswith(f"; there is one without {name.removesuffix('pics/1.jpg')}")
+
+
+@pytest.mark.parametrize(("name", "ending"), [("1.jpg", ""), ("1", " that ends in .jpg")])
+def test_a_folder_beside_the_table_that_has_the_image_is_named(tmp_path, name, ending):
+    write_images(tmp_path, "other/2.jpg", "train_images/1.jpg")
+
+    line = describe_missing(str(tmp_path), name)
+
+    assert f"; there is one in {tmp_path}/train_images{ending}, but paths are relative" in line
+
+
+def test_an_image_in_lower_case_is_recognised(tmp_path):
+    write_images(tmp_path, "pics/1.jpg")
+
+    assert describe_missing(str(tmp_path), "Pics/1.JPG").endswith("; there is one in lower case")
 
 
 def test_the_image_of_a_row_that_leads_nowhere_says_so_when_it_is_loaded(tmp_path):

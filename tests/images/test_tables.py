@@ -106,6 +106,15 @@ def test_columns_may_be_in_any_order_and_others_do_not_matter(tmp_path):
     assert dataset.splits == (None, None)
 
 
+def test_invisible_characters_around_a_field_are_no_part_of_it(tmp_path):
+    dataset = read(
+        tmp_path, "\ufeff\ufeffpath,label\u200b\n1.jpg\u200b,a\n2.jpg,\ufeffa \u200e\n\u200b,\n3.jpg,👩\u200d🚀\n"
+    )
+
+    assert dataset.names == ("1.jpg", "2.jpg", "3.jpg")
+    assert dataset.class_names == ("a", "👩\u200d🚀")
+
+
 def test_rows_of_blanks_do_not_count_and_short_rows_lack_what_is_optional(tmp_path):
     dataset = read(tmp_path, "\n , ,\npath,label,split\n\n1.jpg,a\n,,\n  \n2.jpg,b,test\n;\n".replace(";", ",,,,"))
 
@@ -292,7 +301,9 @@ INVALID = [
     (b"path,label,group\n1.jpg,a,\xe9\n", r"csv, line 2, is not UTF-8; found b'\\xe9'"),
     (b"path,label,caf\xe9\n1.jpg,a,\n", r"a column of .* is not UTF-8; found b'caf\\xe9'\. Save it as CSV UTF-8"),
     (b"path,label\n1.jpg,a\n2.jpg,b\0c\n", r"csv, line 3, is not UTF-8; found b'b\\x00c'"),
-    (b"PK\x03\x04\x14\0\6\0", r"table\.csv is not text but a workbook\. Save it as CSV UTF-8"),
+    (b"PK\x03\x04\x14\0\6\0", r"table\.csv is not text but a workbook or an archive\. Save it as CSV UTF-8"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1", r"table\.csv is not text but a workbook\. Save"),
+    (b"\x1f\x8b\x08\0", r"table\.csv is not text but compressed\. Save"),
     ("path,label\n1.jpg,a\n".encode("utf-16")[:-1], r"cannot read .* as UTF-16.*; found truncated data\. Save it as"),
     (b"\xff\xfep\0,\0" + b"\0\xd8a\0", r"cannot read .* as UTF-16.*; found illegal UTF-16 surrogate"),
     (

@@ -10,7 +10,9 @@ from typing import Final
 
 from permafrost.errors import DatasetError, OptionError
 from permafrost.images.decoding import EXTENSIONS
-from permafrost.images.table_text import undecodable
+from permafrost.images.split_names import split_named
+from permafrost.images.splits import SPLITS
+from permafrost.images.table_text import stripped, undecodable
 
 NAMES: Final = {
     "path": (
@@ -29,6 +31,9 @@ NAMES: Final = {
     "group": ("group groups",),
 }
 """Names of columns, as `_plain` returns them: those of a line mean the same, and an earlier line is preferred."""
+
+_FLAG: Final = re.compile(r"^is(?=[ _A-Z-])")
+"""How the name of a column of yes and no starts, such as `is_valid`."""
 
 _FOLDER: Final = re.compile(r"folder-\d+")
 _PATTERN: Final = re.compile(r"folder-\d+|.*[\\^$.|?*+()\[\]{}]")
@@ -54,6 +59,16 @@ class Columns:
     split_certain: bool
 
     @property
+    def warnings(self) -> list[str]:
+        """What may give splits and is not read."""
+        if self.split is not None:
+            return []
+        flags = [name for name in self.names if split_named(_FLAG.sub("", name)) and name]
+        return [
+            f"the column {name} is not read; a column split with {', '.join(SPLITS)} gives splits" for name in flags
+        ]
+
+    @property
     def notes(self) -> list[str]:
         """What was understood, where the names are not the usual ones; of groups there is a note of their own."""
         taken = [(what, getattr(self, what)) for what in ("path", "label", "split")]
@@ -76,7 +91,7 @@ def find_columns(path: str, header: Sequence[str], split_by: str | None) -> Colu
     Raises:
         DatasetError: a column is missing, or two may be meant.
     """
-    names = tuple(name.strip() for name in header)
+    names = tuple(stripped(name) for name in header)
     for name in names:
         if (data := undecodable(name)) is not None:
             raise DatasetError(f"a column of {path} is not UTF-8", found=data, do="save it as CSV UTF-8")
@@ -146,7 +161,7 @@ def _missing(path: str, names: Sequence[str], what: str) -> DatasetError:
         return DatasetError(f"no header in {path}", found=_listed(names), do="put a first line path,label before it")
     return DatasetError(
         f"no column for the {what} in {path}",
-        expected="path, label and optionally split and group",
+        expected="path, label and optionally split and group" + ", separated by commas" * (len(names) == 1),
         found=_listed(names),
         do=f"call the column of the {what} {what}",
     )

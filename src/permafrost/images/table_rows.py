@@ -13,7 +13,7 @@ from permafrost.errors import DatasetError
 from permafrost.images.split_names import split_named
 from permafrost.images.table_columns import Columns
 from permafrost.images.table_paths import URL, existing, is_plain, usual
-from permafrost.images.table_text import is_blank, undecodable
+from permafrost.images.table_text import is_blank, stripped, undecodable
 
 
 class Value(NamedTuple):
@@ -105,16 +105,16 @@ class Rows:
         return value
 
     def _text(self, field: str, line: int) -> str:
-        """Return a field without blanks around it, in one Unicode form."""
+        """Return what a field says, in one Unicode form."""
         data = undecodable(field)
         if data is not None or "\0" in field:
             found = data if data is not None else field.encode()
             raise DatasetError(f"{self._path}, line {line}, is not UTF-8", found=found, do="save it as CSV UTF-8")
-        return unicodedata.normalize("NFC", field.strip())
+        return unicodedata.normalize("NFC", stripped(field))
 
     def _name(self, path: str, line: int) -> str:
         """Return the path of the file that is meant."""
-        if not path.strip():
+        if not stripped(path):
             return ""
         name = existing(self._folder, path)
         if name is None and (data := undecodable(path)) is not None:

@@ -28,6 +28,16 @@ ZEROS: Final[dict[tuple[bool, ...], str]] = {
 }
 """Which of the first four bytes are zero in a text that starts with ASCII characters."""
 
+FOREIGN: Final = (
+    (b"PK\x03\x04", "a workbook or an archive"),
+    (b"\xd0\xcf\x11\xe0", "a workbook"),
+    (b"\x1f\x8b", "compressed"),
+)
+"""How files start that are often called tables and are not text."""
+
+INVISIBLE: Final = "\u200b\u200e\u200f\u2060\ufeff"
+"""Characters without a width that spreadsheets and web pages leave around a text."""
+
 PIECE: Final = 2**20
 """Characters that are searched at once."""
 
@@ -50,8 +60,9 @@ def open_text(path: str) -> Iterator[TextIO]:
     with read_errors(path):
         with open(path, "rb") as file:
             start = file.read(4)
-        if start.startswith(b"PK\x03\x04"):
-            raise DatasetError(f"{path} is not text but a workbook", do="save it as CSV UTF-8")
+        for mark, kind in FOREIGN:
+            if start.startswith(mark):
+                raise DatasetError(f"{path} is not text but {kind}", do="save it as CSV UTF-8")
         encoding = encoding_of(start)
         try:
             with open(path, newline="", encoding=encoding, errors="surrogateescape") as text:
@@ -101,9 +112,14 @@ def read_records(
         ) from error
 
 
+def stripped(text: str) -> str:
+    """Return a text without blanks and invisible characters around it."""
+    return text.strip().strip(INVISIBLE).strip()
+
+
 def is_blank(record: list[str]) -> bool:
     """Return whether a record has nothing but blanks."""
-    return not any(map(str.strip, record))
+    return not any(map(stripped, record))
 
 
 def undecodable(text: str) -> bytes | None:

@@ -51,6 +51,7 @@ def read_table(path: str, options: ReadingOptions = RECOGNISED) -> Entries:
         groups=None if columns.group is None else [value.group or None for value in rows.values],
         grouped_by="" if columns.group is None else f"column {columns.names[columns.group]}",
         notes=notes,
+        warnings=columns.warnings,
     )
 
 

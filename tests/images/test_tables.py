@@ -207,7 +207,7 @@ def test_groups_come_from_the_column_that_is_asked_for(tmp_path, option):
 
 @pytest.mark.parametrize("option", ["folder-1", r"^(\w+)/", ".*"])
 def test_groups_that_are_asked_for_in_paths_are_not_those_of_a_column(tmp_path, option):
-    dataset = read(tmp_path, "path,label,group\nx/1.jpg,a,g\ny/2.jpg,b,g\n", split_by=option)
+    dataset = read(tmp_path, ",path,label,group\n0,x/1.jpg,a,g\n1,y/2.jpg,b,g\n", split_by=option)
 
     assert dataset.groups == {".*": ("x/1.jpg", "y/2.jpg")}.get(option, ("x", "y"))
 

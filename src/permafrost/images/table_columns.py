@@ -127,7 +127,8 @@ def _find(path: str, names: Sequence[str], what: str) -> int | None:
 def _asked(path: str, names: Sequence[str], split_by: str) -> int | None:
     """Return the index of the column that `split_by` names, or None if it is something else."""
     for form in (str.casefold, _plain):
-        found = [at for at, name in enumerate(names) if form(name) == form(split_by.strip())]
+        asked = form(split_by.strip())
+        found = [at for at, name in enumerate(names) if asked and form(name) == asked]
         if len(found) > 1:
             raise _several(path, names, found, split_by)
         if found and _FOLDER.fullmatch(split_by):

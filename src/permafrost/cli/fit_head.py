@@ -46,6 +46,7 @@ def run_lines(run: Any) -> list[str]:
     copies = run.about["copies_left_out"]
     return [
         *([f"note: {copies:,} copies of images of an earlier split are left out"] if copies else []),
+        *(f"warning: {line}" for line in run.about["warnings"]),
         *([f"fitted: {run.about['details']['fitted']}"] if "fitted" in run.about["details"] else []),
         *leaderboard_lines(run.about.get("leaderboard", [])),
         *(

@@ -36,9 +36,11 @@ def absent_class_lines(split: str, metrics: dict[str, Any]) -> list[str]:
 def parity_lines(parity: dict[str, Any]) -> list[str]:
     """Return the result of an exported model's parity check as lines."""
     found = f"parity: largest difference {parity['resized_max_difference']:.1e} on {parity['images']}"
+    head, trunk = parity["head_max_difference"], parity["features_max_difference"]
+    parts = f"of the head alone {head:.1e}, of features {trunk:.1e} of the largest"
     if parity["synthetic"]:
-        return [f"{found} synthetic images, because the dataset's images are no longer at their paths"]
-    return [f"{found} images; at full size {parity['full_size_equal_labels']:.1%} of the labels are equal"]
+        return [f"{found} synthetic images, because the dataset's images are no longer at their paths; {parts}"]
+    return [f"{found} images; at full size {parity['full_size_equal_labels']:.1%} of the labels are equal; {parts}"]
 
 
 def duplicate_lines(duplicates: dict[str, Any], *, maximum: int | None = 10) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any, Unpack
 import keras
 import numpy as np
 
-from permafrost.engines.selection import make_engine
 from permafrost.finetuning.checkpoints import checkpoint_path, remove_checkpoints
+from permafrost.finetuning.frontier import Frontier
 from permafrost.finetuning.options import FineTuneOptions, FineTuneSettings, options_from
 from permafrost.finetuning.plan import CACHED, CachePlan, plan_stage
 from permafrost.finetuning.recomputed import DecodedImages
@@ -26,11 +26,11 @@ from permafrost.keras_state import keras_defaults
 from permafrost.machine import cpu_count
 from permafrost.model.assembly import body_of
 from permafrost.model.clock import Clock
-from permafrost.model.parity import Parity, export_checked
+from permafrost.model.parity import Parity, Parts, export_checked
 from permafrost.model.publishing import staging
 from permafrost.model.run import Run, RunContent, open_run, write_run
 from permafrost.options import documented
-from permafrost.training.loop import Examples, predict_arrays, predict_examples
+from permafrost.training.loop import Examples, predict_examples
 from permafrost.training.metrics import metrics
 from permafrost.training.options import FINE_TUNING
 
@@ -67,11 +67,19 @@ def finetune(
 
 @dataclasses.dataclass(frozen=True)
 class _Material:
-    """The model that a stage trains, its examples per split, and a function that loads its input for rows of a set."""
+    """What a stage trains, and on what.
+
+    Attributes:
+        model: the model that is trained.
+        examples: its input and labels per split.
+        rows: returns its input for rows of the set.
+        frontier: the cut whose features are its input; None if it is the pixels.
+    """
 
     model: keras.Model
     examples: dict[str, Examples]
     rows: Load
+    frontier: Frontier | None
 
 
 class FineTuning:
@@ -112,10 +120,11 @@ class FineTuning:
             material, history, records, before = self._train(plans, images)
             self._clock.lap("train")
             outputs = {split: predict_examples(material.model, material.examples[split]) for split in SPLITS}
-            parity = self._export(stage_folder, material, cached=plans[-1].strategy == CACHED)
+            parity = self._export(stage_folder, material)
             self._clock.lap("export")
             about = run_record(request, records, before, outputs["test"]) | {
                 "parity": dataclasses.asdict(parity),
+                "warnings": parity.warnings,
                 "seconds": self._clock.seconds(),
             }
             content = RunContent(
@@ -165,19 +174,17 @@ class FineTuning:
         if plan.strategy == CACHED:
             stage.computation.run()
             examples = {split: stage.cached.examples(split) for split in SPLITS}
-            return _Material(stage.frontier.tail, examples, stage.cached.rows)
-        return _Material(body_of(self._model), {split: images.examples(split) for split in SPLITS}, images.rows)
+            return _Material(stage.frontier.tail, examples, stage.cached.rows, stage.frontier)
+        return _Material(body_of(self._model), {split: images.examples(split) for split in SPLITS}, images.rows, None)
 
-    def _export(self, folder: Path, material: _Material, *, cached: bool) -> Parity:
+    def _export(self, folder: Path, material: _Material) -> Parity:
         """Save the model, and check that it agrees with the model that was trained."""
-        selection, spec = self.request.selection, self.request.spec
-        body = body_of(self._model)
-        return export_checked(
-            self._model,
-            folder,
-            selection.features,
-            selection.rows,
-            on_rows=lambda rows: predict_arrays(material.model, material.rows(rows)),
-            on_pixels=lambda pixels: make_engine("keras", body, batch_size=len(pixels))(pixels)[0],
-            spec=spec if cached else dataclasses.replace(spec, dtype="float32"),
+        selection, spec, frontier = self.request.selection, self.request.spec, material.frontier
+        parts = Parts(
+            spec=spec if frontier else dataclasses.replace(spec, dtype="float32"),
+            cut=frontier.crossing if frontier else (),
+            cached=material.rows,
+            trunk=frontier.trunk.model if frontier else None,
+            head=material.model,
         )
+        return export_checked(self._model, folder, selection.features, selection.rows, parts)

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-
-from permafrost.engines.selection import make_engine
 from permafrost.errors import HeadError, OptionError
 from permafrost.extraction.extracted import trunk_of
 from permafrost.heads.data import COPIES, Features, FitData, load_fit_data, open_sets, set_name
@@ -26,11 +23,12 @@ from permafrost.heads.options import (
     fit_options_from,
 )
 from permafrost.heads.table import find_head
+from permafrost.heads.variation import variation_warnings
 from permafrost.keras_state import keras_defaults
 from permafrost.machine import available_memory
 from permafrost.model.assembly import assemble, shared_layers
 from permafrost.model.clock import Clock
-from permafrost.model.parity import Parity, export_checked
+from permafrost.model.parity import Parity, Parts, export_checked, output_names
 from permafrost.model.publishing import staging
 from permafrost.model.run import Run, RunContent, features_record, free_folder, write_run
 from permafrost.options import documented
@@ -234,16 +232,15 @@ def _head_of(head: str | BaseEstimator) -> Head | None:
 def _export(fitted: FittedHead, data: FitData, stage: Path) -> Parity:
     """Join the trunk and the head, save the model, and compare it with the head on cached features."""
     trunk = trunk_of(data.features)
-
-    def from_cache(rows: np.ndarray) -> np.ndarray:
-        return fitted.outputs(data.features.features(rows))
-
-    def from_pixels(pixels: np.ndarray) -> np.ndarray:
-        return fitted.outputs(make_engine("keras", trunk.model, batch_size=len(pixels))(pixels)[0])
-
+    parts = Parts(
+        spec=data.features.spec,
+        cut=output_names(trunk.model),
+        cached=data.features.features,
+        trunk=trunk.model,
+        head=fitted.model,
+    )
     with shared_layers(trunk.model):
-        model = assemble(trunk, fitted.model)
-        return export_checked(model, stage, data.features, data.rows, on_rows=from_cache, on_pixels=from_pixels)
+        return export_checked(assemble(trunk, fitted.model), stage, data.features, data.rows, parts)
 
 
 def _run_content(
@@ -272,6 +269,7 @@ def _run_content(
             **tables,
             **features_record(features, result.data.rows, folder),
             "parity": dataclasses.asdict(parity),
+            "warnings": [*variation_warnings(result.data.training.x), *parity.warnings],
             "seconds": seconds,
         },
         images=RunImages.of_rows(features.digests(), result.data.rows),

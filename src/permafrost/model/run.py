@@ -160,6 +160,7 @@ class Run:
             "model": str(self.model_path),
             "metrics": self.metrics,
             "parity": self.about["parity"],
+            "warnings": self.about["warnings"],
             "seconds": self.about["seconds"],
         }
 

@@ -116,7 +116,8 @@ def test_a_class_unknown_to_the_model_is_refused_and_named(run, split_photos, tm
         evaluate(run, own)
 
     assert one_error_line(caught.value) == (
-        f"{own} has a class that the model does not know; expected checks, dots, stripes, found spots"
+        f"{own} has a class that the model does not know; expected checks, dots, stripes, found spots. "
+        "Leave the class out, or give it the model's name"
     )
 
 
@@ -265,10 +266,21 @@ def test_without_a_record_the_test_images_that_the_dataset_names_are_the_default
 def test_a_runs_model_file_has_the_runs_record_but_another_file_in_its_folder_has_none(own_run, split_photos, bare):
     assert evaluate(own_run / "model.keras", split_photos)["known"] == 36
     assert evaluate(shutil.copy(own_run / "model.keras", own_run / "copy.keras"), split_photos)["known"] == 36
+    (own_run.parent / "latest.keras").symlink_to(own_run / "model.keras")
+    assert evaluate(own_run.parent / "latest.keras", split_photos)["known"] == 36
 
     model = keras.models.load_model(bare)
     keras.Model(model.inputs, keras.layers.Softmax()(model.outputs[0])).save(own_run / "other.keras")
     assert evaluate(own_run / "other.keras", split_photos)["known"] is None
+
+
+def test_the_model_of_a_run_of_an_older_version_has_no_record(split_photos):
+    old = Path(__file__).parents[1] / "formats" / "version-2" / "run" / "model.keras"
+
+    metrics = evaluate(old, split_photos)
+
+    assert (metrics["known"], metrics["n"]) == (None, 9)
+    assert metrics["notes"] == ["there is no record of what this model was trained on"]
 
 
 @pytest.mark.parametrize("content", [b"", b"other"])
@@ -296,4 +308,6 @@ def test_a_class_whose_name_differs_in_case_or_blanks_is_refused_and_the_line_sa
     with pytest.raises(DatasetError) as caught:
         evaluate(run, tmp_path / "new")
 
-    assert one_error_line(caught.value).endswith(f"expected checks, dots, stripes, found {found}")
+    assert one_error_line(caught.value).endswith(
+        f"expected checks, dots, stripes, found {found}. Leave the class out, or give it the model's name"
+    )

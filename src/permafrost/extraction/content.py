@@ -13,7 +13,6 @@ import numpy as np
 from permafrost.extraction.cache import FeatureCache, library_versions
 from permafrost.extraction.pipeline import UsedImage
 from permafrost.extraction.splitting import Splitting
-from permafrost.images.dataset import Dataset
 from permafrost.store.description import describe_splits, split_warnings
 from permafrost.store.duplicates import describe_duplicates
 from permafrost.store.row_index import place_rows
@@ -40,19 +39,23 @@ def content_without_rows(
         skipped: index and reason of each image that cannot be used.
     """
     dataset, indices = splitting.dataset, [index for index, _ in images]
+    digests = digest_rows([digest for _, digest in images])
+    about = {"max_pixels": splitting.options.max_pixels, "splits": splitting.record(indices, digests)}
+    if splitting.base is not None:
+        about["base_run"] = splitting.base.record()
     return SetContent(
         spec=cache.spec,
         store=os.path.relpath(cache.folder, path.parent),
         root=dataset.root,
         names=tuple(dataset.names[index] for index in indices),
-        digests=digest_rows([digest for _, digest in images]),
+        digests=digests,
         labels=np.array([dataset.labels[index] for index in indices], np.int64),
         splits=splits,
         class_names=dataset.class_names,
         shards=(),
         places=np.full((len(images), 2), -1, np.int64),
         skipped=(*dataset.skipped, *((dataset.names[index], reason) for index, reason in skipped)),
-        about=library_versions() | {"max_pixels": splitting.options.max_pixels, "splits": splitting.record(indices)},
+        about=library_versions() | about,
         groups=splitting.groups_of(indices),
     )
 
@@ -74,8 +77,15 @@ def with_rows(
     return dataclasses.replace(content, shards=shards, places=places, views=more)
 
 
-def describe_images(content: SetContent, dataset: Dataset) -> dict[str, Any]:
-    """Return what `extract --json` says about the images, with or without rows."""
+def describe_images(content: SetContent, splitting: Splitting, indices: Sequence[int]) -> dict[str, Any]:
+    """Return what `extract --json` says about the images, with or without rows.
+
+    Args:
+        content: the content of the set.
+        splitting: the dataset and the options.
+        indices: the index in the dataset of each image.
+    """
+    dataset = splitting.dataset
     return {
         "skipped": len(content.skipped),
         "skipped_paths": [{"path": name, "reason": reason} for name, reason in content.skipped],
@@ -83,8 +93,12 @@ def describe_images(content: SetContent, dataset: Dataset) -> dict[str, Any]:
         "classes": list(content.class_names),
         "splits": describe_splits(content),
         "split": content.about["splits"],
-        "notes": list(dataset.notes),
-        "warnings": [*dataset.warnings, *split_warnings(content)],
+        "notes": [*dataset.notes, *splitting.notes(content.digests)],
+        "warnings": [
+            *dataset.warnings,
+            *splitting.warnings(indices, content.digests),
+            *split_warnings(content),
+        ],
     }
 
 

@@ -147,7 +147,8 @@ class Extraction:
         content = with_rows(content, cache, path, result.images, views=self._options.views)
         save_trunk(cache.trunk, cache.folder)
         write_set(path, content)
-        summary = self._summary(cache, result) | {"set": str(path)} | describe_images(content, self.dataset)
+        described = describe_images(content, self._splitting, [index for index, _ in images])
+        summary = self._summary(cache, result) | {"set": str(path)} | described
         return ExtractedSet(path, content, summary=summary, trunk=cache.trunk)
 
     def _summary(self, cache: FeatureCache, result: PipelineResult) -> dict[str, Any]:

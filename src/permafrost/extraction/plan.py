@@ -101,7 +101,7 @@ def make_plans(reader: Reader, splitting: Splitting, paths: Sequence[Path]) -> l
             bytes=len(keys) * cache.row_bytes,
             seconds=seconds,
             shape=cache.spec.shapes[0],
-            **describe_images(content, dataset),
+            **describe_images(content, splitting, [index for index, _ in read]),
         )
         for cache, path, keys in zip(caches, paths, missing, strict=True)
     ]

@@ -13,6 +13,7 @@ from permafrost.extraction import interrupts
 from permafrost.extraction.options import ExtractOptions
 from permafrost.extraction.pipeline import only_images
 from permafrost.extraction.reader import Reader
+from permafrost.extraction.tuned_base import TunedBase, tuned_base
 from permafrost.images.assignment import assign_splits
 from permafrost.images.dataset import Dataset
 from permafrost.images.splits import SPLITS
@@ -29,26 +30,42 @@ class Splitting:
         dataset: the images.
         options: the options of the extraction.
         groups: (n,) int64 of all images of the dataset; None without groups.
+        base: the base, if it comes from a fine-tuned run.
     """
 
     dataset: Dataset
     options: ExtractOptions
     groups: np.ndarray | None
+    base: TunedBase | None = None
 
     @classmethod
     def of(cls, dataset: Dataset, options: ExtractOptions) -> Splitting:
         """Return the splitting of a dataset."""
-        return cls(dataset, options, None if dataset.groups is None else group_numbers(dataset.groups))
+        groups = None if dataset.groups is None else group_numbers(dataset.groups)
+        return cls(dataset, options, groups, tuned_base(options.base))
 
     def assign(self, images: Sequence[tuple[int, bytes]]) -> np.ndarray:
         """Return the split of each image, (k,) uint8, given its index in the dataset and its digest."""
-        indices = [index for index, _ in images]
+        indices, digests = [index for index, _ in images], digest_rows([digest for _, digest in images])
         return assign_splits(
-            connect_images(digest_rows([digest for _, digest in images]), self.groups_of(indices)),
-            [self.dataset.splits[index] for index in indices],
+            connect_images(digests, self.groups_of(indices)),
+            self._given(indices, digests),
             [self.dataset.labels[index] for index in indices],
             **self.options.fractions,
         )
+
+    def _given(self, indices: Sequence[int], digests: np.ndarray) -> list[str | None]:
+        """Return the split that each image is given, by the dataset or by the run that the base comes from."""
+        named = [self.dataset.splits[index] for index in indices]
+        return named if self.base is None else self.base.given(digests, named)
+
+    def notes(self, digests: np.ndarray) -> list[str]:
+        """Return what a user should know of the splits of some images, one line each."""
+        return [] if self.base is None else self.base.notes(digests)
+
+    def warnings(self, indices: Sequence[int], digests: np.ndarray) -> list[str]:
+        """Return what is wrong with the splits that the dataset names, one line each."""
+        return [] if self.base is None else self.base.warnings(digests, [self.dataset.splits[i] for i in indices])
 
     def groups_of(self, indices: Sequence[int]) -> np.ndarray | None:
         """Return the groups of some images, (k,) int64; None without groups."""
@@ -60,7 +77,7 @@ class Splitting:
         Files are read twice then, unless the dataset gives all splits. Those that cannot be read count for training.
         """
         given = self.dataset.splits
-        if all(given):
+        if all(given) and self.base is None:
             return np.array([SPLITS.index(name) for name in given if name], np.uint8)
         reader = Reader(dataset=self.dataset, caches=[], options=self.options, views_of=only_images, decode=False)
         read: list[tuple[int, bytes]] = []
@@ -82,9 +99,9 @@ class Splitting:
         splits[[index for index, _ in images]] = self.assign(images)
         return splits
 
-    def record(self, indices: Sequence[int]) -> dict[str, Any]:
+    def record(self, indices: Sequence[int], digests: np.ndarray) -> dict[str, Any]:
         """Return how the splits of some images came about, for a set's `about`."""
-        given = sum(self.dataset.splits[index] is not None for index in indices)
+        given = sum(split is not None for split in self._given(indices, digests))
         return self.options.fractions | {
             "split_by": self.dataset.grouped_by or None,
             "given": given,

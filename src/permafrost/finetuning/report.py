@@ -38,6 +38,7 @@ def run_record(
         "head": run.about["head"],
         "passes_gradient": run.about["passes_gradient"],
         "started_from": os.path.abspath(run.folder),
+        "images_missing": run.about["images_missing"],
         "options": request.settings(),
         "unfrozen": {key: stages[-1][key] for key in ("from", "index", "layers")},
         "stages": list(stages),

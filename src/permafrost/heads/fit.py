@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.extraction.extracted import trunk_of
+from permafrost.extraction.tuned_base import with_images_behind
 from permafrost.heads.data import COPIES, Features, FitData, load_fit_data, open_sets, set_name
 from permafrost.heads.evaluation import EvaluatedHead, evaluate_head
 from permafrost.heads.head import FittedHead, Head
@@ -255,6 +256,7 @@ def _run_content(
 ) -> RunContent:
     """Return the content of the run's folder."""
     features = result.data.features
+    images, missing = with_images_behind(RunImages.of_rows(features.digests(), result.data.rows), features.about)
     return RunContent(
         class_names=result.data.class_names,
         about={
@@ -271,8 +273,9 @@ def _run_content(
             "parity": dataclasses.asdict(parity),
             "warnings": [*variation_warnings(result.data.training.x), *parity.warnings],
             "seconds": seconds,
+            "images_missing": missing,
         },
-        images=RunImages.of_rows(features.digests(), result.data.rows),
+        images=images,
         metrics=evaluated.metrics,
         history=result.fitted.history,
         title=f"{result.head.name} head on {features.spec.base} {features.spec.cut}",

@@ -85,6 +85,8 @@ def _about(
 ) -> dict[str, Any]:
     """Return what the metrics are of."""
     skipped = [*dataset.skipped, *bad]
+    missing = opened.run.about.get("images_missing") if opened.run else None
+    behind = [f"what the base of this run was trained on is not known: {missing}"] if missing else []
     return {
         "split": split,
         "model": opened.name,
@@ -96,7 +98,7 @@ def _about(
         "skipped": len(skipped),
         "skipped_paths": [{"path": name, "reason": reason} for name, reason in skipped],
         "notes": [*opened.notes, *dataset.notes, *uses.notes(split)],
-        "warnings": [*dataset.warnings, *uses.warnings(split)],
+        "warnings": [*dataset.warnings, *behind, *uses.warnings(split)],
     }
 
 
@@ -118,6 +120,7 @@ def class_numbers(dataset: Dataset, class_names: Sequence[str]) -> list[int]:
                 f"{name} (only case or blanks differ from {alike[_loose(name)]})" if _loose(name) in alike else name
                 for name in unknown
             ),
+            do="leave the class out, or give it the model's name",
         )
     return [number for number in found if number is not None]
 

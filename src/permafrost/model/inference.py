@@ -150,7 +150,7 @@ def _no_model(path: Path) -> RunError:
 def _run_of(path: Path) -> Run | None:
     """Return the run that wrote a model file, from the folder of the file; None if it is not there."""
     try:
-        run = open_run(path.parent)
+        run = open_run(Path(os.path.realpath(path)).parent)
     except RunError:
         return None
     return run if file_digest(path) == run.about.get("model_sha256") else None

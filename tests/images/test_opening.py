@@ -311,7 +311,7 @@ def test_without_its_library_heic_is_refused_with_the_extra_that_reads_it(monkey
     data = struct.pack(">I", 8 + len(brand)) + b"ftyp" + brand + bytes(64)
 
     with pytest.raises(
-        ImageError, match=r"^HEIC, which .* library\. Pip install pillow-heif \(the extra heic\), or convert"
+        ImageError, match=r"^HEIC, which .* library\. Install pillow-heif \(the extra heic\), or convert"
     ):
         decode(data)
 

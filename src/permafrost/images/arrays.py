@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from permafrost.errors import DatasetError
+from permafrost.errors import DatasetError, OptionError
 from permafrost.images.array_labels import Label, class_names_of, read_groups, read_labels
 from permafrost.images.array_names import CLASS_NAMES, GROUPS, SplitArrays, splits_of
 from permafrost.images.entries import Entries
@@ -70,12 +70,13 @@ def read_arrays(path: str, options: ReadingOptions = RECOGNISED) -> Entries:
     Raises:
         DatasetError: the file cannot be read, does not fit into memory, or an array is missing or of the wrong shape,
             dtype or range.
+        OptionError: it has no array that `options.split_by` names.
     """
     headers = _headers(path)
     groups = GROUPS if options.split_by is None else (options.split_by.lower(),)
     splits = splits_of(path, {name: header.shape for name, header in headers.items()}, groups=groups)
     if options.split_by is not None and not any(split.groups for split in splits):
-        raise DatasetError(
+        raise OptionError(
             f"no groups in {path}", expected=f"an array {options.split_by} beside the images", found=", ".join(headers)
         )
     named = next((name for name in headers if name.lower() in CLASS_NAMES), None)

@@ -133,7 +133,7 @@ def read_dataset(
     if not dataset.names:
         raise DatasetError(
             f"no images in {root}",
-            expected="folders of images, one folder per class",
+            expected="images" if file_kind(root) else "folders of images, one folder per class",
             found=what_was_found(dataset.skipped),
         )
     if len(dataset.class_names) < min_classes:

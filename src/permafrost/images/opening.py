@@ -57,7 +57,7 @@ def _heif(data: bytes) -> ImageFile.ImageFile:
         from pillow_heif import HeifImageFile
     except ImportError as error:
         raise ImageError(
-            "HEIC, which needs another library", do="pip install pillow-heif (the extra heic), or convert it to JPEG"
+            "HEIC, which needs another library", do="install pillow-heif (the extra heic), or convert it to JPEG"
         ) from error
     try:
         image: ImageFile.ImageFile = HeifImageFile(io.BytesIO(data), "")  # type: ignore[no-untyped-call]

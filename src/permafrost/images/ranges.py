@@ -312,7 +312,7 @@ def _require_no_negatives(part: PixelValues) -> None:
     else:
         do = f"{before}, or X * deviation + mean with the numbers that were used"
     raise DatasetError(
-        f"values of {part.where} are negative, as after standardising",
+        f"values of {part.where} are negative" + (", as after standardising" if part.kind == FLOATS else ""),
         expected="0 to 1, or 0 to 255",
         found=part.text,
         do=do,

@@ -147,7 +147,6 @@ def test_what_was_understood_is_noted(tmp_path):
     dataset = read_dataset(tmp_path)
 
     assert dataset.notes == ("read from photos, the only folder with images", "split folders: seg_train is train")
-    assert dataset.warnings == ("test has classes that train does not have: c",)
     assert dataset.skipped == (("photos/query", "beside the split folders"),)
 
 

@@ -24,8 +24,9 @@ from permafrost.units import size
 def extract(*, data: str, cut: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Run the frozen base once over the images and cache its features.
 
-    DATA is a folder with one folder per class, or with train/, validation/ and test/ folders of those; a CSV with the
-    columns path,label[,split][,group]; or an .npz with X_train, y_train[, X_validation, ...].
+    DATA is a folder with one folder per class, with or without split folders (train/, val/, test_set/, ...) around them
+    or in each; a CSV with the columns path,label[,split][,group]; or an .npz with X_train, y_train[, X_validation,
+    ...].
 
     Cached features are reused even if images have been renamed, moved, relabelled or re-split.
     """

@@ -47,8 +47,9 @@ def extract(data: str | os.PathLike[str], **options: Unpack[ExtractSettings]) ->
     Images whose features are cached are not computed again, whatever their names, folders and labels are.
 
     Args:
-        data: a folder with one folder per class, or with `train`, `validation` and `test` folders of those; a CSV with
-            the columns `path,label[,split][,group]`; or an `.npz` with `X_train, y_train[, X_validation, ...]`.
+        data: a folder with one folder per class, with or without split folders (`train`, `val`, `test_set`, ...) around
+            them or in each; a CSV with the columns `path,label[,split][,group]`; or an `.npz` with
+            `X_train, y_train[, X_validation, ...]`.
         **options: documented from the fields.
 
     Returns:

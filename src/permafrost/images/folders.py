@@ -39,7 +39,7 @@ def read_folder(root: str, options: ReadingOptions = RECOGNISED) -> Entries:
             do="put the images of each class into a folder of its own, or list them in a .csv",
         )
     _require_distinct(root, sorted(set(entries.labels)))
-    return dataclasses.replace(entries, warnings=[*_unlike_classes(entries, levels), *_untrained_classes(entries)])
+    return dataclasses.replace(entries, warnings=_unlike_classes(entries, levels))
 
 
 def _entries(layout: Layout) -> Entries:
@@ -68,16 +68,6 @@ def _unlike_classes(entries: Entries, levels: Sequence[str] | None) -> list[str]
         f"the class folders look like {kind}: {listed(classes)}; --layout says which level of folders are the classes"
         for kind in (() if levels else resembled(classes))
     ]
-
-
-def _untrained_classes(entries: Entries) -> list[str]:
-    """Return a warning for each split with classes that the training images do not have."""
-    classes: dict[str | None, set[str]] = {}
-    for label, split in zip(entries.labels, entries.splits, strict=True):
-        classes.setdefault(split, set()).add(label)
-    trained = classes.get("train")
-    others = {split: found - trained for split, found in classes.items() if found - trained} if trained else {}
-    return [f"{split} has classes that train does not have: {listed(sorted(found))}" for split, found in others.items()]
 
 
 def _require_distinct(root: str, classes: Collection[str]) -> None:

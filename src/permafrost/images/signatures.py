@@ -7,7 +7,8 @@ import re
 import stat
 from typing import Final
 
-_BRANDS: Final = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+from permafrost.images.file_kinds import is_heif
+
 _STARTS: Final = re.compile(
     rb"\xff\xd8\xff"  # JPEG
     rb"|\x89PNG\r\n\x1a\n"
@@ -15,12 +16,12 @@ _STARTS: Final = re.compile(
     rb"|BM.{4}\0\0\0\0.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"  # BMP: the sizes of its header
     rb"|II[\x2a\x2b]\0|MM\0[\x2a\x2b]"  # TIFF
     rb"|RIFF.{4}WEBP"
-    rb"|.{4}ftyp(?:" + b"|".join(_BRANDS) + rb")"  # AVIF and HEIF
+    rb"|.{4}ftyp(avif|avis|mif1|msf1)"  # AVIF
     rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"  # JPEG 2000
     rb"|P[1-6][ \t\r\n]+[#\d]",  # PNM
     re.DOTALL,
 )
-_LENGTH: Final = 32
+_LENGTH: Final = 64
 
 
 def starts_as_image(path: str) -> bool:
@@ -32,6 +33,9 @@ def starts_as_image(path: str) -> bool:
     # O_NONBLOCK: opening a FIFO without a writer would otherwise hang.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        return stat.S_ISREG(os.fstat(handle).st_mode) and _STARTS.match(os.read(handle, _LENGTH)) is not None
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return False
+        start = os.read(handle, _LENGTH)
+        return _STARTS.match(start) is not None or is_heif(start)
     finally:
         os.close(handle)

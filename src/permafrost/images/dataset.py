@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from permafrost.images.entries import Entries
 from permafrost.images.folders import read_folder
 from permafrost.images.groups import find_groups
 from permafrost.images.labels import require_classes
+from permafrost.images.missing import MissingImages
 from permafrost.images.options import RECOGNISED, ReadingOptions
 from permafrost.images.skipped import what_was_found
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, ListedImage
@@ -72,10 +74,12 @@ class Dataset:
         """Return the image of entry `index`."""
         if self.arrays is not None:
             return ArrayImage(self.arrays[index])
-        path, name = self.location(index), self.names[index]
-        if file_kind(self.root) == "table":
-            return ListedImage(path, os.path.dirname(self.root), name)
-        return FileImage(path)
+        path = self.location(index)
+        return FileImage(path) if self._missing is None else ListedImage(path, self.names[index], self._missing)
+
+    @functools.cached_property
+    def _missing(self) -> MissingImages | None:
+        return MissingImages(os.path.dirname(self.root)) if file_kind(self.root) == "table" else None
 
     def location(self, index: int) -> str:
         """Return what errors call an image: its absolute path, or its name if it is in memory."""

@@ -19,10 +19,10 @@ from permafrost.images.decoding import (
     decoded,
     read_file,
 )
+from permafrost.images.missing import MissingImages
 from permafrost.images.options import MAX_PIXELS
 from permafrost.images.ranges import AS_THEY_ARE, PixelRange
 from permafrost.images.resizing import resize
-from permafrost.images.table_paths import describe_missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,12 @@ class ListedImage(FileImage):
     """An image in a file that a table lists.
 
     Attributes:
-        folder: the table's folder.
         name: the path in the table.
+        missing: describes the table's missing images.
     """
 
-    folder: str
     name: str
+    missing: MissingImages = dataclasses.field(repr=False, compare=False)
 
     def load(self, max_pixels: int = MAX_PIXELS) -> LoadedImage:
         """Read the file.
@@ -73,7 +73,7 @@ class ListedImage(FileImage):
             return super().load(max_pixels)
         except ImageError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-                raise ImageError(describe_missing(self.folder, self.name)) from error
+                raise ImageError(self.missing.describe(self.name)) from error
             raise
 
 

@@ -9,24 +9,37 @@ import logging
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from types import ModuleType
+
+from permafrost.process_state import ignored_warnings
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Hide warnings and log lines of the libraries while the block runs."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     finder = _QuietFinder()
     sys.meta_path.insert(0, finder)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with ignored_warnings(), _quiet_tensorflow():
             yield
     finally:
         sys.meta_path.remove(finder)
+
+
+@contextlib.contextmanager
+def _quiet_tensorflow() -> Iterator[None]:
+    """Let TensorFlow log errors only, in Python and in C++, which reads its level once, in the environment."""
+    logger, variable = logging.getLogger("tensorflow"), "TF_CPP_MIN_LOG_LEVEL"
+    level, is_set = logger.level, variable in os.environ
+    os.environ.setdefault(variable, "3")
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if not is_set:
+            del os.environ[variable]
 
 
 class _QuietFinder(importlib.abc.MetaPathFinder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Final
@@ -99,7 +99,19 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-_ONE_THREAD: Final = Overlapping(lambda: _libraries().limit(limits=1, user_api="blas"))
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Limit matrix products to one thread, from a thread of its own: only the one that limits them can end that."""
+    limit = contextlib.ExitStack()
+    with ThreadPoolExecutor(1, "limits") as owner:
+        owner.submit(lambda: limit.enter_context(_libraries().limit(limits=1, user_api="blas"))).result()
+        try:
+            yield
+        finally:
+            owner.submit(limit.close).result()
+
+
+_ONE_THREAD: Final = Overlapping(_limited)
 
 
 def _prior_loss(y: np.ndarray, setup: Setup) -> float:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import permafrost as pf
 from permafrost.errors import ImageError
 from permafrost.images.dataset import read_dataset
-from samples import encoded, texture
+from samples import CLASSES, encoded, texture
 from tiffs import tiff
 
 PHOTO = texture("dots", 0, (32, 32))
@@ -74,3 +75,16 @@ def test_with_its_library_heic_is_read_whatever_its_name(tmp_path):
     assert len(dataset) == 2
     for index in range(2):
         assert np.abs(dataset.image(index).load().full_size().astype(int) - PHOTO).max() <= 2
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(16, True), (257, False)])
+def test_files_of_16_bits_that_hold_12_are_warned_of_if_all_images_are_nearly_black(tmp_path, tiny_base, scale, warned):
+    for kind in CLASSES[:2]:
+        (tmp_path / "scans" / kind).mkdir(parents=True)
+        for seed in range(4):
+            grey = texture(kind, seed, (32, 32)).mean(axis=2) * scale
+            (tmp_path / "scans" / kind / f"{seed}.png").write_bytes(encoded(grey.astype(np.uint16)))
+
+    features = pf.extract(tmp_path / "scans", base=str(tiny_base), pool="avg", out=tmp_path / "set.h5")
+
+    assert any("the images are nearly black" in line for line in features.summary["warnings"]) == warned

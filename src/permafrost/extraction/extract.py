@@ -29,6 +29,7 @@ from permafrost.extraction.reader import Reader, ViewsOf
 from permafrost.extraction.splitting import Splitting
 from permafrost.images.augmentation import read_views
 from permafrost.images.dataset import Dataset, read_dataset
+from permafrost.images.ranges import DARK
 from permafrost.images.splits import SPLITS
 from permafrost.keras_state import keras_defaults
 from permafrost.options import documented
@@ -149,6 +150,11 @@ class Extraction:
         save_trunk(cache.trunk, cache.folder)
         write_set(path, content)
         described = describe_images(content, self._splitting, [index for index, _ in images])
+        if result.dark and self.dataset.arrays is None:
+            described["warnings"].append(
+                f"no level of any image is above {DARK} of 255: the images are nearly black, as where files of 16 bits "
+                "hold 12; save such values with 8 bits"
+            )
         summary = self._summary(cache, result) | {"set": str(path)} | described
         return ExtractedSet(path, content, summary=summary, trunk=cache.trunk)
 

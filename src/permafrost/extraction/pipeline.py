@@ -25,6 +25,7 @@ from permafrost.extraction.reader import Reader, ReadImage, ViewsOf
 from permafrost.extraction.stopwatch import Stopwatch
 from permafrost.extraction.writer import Writer
 from permafrost.images.dataset import Dataset
+from permafrost.images.ranges import DARK
 from permafrost.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class PipelineResult:
         seconds: `all` in total; `engine` to make the engine and store the converted trunk; and what the calling thread
             waited for images (`read`), features (`compute`) and commits (`write`).
         limit: what that thread waited for most: `reading`, `computing` or `writing`.
+        dark: whether all images were decoded now, and all of them are nearly black.
     """
 
     images: list[UsedImage]
@@ -84,11 +86,13 @@ class PipelineResult:
     engine: EngineUsed | None
     seconds: dict[str, float]
     limit: str
+    dark: bool = False
 
     def after(self, before: PipelineResult) -> PipelineResult:
-        """Return this result with the time of an earlier pass, and its engine if this one computed nothing."""
+        """Return this result with the time of an earlier pass, and what that one alone may know."""
         seconds = {name: value + before.seconds[name] for name, value in self.seconds.items()}
-        return dataclasses.replace(self, engine=self.engine or before.engine, seconds=seconds)
+        engine, dark = self.engine or before.engine, self.dark or before.dark
+        return dataclasses.replace(self, engine=engine, seconds=seconds, dark=dark)
 
 
 def only_images(index: int, digest: bytes) -> Sequence[int]:  # noqa: ARG001 - a `ViewsOf`
@@ -133,6 +137,7 @@ def _run(reader: Reader, converted: ConvertedModel | None) -> PipelineResult:
     started, stopwatch = time.perf_counter(), Stopwatch()
     images: list[UsedImage] = []
     skipped: list[tuple[int, str]] = []
+    dark = True
     with (
         interrupts.deferred() as interrupted,
         contextlib.closing(reader.read()) as results,
@@ -145,6 +150,7 @@ def _run(reader: Reader, converted: ConvertedModel | None) -> PipelineResult:
             else:
                 images.append(UsedImage(index, image.digest, image.views))
                 computation.add(index, image)
+                dark = dark and _is_dark(image)
             image_done(image.digest is not None and not image.missing)
             interrupted.check()
         computation.finish()
@@ -153,8 +159,19 @@ def _run(reader: Reader, converted: ConvertedModel | None) -> PipelineResult:
             store.compact()
     seconds = stopwatch.seconds | {"engine": computation.engine_seconds, "all": time.perf_counter() - started}
     return PipelineResult(
-        images=images, skipped=skipped, engine=computation.engine_used, seconds=seconds, limit=stopwatch.limit
+        images=images,
+        skipped=skipped,
+        engine=computation.engine_used,
+        seconds=seconds,
+        limit=stopwatch.limit,
+        dark=dark and bool(images),
     )
+
+
+def _is_dark(image: ReadImage) -> bool:
+    """Return whether an image was decoded now and is nearly black."""
+    pixels = image.missing[0].pixels if image.missing else None
+    return pixels is not None and int(pixels.max()) <= DARK
 
 
 def engine_for(caches: Sequence[FeatureCache], options: PipelineOptions, converted: ConvertedModel | None) -> Engine:

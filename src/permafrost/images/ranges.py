@@ -26,8 +26,8 @@ FLOATS: Final = "floats"
 _SLACK: Final = 1e-3
 """Part of the range by which floats may miss it: arithmetic leaves values such as 1.0000001."""
 
-_DARK: Final = 16
-"""No scale ends at a value from 2 to this: 255 times brighter and nearly black are both plausible."""
+DARK: Final = 16
+"""No scale ends at a value from 2 to this, and images of no higher level of 255 are nearly black."""
 
 _DEPTHS: Final = (8, 10, 12, 14, 16)
 """Bits per value."""
@@ -257,7 +257,7 @@ def _white(part: PixelValues) -> int:
         return 1
     if part.kind == BYTES:
         return 255
-    if part.top <= _DARK:
+    if part.top <= DARK:
         raise DatasetError(
             f"values of {part.where} have two readings: nearly black, or {part.top:.6g} is white",
             expected="0 to 1, or 0 to 255",
@@ -290,14 +290,14 @@ def _note(bright: Sequence[PixelValues], brightest: PixelValues, white: int) -> 
 
 
 def _warning(brightest: PixelValues, white: int) -> str | None:
-    if brightest.top > _DARK * white / 255 or (white == 1 and brightest.whole):
+    if brightest.top > DARK * white / 255 or (white == 1 and brightest.whole):
         return None
     top = f"{brightest.top:.6g}"
     return f"no value is above {top}, and {white} is white: the images are nearly black; if {top} is white, X / {top}"
 
 
 def _require_no_negatives(part: PixelValues) -> None:
-    slack = _SLACK * (255 if part.top > _DARK else 1) if part.kind == FLOATS else 0
+    slack = _SLACK * (255 if part.top > DARK else 1) if part.kind == FLOATS else 0
     if part.bottom >= -slack:
         return
     before = "give the images as they were before preprocessing"

@@ -140,6 +140,23 @@ def test_a_copy_of_a_training_image_is_not_a_test_image_of_any_run(split_photos,
         assert (found["n"], found["trained_on"], found["images"]) == (9, 0, 40)
 
 
+def test_validation_images_that_are_all_copies_of_training_images_are_no_validation_images(
+    split_photos, tiny_base, tmp_path
+):
+    for split in ("train", "validation"):
+        shutil.copytree(split_photos / "train", tmp_path / "data" / split)
+    options = {"base": str(tiny_base), "pool": "avg", "out": tmp_path / "f" / "set.h5", "progress": False}
+    features = pf.extract(tmp_path / "data", **options)
+
+    run = pf.fit_head(features, "dense", epochs=1, out=tmp_path / "run", progress=False)
+
+    held_out = run.metrics["validation"]["n"]
+    assert held_out > 0
+    assert held_out + run.metrics["train"]["n"] == 18
+    for split in ("train", "validation"):
+        assert pf.evaluate(run, split_photos / "train", split=split)["n"] == run.metrics[split]["n"]
+
+
 def test_what_a_run_was_trained_on_stays_so_when_it_is_fine_tuned_again_and_again(many, tiny_base, tmp_path):
     # Nothing is held out for the first run, so the images that the others hold out have been trained on.
     options = {"base": str(tiny_base), "pool": "avg", "out": tmp_path / "f" / "set.h5", "progress": False}

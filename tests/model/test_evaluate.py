@@ -263,6 +263,17 @@ def test_without_a_record_the_test_images_that_the_dataset_names_are_the_default
     )
 
 
+def test_a_model_without_a_record_is_scored_on_training_images_only_with_a_warning(bare, split_photos, tmp_path):
+    shutil.copytree(split_photos / "train", tmp_path / "data" / "train")
+    shutil.copytree(split_photos / "validation", tmp_path / "data" / "val")
+
+    found = evaluate(bare, tmp_path / "data")
+
+    assert (found["split"], found["n"]) == ("all", 27)
+    assert found["warnings"] == ["the dataset names 18 of the 27 images that are scored train"]
+    assert evaluate(bare, tmp_path / "data", split="validation")["warnings"] == []
+
+
 def test_a_runs_model_file_has_the_runs_record_but_another_file_in_its_folder_has_none(own_run, split_photos, bare):
     assert evaluate(own_run / "model.keras", split_photos)["known"] == 36
     assert evaluate(shutil.copy(own_run / "model.keras", own_run / "copy.keras"), split_photos)["known"] == 36

@@ -194,7 +194,9 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
     Raises:
         HeadError: there are no training images.
     """
-    rows = {split: features.rows(split) for split in SPLITS}
+    digests = features.digests()
+    given = {split: features.rows(split) for split in SPLITS}
+    rows = RunImages.of_rows(digests, given).own_rows(digests, given)
     if not len(rows["train"]):
         raise HeadError(f"no training images in {features.path}", do="extract with smaller --validation-fraction")
     if hold_out and not len(rows["validation"]):
@@ -208,8 +210,7 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
             test_fraction=0,
         )
         rows["train"], rows["validation"] = (rows["train"][splits == SPLITS.index(split)] for split in SPLITS[:2])
-    digests = features.digests()
-    return RunImages.of_rows(digests, rows).own_rows(digests, rows)
+    return rows
 
 
 def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:

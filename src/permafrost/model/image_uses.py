@@ -91,6 +91,9 @@ class ImageUses:
         trained = self.trained_on(self.rows(ALL))
         if split == ALL and trained:
             lines.append(f"the model was trained on {trained:,} of the {len(self.given):,} images that are scored")
+        named = int((self.given == TRAIN).sum())
+        if split == ALL and self.used is None and named:
+            lines.append(f"the dataset names {named:,} of the {len(self.given):,} images that are scored train")
         return lines
 
     def nothing_to_score(self, root: str, split: str) -> DatasetError:

@@ -191,6 +191,19 @@ def test_a_row_that_repeats_another_is_skipped(tmp_path):
     assert dataset.skipped == tuple((name, "listed more than once") for name in ("1.jpg", "2.jpg", "2.jpg"))
 
 
+def test_tables_that_were_joined_repeat_their_header(tmp_path):
+    dataset = read(tmp_path, "path,label,split\n1.jpg,a,train\npath, label,split\n2.jpg,b,test\npath,b,\n")
+
+    assert dataset.names == ("1.jpg", "2.jpg", "path")
+    assert dataset.skipped == (("path", "the header again"),)
+
+
+def test_a_warning_names_a_class_that_may_be_missing_labels(tmp_path):
+    dataset = read(tmp_path, "path,label\n1.jpg,a\n2.jpg,nan\n3.jpg,nan\n4.jpg,none\n")
+
+    assert dataset.warnings == ("nan is a class: leave out the rows of images without a label",)
+
+
 def test_groups_come_from_the_column_group(tmp_path):
     dataset = read(tmp_path, "path,label,Groups\n1.jpg,a, one \n2.jpg,b,\n3.jpg,b,one\n")
 
@@ -323,6 +336,20 @@ INVALID = [
 def test_an_invalid_table_is_one_clear_error(tmp_path, text, line):
     with pytest.raises(DatasetError, match=line):
         read(tmp_path, text)
+
+
+def test_what_is_not_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+
+    with pytest.raises(DatasetError, match=r"pipe\.csv is not a regular file"):
+        read_dataset(tmp_path / "pipe.csv")
+
+
+def test_an_error_shows_the_start_of_what_is_long(tmp_path):
+    for text in ("x" * 100_000, "path,label\n1.jpg,b," + "c" * 100_000, b"path,label\n1.jpg,\xe9" + b"c" * 100_000):
+        with pytest.raises(DatasetError) as raised:
+            read(tmp_path, text)
+        assert len(str(raised.value)) < 400
 
 
 def test_a_table_as_pandas_writes_it_is_read(tmp_path):

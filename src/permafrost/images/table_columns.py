@@ -12,7 +12,7 @@ from permafrost.errors import DatasetError, OptionError
 from permafrost.images.decoding import EXTENSIONS
 from permafrost.images.split_names import split_named
 from permafrost.images.splits import SPLITS
-from permafrost.images.table_text import stripped, undecodable
+from permafrost.images.table_text import listed, stripped, undecodable
 
 NAMES: Final = {
     "path": (
@@ -142,7 +142,7 @@ def _asked(path: str, names: Sequence[str], split_by: str) -> int | None:
         return None
     raise OptionError(
         f"no column for --split-by in {path}",
-        expected=f"one of {_listed(names)}, folder-1, folder-2, ..., or a regular expression",
+        expected=f"one of {listed(names)}, folder-1, folder-2, ..., or a regular expression",
         found=split_by,
     )
 
@@ -159,14 +159,10 @@ def _missing(path: str, names: Sequence[str], what: str) -> DatasetError:
     if not any(names):
         return DatasetError(f"{path} is empty", expected="a first line path,label, and a line for each image")
     if any(os.path.splitext(name)[1].lower() in EXTENSIONS for name in names):
-        return DatasetError(f"no header in {path}", found=_listed(names), do="put a first line path,label before it")
+        return DatasetError(f"no header in {path}", found=listed(names), do="put a first line path,label before it")
     return DatasetError(
         f"no column for the {what} in {path}",
         expected="path, label and optionally split and group" + ", separated by commas" * (len(names) == 1),
-        found=_listed(names),
+        found=listed(names),
         do=f"call the column of the {what} {what}",
     )
-
-
-def _listed(names: Sequence[str], maximum: int = 20) -> str:
-    return ", ".join(names[:maximum]) + (f" and {len(names) - maximum} more" if len(names) > maximum else "")

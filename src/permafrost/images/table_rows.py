@@ -13,7 +13,7 @@ from permafrost.errors import DatasetError
 from permafrost.images.split_names import split_named
 from permafrost.images.table_columns import Columns
 from permafrost.images.table_paths import URL, existing, is_plain, usual
-from permafrost.images.table_text import is_blank, stripped, undecodable
+from permafrost.images.table_text import is_blank, listed, stripped, undecodable
 
 
 class Value(NamedTuple):
@@ -58,7 +58,7 @@ class Rows:
             DatasetError: a row is incomplete, or not UTF-8.
         """
         columns, known, places = self._columns, self._known, dict[str, int]()
-        width = len(columns.names)
+        width, header = len(columns.names), columns.names[columns.path]
         fields = operator.itemgetter(
             columns.label,
             columns.label if columns.split is None else columns.split,
@@ -66,9 +66,12 @@ class Rows:
         )
         for line, row in records:
             record = row if len(row) == width else self._fitted(row, line)
+            name = record[columns.path]
+            if name == header and tuple(map(stripped, record)) == columns.names:
+                self.skipped.append((name, "the header again"))
+                continue
             key = fields(record)
             value = known.get(key) or self._understand(key, line)
-            name = record[columns.path]
             if not is_plain(name):
                 name = self._name(name, line)
             if not name or not value.label:
@@ -89,7 +92,7 @@ class Rows:
             raise DatasetError(
                 f"too many fields in {self._path}, line {line}",
                 expected=width,
-                found=f"{len(record)}: {', '.join(record)}",
+                found=f"{len(record)}: {listed(record)}",
                 do="put quotes around a field that has a comma in it",
             )
         return record[:width] + [""] * (width - len(record))
@@ -108,7 +111,7 @@ class Rows:
         """Return what a field says, in one Unicode form."""
         data = undecodable(field)
         if data is not None or "\0" in field:
-            found = data if data is not None else field.encode()
+            found = data if data is not None else field.encode()[:60]
             raise DatasetError(f"{self._path}, line {line}, is not UTF-8", found=found, do="save it as CSV UTF-8")
         return unicodedata.normalize("NFC", stripped(field))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from typing import Final, TextIO
 
 from permafrost.errors import DatasetError
@@ -58,6 +59,8 @@ def open_text(path: str) -> Iterator[TextIO]:
         DatasetError: the file cannot be read, now or in the block, or is not in the encoding that its start says.
     """
     with read_errors(path):
+        if not os.path.isfile(path):  # To open a FIFO without a writer would hang.
+            raise DatasetError(f"{path} is not a regular file")
         with open(path, "rb") as file:
             start = file.read(4)
         for mark, kind in FOREIGN:
@@ -122,12 +125,19 @@ def is_blank(record: list[str]) -> bool:
     return not any(map(stripped, record))
 
 
+def listed(fields: Sequence[str], *, fields_shown: int = 20, characters_shown: int = 60) -> str:
+    """Return fields in words, without the end of long ones and of many."""
+    shown = [each[:characters_shown] + "..." * (len(each) > characters_shown) for each in fields[:fields_shown]]
+    more = len(fields) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+
+
 def undecodable(text: str) -> bytes | None:
-    """Return the bytes of a text that is not UTF-8, or None."""
+    """Return the bytes of a text that is not UTF-8, at most the first 60, or None."""
     if text.isascii():
         return None
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogateescape")
+        return text.encode("utf-8", "surrogateescape")[:60]
     return None

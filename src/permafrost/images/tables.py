@@ -25,6 +25,9 @@ _DECLARATION: Final = re.compile(r'"?sep=(?P<delimiter>[^"\r\n])"?[\r\n]*', re.I
 _WHOLE: Final = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
 """A whole number, perhaps with a decimal point."""
 
+_NO_LABEL: Final = frozenset(("nan", "<na>", "#n/a", "null"))
+"""What programs write for a value that is missing, in lower case."""
+
 
 def read_table(path: str, options: ReadingOptions = RECOGNISED) -> Entries:
     """Read a dataset from a table.
@@ -51,7 +54,7 @@ def read_table(path: str, options: ReadingOptions = RECOGNISED) -> Entries:
         groups=None if columns.group is None else [value.group or None for value in rows.values],
         grouped_by="" if columns.group is None else f"column {columns.names[columns.group]}",
         notes=notes,
-        warnings=columns.warnings,
+        warnings=columns.warnings + _doubtful_labels(rows),
     )
 
 
@@ -107,6 +110,12 @@ def _settle_labels(rows: Rows) -> list[str]:
     rows.values = [known[value] for value in rows.values]
     rows.repeated = [(first, line, settled(value)) for first, line, value in rows.repeated]
     return [f"labels are whole numbers: {changed[0]} is read as {whole[changed[0]]}"]
+
+
+def _doubtful_labels(rows: Rows) -> list[str]:
+    """Return a warning on each label that programs write where there is none."""
+    labels = dict.fromkeys(value.label for value in rows.values if value.label.casefold() in _NO_LABEL)
+    return [f"{label} is a class: leave out the rows of images without a label" for label in labels]
 
 
 def _skip_repeated(path: str, rows: Rows) -> None:

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 
 import permafrost as pf
 import samples
-from permafrost.errors import CutError, ImageError, OptionError
+from permafrost.errors import CutError, DatasetError, ImageError, OptionError
 from permafrost.extraction.transformer import FeatureExtractor
 
 # Those of scikit-learn's checks that feed no table of numbers, which is neither paths nor images.
@@ -97,6 +97,67 @@ def test_one_array_of_images_and_a_list_of_them_give_the_same(extractor: Feature
     together, apart = extractor.fit_transform(images), extractor.fit_transform(list(images))
 
     np.testing.assert_array_equal(together, apart)
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        lambda images: images / 255,
+        lambda images: images.astype(np.uint16) * 257,
+        lambda images: np.moveaxis(images, 3, 1),
+        lambda images: images.astype(np.int64),
+    ],
+    ids=["fractions", "16 bits", "channels first", "wide integers"],
+)
+def test_arrays_of_another_range_or_form_have_the_features_of_the_same_images(extractor, scaled) -> None:
+    images = np.stack([samples.texture("dots", seed, (40, 40)) for seed in range(3)])
+    expected = extractor.fit_transform(images)
+
+    found = clone(extractor).fit_transform(scaled(images))
+
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_range_found_when_it_is_fitted_holds_when_it_transforms(extractor: FeatureExtractor) -> None:
+    deep = np.stack([samples.texture("dots", seed, (40, 40)) for seed in range(3)]).astype(np.uint16) * 16
+    dark = deep[:1] // 20
+    extractor.fit(deep)
+
+    alone, among = extractor.transform(dark), extractor.transform(np.concatenate([deep, dark]))
+
+    np.testing.assert_array_equal(alone[0], among[-1])
+    with pytest.raises(DatasetError, match="another range than the images before; expected 0 to 4095"):
+        extractor.transform(deep * 16)
+
+
+def test_fractions_are_refused_where_it_was_fitted_on_floats_up_to_255(extractor: FeatureExtractor) -> None:
+    images = np.stack([samples.texture("dots", seed, (40, 40)) for seed in range(3)]).astype(np.float32)
+    extractor.fit(images)
+
+    with pytest.raises(DatasetError, match="another range than the images before; expected 0 to 255, found"):
+        extractor.transform(images / 255)
+    np.testing.assert_array_equal(extractor.transform(images.astype(np.uint8)), extractor.transform(images))
+
+
+def test_it_may_be_fitted_on_paths_and_transform_arrays(extractor: FeatureExtractor, paths: list[str]) -> None:
+    images = np.stack([samples.texture("dots", seed, (40, 40)) for seed in range(2)])
+    extractor.fit(paths)
+
+    np.testing.assert_array_equal(extractor.transform(images / 255), extractor.transform(images))
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "line"),
+    [
+        (np.zeros((40, 40, 3), np.uint8), OptionError, r"one image, not a list of images; .* X\[None\]"),
+        (np.full((2, 40, 40, 3), 1.5), DatasetError, "values of X have two readings"),
+        (np.full((2, 40, 40, 3), np.nan), ImageError, r"bad image X\[0\]: NaN or infinity among its values"),
+        (np.zeros((2, 40, 40, 2)), ImageError, r"bad image X\[0\]: not an image; expected shape \(h, w, 3\)"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused_when_it_is_fitted(extractor, images, error, line) -> None:
+    with pytest.raises(error, match=line):
+        extractor.fit(images)
 
 
 def test_maps_that_are_not_pooled_are_flattened(extractor: FeatureExtractor, paths: list[str]) -> None:

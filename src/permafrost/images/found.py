@@ -79,7 +79,7 @@ def _listed(
 
 
 def _is_one_image(shape: tuple[int, ...]) -> bool:
-    if len(shape) == 3 and shape[0] in CHANNELS and shape[2] not in CHANNELS:
+    if len(shape) == 3 and shape[0] in CHANNELS and shape[0] > 1 and shape[2] not in CHANNELS:
         raise OptionError(
             f"an array {shape} has two readings: one image with channels first, or {shape[0]} grey images",
             expected="(h, w, 3), or (n, h, w, 3)",

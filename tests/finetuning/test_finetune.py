@@ -16,7 +16,7 @@ from permafrost.finetuning.layers import UNFROZEN_FRACTION, find_unfrozen, set_t
 from permafrost.model.parity import TOLERANCE
 from permafrost.model.run import open_run
 from permafrost.trunk.bases import load_base
-from samples import write_photos
+from samples import PX, randomize, tiny_model, write_photos
 from tuning import TINY
 
 pytest_plugins = ["upper"]
@@ -138,6 +138,35 @@ def test_equal_requests_give_equal_models(sloppy_run, tmp_path):
     first, second = (tune(sloppy_run, "top", batch_size=9, seed=3, out=tmp_path / name) for name in "ab")
 
     assert changed_layers(weights_of(first), weights_of(second)) == set()
+
+
+def test_dropout_in_a_base_is_repeated_and_is_off_in_frozen_layers(split_photos, tmp_path):
+    base = tiny_model()
+    pixels = keras.Input((PX, PX, 3))
+    x = pixels
+    for layer in base.layers[1:4]:
+        x = layer(x)
+    x = keras.layers.Dropout(0.5, name="frozen_drop")(x)
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="mid")(x)
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="upper")(keras.layers.Dropout(0.5, name="drop")(x))
+    model = keras.Model(pixels, x, name="tiny")
+    randomize(model)
+    model.save(tmp_path / "dropping.keras")
+    features = pf.extract(
+        split_photos, base=str(tmp_path / "dropping.keras"), pool="avg", out=tmp_path / "set.h5", progress=False
+    )
+    run = pf.fit_head(features, "logistic", regularization=1e-3, out=tmp_path / "run", progress=False)
+    options = {"epochs": 2, "learning_rate": 0.01, "patience": 0, "progress": False}
+
+    cached, again, recomputed = (
+        pf.finetune(run, "drop", out=tmp_path / name, **options, **more)
+        for name, more in (("cached", {}), ("again", {}), ("recomputed", {"cache_limit": 0}))
+    )
+
+    assert named_weights(cached.model)["upper/kernel"].tobytes() == named_weights(again.model)["upper/kernel"].tobytes()
+    difference = named_weights(cached.model)["upper/kernel"] - named_weights(recomputed.model)["upper/kernel"]
+    assert np.abs(difference).max() < 1e-5
+    assert recomputed.model.get_layer("frozen_drop").rate == 0.5
 
 
 def test_without_validation_images_some_training_images_are_held_out(tiny_base, tmp_path, monkeypatch):

@@ -413,3 +413,18 @@ def test_an_invalid_option_is_one_clear_error_line(options, line):
         TrainingOptions(**options)
 
     assert str(caught.value) == line
+
+
+def test_random_layers_without_a_seed_follow_the_seed_of_training():
+    def weights(seed: int) -> list[np.ndarray]:
+        x = keras.Input((4,))
+        initializer = keras.initializers.GlorotUniform(seed=1)
+        dropped = keras.layers.Dropout(0.5, name="drop")(x)
+        model = keras.Model(x, keras.layers.Dense(CLASSES, "softmax", kernel_initializer=initializer)(dropped))
+        train(model, TRAINING, None, TrainingOptions(epochs=2, seed=seed, monitor="loss"), progress=False)
+        return model.get_weights()
+
+    first, second = weights(1), weights(1)
+
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, weights(2), strict=True))

@@ -27,6 +27,7 @@ from permafrost.training.conv_gradient import quick_gradients
 from permafrost.training.metrics import scores
 from permafrost.training.optimizers import make_optimizer
 from permafrost.training.options import TrainingOptions
+from permafrost.training.random_layers import frozen_layers_keep_all, seed_random_layers
 
 MIN_XLA_UPDATES: Final = 10**9
 """Weights times steps from which training is compiled with XLA: it saves 6 ns per weight and step, and takes 5 s."""
@@ -178,6 +179,7 @@ def train(
         OptionError: a validation metric is monitored without validation data.
     """
     require_validation(validation is not None, options)
+    seed_random_layers(model, options.seed)
     batches = _compile(model, training, options, rates)
     monitored = validation if validation is not None and options.monitors_validation else training
     start_value = _monitored(model, monitored, options) if never_worse else None
@@ -264,7 +266,7 @@ def _compile(
 def _fit(model: keras.Model, batches: Batches, options: TrainingOptions, *, done: int, callbacks: list[Any]) -> None:
     """Run the epochs after the first `done` ones."""
     balanced = options.class_weight == "balanced"
-    with quick_gradients(model):
+    with quick_gradients(model), frozen_layers_keep_all(model):
         model.fit(
             batches,
             epochs=options.epochs,

@@ -20,6 +20,7 @@ from helpers import compiling, files_below, leftovers, load_stored_trunk, one_er
 from permafrost.cli.fit_head import calibration_lines, run_lines
 from permafrost.errors import HeadError, OptionError, ParityError, PermafrostError, RunError, SetError, StoreError
 from permafrost.extraction.originals import Originals
+from permafrost.heads import few_shots as few
 from permafrost.heads import fit as fitting
 from permafrost.heads.data import HELD_OUT_FRACTION, require_classes, require_features, split_rows
 from permafrost.images.splits import SPLITS
@@ -228,7 +229,7 @@ def test_a_set_without_training_images_is_refused(photos, tiny_base, tmp_path):
     data = listed(photos, tmp_path / "photos.csv", dict.fromkeys(CLASSES, "test"))
     features = pf.extract(data, base=str(tiny_base), pool="avg", out=tmp_path / "f" / "photos.h5", progress=False)
 
-    with pytest.raises(HeadError, match=r"no training images in .*photos\.h5\. Extract with smaller"):
+    with pytest.raises(HeadError, match=r"no training images in .*photos\.h5; found other splits for all, as the"):
         fit(features, out=tmp_path / "run")
 
 
@@ -551,6 +552,22 @@ def test_several_sets_cannot_be_compared_with_a_head_that_keras_trains(features,
         OptionError, match="several feature sets cannot be compared with dense; expected auto, logistic"
     ):
         fit([features, other_cut], "dense", out=tmp_path / "run")
+
+
+def test_shots_of_a_class_are_of_different_groups_and_evaluated_on_others(unvalidated, tmp_path, monkeypatch):
+    groups = np.where(unvalidated.labels() == 0, np.arange(len(unvalidated)) % 3, -1)
+    grouped = FeatureSet(unvalidated.path, dataclasses.replace(unvalidated.content, groups=groups))
+    evaluated: list[int] = []
+    score = few.accuracies
+    monkeypatch.setattr(few, "accuracies", lambda y, predicted: evaluated.append((y == 0).sum()) or score(y, predicted))
+
+    run = fit(grouped, out=tmp_path / "run", shots=[2], draws=3)
+
+    assert run.about["shots"][0]["draws"] == 3
+    of_class = groups[grouped.rows("train")][grouped.labels("train") == 0]
+    assert set(evaluated) <= set(np.bincount(of_class).tolist())
+    with pytest.raises(HeadError, match="class checks has too few training images for this many shots; expected at mo"):
+        fit(grouped, out=tmp_path / "more", shots=[3])
 
 
 def test_more_shots_than_images_are_refused(features, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from permafrost.errors import OptionError
-from permafrost.images.assignment import assign_splits, unit_positions
+from permafrost.images.assignment import assign_splits, hold_out_images, unit_positions
 from permafrost.images.decoding import content_digest
 from permafrost.images.splits import SPLITS
 from permafrost.images.units import Units, connect_images, group_numbers
@@ -156,6 +156,27 @@ def test_a_group_of_several_classes_is_moved_only_if_that_is_better_for_them_tog
 
     assert len(set(splits[:12])) == 1
     assert splits[11] == "train"
+
+
+def test_a_fit_holds_a_tenth_out_from_other_positions_than_those_of_the_splits():
+    # All are training images, so their positions are above 0.3.
+    digests = [digest for digest, split in zip(some(3000), assign(some(3000)), strict=True) if split == "train"]
+
+    held_out = hold_out_images(units_of(digests), np.zeros(len(digests), np.int64), 0.1)
+
+    assert held_out.mean() == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fit_of_few_images_holds_one_out_if_no_class_is_left_without(seed):
+    units = units_of(some(5, f"{seed} "))
+
+    held_out = hold_out_images(units, np.array([0, 0, 1, 2, 2]), 0.1)
+
+    assert held_out.sum() >= 1
+    assert not held_out[2]
+    assert not held_out[:2].all() and not held_out[3:].all()
+    assert not hold_out_images(units, np.arange(5), 0.1).any()
 
 
 def test_content_in_two_classes_has_one_split():

@@ -13,7 +13,7 @@ import numpy as np
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads.head import HeadData, identical_features
-from permafrost.images.assignment import assign_splits
+from permafrost.images.assignment import hold_out_images
 from permafrost.images.splits import SPLITS
 from permafrost.images.units import NO_GROUP, connect_images
 from permafrost.store.feature_set import FeatureSet, open_features
@@ -186,8 +186,8 @@ def set_name(features: FeatureSet) -> str:
 def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]:
     """Return the rows of each split.
 
-    If `hold_out` and the set has no validation images, a tenth of the training images becomes validation, by the rule
-    of `assign_splits`: chosen by content, without tearing groups or copies apart, and never a class's only images.
+    If `hold_out` and the set has no validation images, a tenth of the training images becomes validation, as
+    `hold_out_images` chooses them.
     A copy of a training image is no test image: content that is in several splits counts in the first of them only, and
     its copies in the others are in none.
 
@@ -198,18 +198,14 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
     given = {split: features.rows(split) for split in SPLITS}
     rows = RunImages.of_rows(digests, given).own_rows(digests, given)
     if not len(rows["train"]):
-        raise HeadError(f"no training images in {features.path}", do="extract with smaller --validation-fraction")
+        raise HeadError(
+            f"no training images in {features.path}",
+            do="extract a dataset that does not give all its images to validation and test",
+        )
     if hold_out and not len(rows["validation"]):
         units = connect_images(features.digests("train"), features.groups("train"))
-        splits = assign_splits(
-            # A second hash: if splits were decided by the first one, its leading bits are no longer uniform.
-            units.rehashed(),
-            [None] * len(rows["train"]),
-            features.labels("train"),
-            validation_fraction=HELD_OUT_FRACTION,
-            test_fraction=0,
-        )
-        rows["train"], rows["validation"] = (rows["train"][splits == SPLITS.index(split)] for split in SPLITS[:2])
+        held_out = hold_out_images(units, features.labels("train"), HELD_OUT_FRACTION)
+        rows["train"], rows["validation"] = rows["train"][~held_out], rows["train"][held_out]
     return rows
 
 

@@ -21,10 +21,12 @@ SINGLE: Final = {"regularization": 0.01, "neighbours": 1}
 def require_shots(data: HeadData, shots: Sequence[int]) -> None:
     """Check that each class has enough images for the largest draw, and one to evaluate on without validation images.
 
+    Copies count once, and so do images of one group.
+
     Raises:
         HeadError: a class has too few; the message names it.
     """
-    counts = np.bincount(data.y, minlength=len(data.class_names))
+    counts = np.array([len(_one_per_unit(data, label)) for label in range(len(data.class_names))])
     available = counts.min() - (data.validation_x is None)
     if max(shots) > available:
         raise HeadError(
@@ -76,16 +78,29 @@ def _one_draw(
     head: Head, data: HeadData, options: HeadOptions, count: int, random: np.random.Generator
 ) -> dict[str, float]:
     """Return the accuracies of one draw."""
+    classes = range(len(data.class_names))
     drawn = np.concatenate(
-        [random.choice(np.flatnonzero(data.y == label), count, replace=False) for label in range(len(data.class_names))]
+        [random.choice(_one_per_unit(data, label, random), count, replace=False) for label in classes]
     )
     x, y = data.validation_x, data.validation_y
     if x is None or y is None:
-        rest = np.setdiff1d(np.arange(len(data.y)), drawn)
+        units = np.arange(len(data.y)) if data.units is None else data.units
+        rest = np.flatnonzero(~np.isin(units, units[drawn]))
+        if not len(rest):
+            raise HeadError("too few training images for this many shots and others to evaluate on", do="request fewer")
         x, y = data.x[rest], data.y[rest]
-    few = dataclasses.replace(data, x=data.x[drawn], y=data.y[drawn], stream=None)
+    few = dataclasses.replace(data, x=data.x[drawn], y=data.y[drawn], units=None, stream=None)
     fitted = head.fit(few, options, labels_only=True)
     # `predict` would compile the head of each draw, which would take most of the time.
     parts = (x[start : start + 1024] for start in range(0, len(x), 1024))
     predicted = [keras.ops.convert_to_numpy(fitted.model(part, training=False)).argmax(axis=1) for part in parts]
     return accuracies(y, np.concatenate(predicted))
+
+
+def _one_per_unit(data: HeadData, label: int, random: np.random.Generator | None = None) -> np.ndarray:
+    """Return the rows of a class, one of each unit: a random one, or the first without `random`."""
+    rows = np.flatnonzero(data.y == label)
+    if data.units is None:
+        return rows
+    rows = rows if random is None else random.permutation(rows)
+    return rows[np.unique(data.units[rows], return_index=True)[1]]

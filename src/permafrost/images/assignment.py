@@ -67,6 +67,28 @@ def assign_splits(
     return found.astype(np.uint8)
 
 
+def hold_out_images(units: Units, labels: np.ndarray, fraction: float) -> np.ndarray:
+    """Return which training images a fit holds out to validate on: (n,) bool.
+
+    They are chosen as `assign_splits` does, from other positions than those that decided the splits, and there is at
+    least one if that leaves something to train on in each class.
+
+    Args:
+        units: the units of the training images.
+        labels: (n,) int64, their classes.
+        fraction: fraction of each class to hold out.
+    """
+    units = units.rehashed()
+    splits = assign_splits(units, [None] * len(labels), labels, validation_fraction=fraction, test_fraction=0)
+    held_out: np.ndarray = splits == VALIDATION
+    if not held_out.any():
+        sizes, contents = np.bincount(labels).tolist(), unit_classes(units.numbers, labels)
+        for unit in np.argsort(unit_positions(units.keys), kind="stable").tolist():
+            if all(count < sizes[label] for label, count in contents[unit]):
+                return np.asarray(units.numbers == unit)
+    return held_out
+
+
 def unit_positions(keys: np.ndarray) -> np.ndarray:
     """Map the keys of units, (u, 32) uint8, to numbers from 0 to 1: (u,) float64, uniformly distributed."""
     heads = np.ascontiguousarray(keys[:, :8]).view(">u8").reshape(-1)

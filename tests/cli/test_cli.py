@@ -290,7 +290,9 @@ def test_the_last_lines_say_what_was_made_and_where(call, work, split_photos, ti
     lines, text = last("extract", split_photos, "--base", tiny_base, "--pool", "avg")
     assert lines[0].startswith("store: features/store/tiny-top-")
     assert lines[1] == "set: features/split-photos-tiny-top.h5"
-    assert "images: 36 (train 18, validation 9, test 9); 3 classes\ncomputed: 36 by openvino (within " in text
+    assert (
+        "images: 36 (train 18, validation 9, test 9)\nsplit: given by the dataset\ncomputed: 36 by openvino (within "
+    ) in text
 
     lines, text = last(
         "fit-head", "features/split-photos-tiny-top.h5", "--hidden", "8,4", "--epochs", "1", "--dropout", "0.1"
@@ -414,7 +416,7 @@ def test_a_dry_run_writes_nothing_and_prints_the_plan(answer, call, work, split_
     assert (plan["images"], plan["compute"], plan["cached"]) == (36, 36, 0)
     assert plan["bytes"] == 36 * (8 * 8 * 16 * 4 + 44)
     assert (status, err) == (0, "")
-    assert out.startswith("would compute 36 of 36 images; 0 are cached\n")
+    assert "\nwould compute 36 of 36 images; 0 are cached\n" in out
     assert out.endswith("set: features/split-photos-tiny-top.h5 (not written: this was a dry run)\n")
     assert files_below(work) == []
 
@@ -426,9 +428,9 @@ def test_skipped_images_are_listed_with_the_reason(call, own_photos, tiny_base, 
     status, out, err = call("extract", own_photos, "--base", tiny_base)
 
     assert (status, err) == (0, "")
-    assert out.startswith("skipped: 2\n")
-    assert "  dots/empty.png: the file is empty\n" in out
-    assert "  dots/notes.txt: not an image (.txt)\n" in out
+    assert out.startswith("skipped: 2; `permafrost features show` lists all\n")
+    assert "  1: the file is empty, such as dots/empty.png\n" in out
+    assert "  1: not an image (.txt), such as dots/notes.txt\n" in out
     _, shown, _ = call("features", "show", "features/own-photos-tiny-top.h5")
     assert "skipped: dots/empty.png: the file is empty\n" in shown
 

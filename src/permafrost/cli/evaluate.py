@@ -9,9 +9,8 @@ import click
 from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
 from permafrost.cli.options import record_options
-from permafrost.cli.text import absent_class_lines, metrics_line, remark_lines
+from permafrost.cli.text import absent_class_lines, metrics_line, remark_lines, skipped_lines
 from permafrost.images.options import ReadingOptions
-from permafrost.images.skipped import commonest
 
 
 @command("evaluate", COMMANDS["evaluate"])
@@ -36,7 +35,7 @@ def evaluate(*, model: str, data: str, as_json: bool, **options: Any) -> None:
     split = metrics["split"]
     lines = [
         *remark_lines(metrics),
-        *_skipped_lines(metrics),
+        *skipped_lines(metrics),
         *(_class_line(name, values) for name, values in metrics["classes"].items()),
         f"scored {metrics['n']:,} of {metrics['images']:,} images: {_what(metrics)}",
         metrics_line(split, metrics),
@@ -51,12 +50,6 @@ def _what(metrics: dict[str, Any]) -> str:
         whose = "the run's" if metrics["known"] else "the dataset's"
         return f"{whose} {metrics['split']} images"
     return "all of them" if metrics["known"] is None else f"all, of which the run knows {metrics['known']:,}"
-
-
-def _skipped_lines(metrics: dict[str, Any]) -> list[str]:
-    skipped = [(each["path"], each["reason"]) for each in metrics["skipped_paths"]]
-    lines = [f"  {count:,}: {reason}, such as {name}" for reason, count, name in commonest(skipped)]
-    return [f"skipped: {len(skipped):,}", *lines] if skipped else []
 
 
 def _class_line(name: str, values: dict[str, Any]) -> str:

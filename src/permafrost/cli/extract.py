@@ -10,10 +10,9 @@ import click
 from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
 from permafrost.cli.options import record_options
-from permafrost.cli.text import duplicate_lines, duration
+from permafrost.cli.text import class_lines, duplicate_lines, duration, remark_lines, skipped_lines, split_lines
 from permafrost.extraction.options import ExtractOptions
 from permafrost.extraction.stopwatch import STAGES
-from permafrost.images.splits import SPLITS
 from permafrost.units import size
 
 
@@ -35,12 +34,12 @@ def extract(*, data: str, cut: str | None, dry_run: bool, as_json: bool, **optio
     extraction = Extraction(data, ExtractOptions(cut=cut, **options))
     if dry_run:
         plans = [dataclasses.asdict(plan) for plan in extraction.plan()]
-        lines = [line for plan in plans for line in _plan_lines(plan)]
+        lines = _image_lines(plans[0]) + [line for plan in plans for line in _plan_lines(plan)]
         show(plans if len(plans) > 1 else plans[0], lines, as_json=as_json)
         return
     sets = extraction.run()
     summaries = [features.summary for features in sets]
-    lines = _skipped_lines(summaries[0]) + duplicate_lines(summaries[0]["duplicates"])
+    lines = _image_lines(summaries[0], "; `permafrost features show` lists all")
     lines += [line for features in sets for line in _set_lines(features)]
     show(summaries if len(summaries) > 1 else summaries[0], lines, as_json=as_json)
 
@@ -60,24 +59,23 @@ def _wanted(plan: dict[str, Any]) -> str:
     return f"{plan['compute'] + plan['cached']:,} images and views"
 
 
-def _skipped_lines(summary: dict[str, Any], maximum: int = 10) -> list[str]:
-    skipped = summary["skipped_paths"]
-    if not skipped:
-        return []
-    lines = [f"skipped: {len(skipped):,}"] + [f"  {entry['path']}: {entry['reason']}" for entry in skipped[:maximum]]
-    if len(skipped) > maximum:
-        lines.append(f"  and {len(skipped) - maximum:,} more; `permafrost features show` lists them")
-    return lines
+def _image_lines(result: dict[str, Any], more: str = "") -> list[str]:
+    """Return what was found, the same for all cuts."""
+    return [
+        *remark_lines(result),
+        *skipped_lines(result, more),
+        *duplicate_lines(result["duplicates"]),
+        *class_lines(result["splits"]),
+        *split_lines(result),
+    ]
 
 
 def _set_lines(features: Any) -> list[str]:
     summary, seconds = features.summary, features.summary["seconds"]
     waits = ", ".join(f"{stage} {duration(seconds[name])}" for name, stage in STAGES.items())
     rate = summary["images"] / max(seconds["all"] - seconds["engine"], 1e-3)
-    splits = ", ".join(f"{split} {len(features.rows(split)):,}" for split in SPLITS)
     views = [] if features.views == 1 else [f"views: {features.views} of each training image, {features.augmentation}"]
     return [
-        f"images: {summary['images']:,} ({splits}); {len(features.class_names)} classes",
         *views,
         f"computed: {summary['computed']:,}{_by_engine(summary)}; cached: {summary['cached']:,}",
         *(f"not used: {line.split('. ')[0]}" for line in summary["damaged"]),

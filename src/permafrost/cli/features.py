@@ -11,7 +11,7 @@ import click
 
 from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
-from permafrost.cli.text import duplicate_lines
+from permafrost.cli.text import class_lines, duplicate_lines, split_lines
 from permafrost.errors import SetError, StoreError
 from permafrost.units import size
 
@@ -53,7 +53,8 @@ def list_sets(*, folder: str, as_json: bool) -> None:
 def show_set(*, path: str, as_json: bool) -> None:
     """Show what a feature set holds.
 
-    Prints its images and classes, its trunk, duplicate images, and the skipped files with reasons.
+    Prints its classes and splits, how the splits came about, its trunk, duplicate images, and the skipped files with
+    reasons.
     """
     from permafrost.store.description import describe_set
     from permafrost.store.feature_set import open_features
@@ -61,12 +62,10 @@ def show_set(*, path: str, as_json: bool) -> None:
     opened = open_features(path)
     described, spec, used = describe_set(opened), opened.spec, opened.store.size()
     lines = [
+        *(f"warning: {line}" for line in described["warnings"]),
         f"data: {described['data']}",
-        f"classes: {', '.join(described['classes'])}",
-        *(
-            f"{name}: {split['n']:,} ({', '.join(f'{label} {n:,}' for label, n in split['classes'].items())})"
-            for name, split in described["splits"].items()
-        ),
+        *class_lines(described["splits"], maximum=None),
+        *split_lines(described),
         f"base: {spec.base}, weights {spec.weights_source}, cut {spec.cut}, pooling {spec.pooling}",
         f"image size {spec.image_size[0]}x{spec.image_size[1]}, preprocessing {spec.preprocessing}",
         f"features: shape {opened.shape}, {spec.dtype}, computed in {spec.precision}",

@@ -5,11 +5,75 @@ from __future__ import annotations
 from typing import Any
 
 from permafrost.errors import one_line
+from permafrost.images.skipped import commonest
 
 
 def remark_lines(result: dict[str, Any]) -> list[str]:
     """Return the notes and warnings of a result as lines."""
     return [f"note: {line}" for line in result["notes"]] + [f"warning: {line}" for line in result["warnings"]]
+
+
+def skipped_lines(result: dict[str, Any], more: str = "") -> list[str]:
+    """Return what was skipped as lines: the ten commonest reasons, each with one example.
+
+    Args:
+        result: holds `skipped_paths`.
+        more: where all of it is listed.
+    """
+    skipped = [(each["path"], each["reason"]) for each in result["skipped_paths"]]
+    if not skipped:
+        return []
+    reasons = commonest(skipped)
+    lines = [f"  {count:,}: {reason}, such as {name}" for reason, count, name in reasons[:10]]
+    rest = [f"  and {len(reasons) - 10:,} more reasons"] if len(reasons) > 10 else []
+    return [f"skipped: {len(skipped):,}{more}", *lines, *rest]
+
+
+def class_lines(splits: dict[str, Any], *, maximum: int | None = 20) -> list[str]:
+    """Return a table of the images of each class in each split, with the names last: they may have any width.
+
+    Args:
+        splits: the result of `description.describe_splits`.
+        maximum: maximum number of classes to list; None lists all.
+    """
+    names = list(splits["train"]["classes"])
+    shown = names[:maximum]
+    rows = [list(splits)] + [[f"{split['classes'][name]:,}" for split in splits.values()] for name in shown]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  " + "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), name]).rstrip()
+        for row, name in zip(rows, ["", *map(one_line, shown)], strict=True)
+    ]
+    more = [f"  and {len(names) - len(shown):,} more"] if len(shown) < len(names) else []
+    return [f"classes: {len(names):,}", *lines, *more]
+
+
+def split_lines(result: dict[str, Any]) -> list[str]:
+    """Return the numbers of images and groups in each split, and how the split came about, as lines.
+
+    Args:
+        result: holds `splits` and `splitting`, as `extract --json` has them.
+    """
+    splits = result["splits"].items()
+    total = sum(split["n"] for _, split in splits)
+    each = ", ".join(f"{name} {split['n']:,}" for name, split in splits)
+    lines = [f"images: {total:,} ({each})"]
+    if result["splits"]["train"]["groups"] is not None:
+        lines.append("groups: " + ", ".join(f"{name} {split['groups']:,}" for name, split in splits))
+    return [*lines, *_splitting_lines(result["splitting"])]
+
+
+def _splitting_lines(splitting: dict[str, Any] | None) -> list[str]:
+    if splitting is None:
+        return []
+    given, decided = splitting["given"], splitting["decided"]
+    how = f"by group ({splitting['split_by']})" if splitting["split_by"] else "by content"
+    fractions = f"validation {splitting['validation_fraction']:g}, test {splitting['test_fraction']:g}"
+    if not decided:
+        return ["split: given by the dataset"]
+    if not given:
+        return [f"split: decided {how}: {fractions}"]
+    return [f"split: given by the dataset for {given:,} images; decided {how} for {decided:,}: {fractions}"]
 
 
 def metrics_line(split: str, metrics: dict[str, Any]) -> str:

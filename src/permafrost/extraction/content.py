@@ -92,7 +92,7 @@ def describe_images(content: SetContent, splitting: Splitting, indices: Sequence
         "duplicates": describe_duplicates(content),
         "classes": list(content.class_names),
         "splits": describe_splits(content),
-        "split": content.about["splits"],
+        "splitting": content.about["splits"],
         "notes": [*dataset.notes, *splitting.notes(content.digests)],
         "warnings": [
             *dataset.warnings,

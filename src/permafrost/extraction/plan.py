@@ -38,7 +38,7 @@ class Plan:
         seconds: time to compute them, estimated from one batch.
         shape: shape of the features of one image.
         skipped: number of files that are not images or cannot be read.
-        skipped_paths, duplicates, classes, splits, split, notes, warnings: as `extract --json` says them.
+        skipped_paths, duplicates, classes, splits, splitting, notes, warnings: as `extract --json` says them.
     """
 
     set: str
@@ -55,7 +55,7 @@ class Plan:
     duplicates: dict[str, Any]
     classes: list[str]
     splits: dict[str, Any]
-    split: dict[str, Any]
+    splitting: dict[str, Any]
     notes: list[str]
     warnings: list[str]
 

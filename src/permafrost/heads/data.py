@@ -200,7 +200,8 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
     if not len(rows["train"]):
         raise HeadError(
             f"no training images in {features.path}",
-            do="extract a dataset that does not give all its images to validation and test",
+            found="other splits for all, as the dataset gives them",
+            do="give some images the split train",
         )
     if hold_out and not len(rows["validation"]):
         units = connect_images(features.digests("train"), features.groups("train"))

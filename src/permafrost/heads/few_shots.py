@@ -78,10 +78,8 @@ def _one_draw(
     head: Head, data: HeadData, options: HeadOptions, count: int, random: np.random.Generator
 ) -> dict[str, float]:
     """Return the accuracies of one draw."""
-    classes = range(len(data.class_names))
-    drawn = np.concatenate(
-        [random.choice(_one_per_unit(data, label, random), count, replace=False) for label in classes]
-    )
+    rows = [_one_per_unit(data, label, random) for label in range(len(data.class_names))]
+    drawn = np.concatenate([random.choice(of_class, count, replace=False) for of_class in rows])
     x, y = data.validation_x, data.validation_y
     if x is None or y is None:
         units = np.arange(len(data.y)) if data.units is None else data.units

@@ -23,7 +23,7 @@ def describe_set(features: FeatureSet) -> dict[str, Any]:
         "images": len(features),
         "classes": features.class_names,
         "splits": describe_splits(content),
-        "split": content.about.get("splits"),
+        "splitting": content.about.get("splits"),
         "shape": list(features.shape),
         "views": features.views,
         "augmentation": features.augmentation,

@@ -204,6 +204,15 @@ def test_a_warning_names_a_class_that_may_be_missing_labels(tmp_path):
     assert dataset.warnings == ("nan is a class: leave out the rows of images without a label",)
 
 
+@pytest.mark.parametrize(
+    ("labels", "kind"), [(("train", "test"), "splits: test, train"), (("2019", "2020"), "years: 2019, 2020")]
+)
+def test_a_warning_says_that_labels_look_like_something_else(tmp_path, labels, kind):
+    dataset = read(tmp_path, "path,label\n" + "".join(f"{i}.jpg,{labels[i % 2]}\n" for i in range(10)))
+
+    assert dataset.warnings == (f"the labels look like {kind}",)
+
+
 def test_groups_come_from_the_column_group(tmp_path):
     dataset = read(tmp_path, "path,label,Groups\n1.jpg,a, one \n2.jpg,b,\n3.jpg,b,one\n")
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from typing import Final, TextIO
 
 from permafrost.errors import DatasetError
+from permafrost.images.class_levels import resembled
 from permafrost.images.entries import Entries
 from permafrost.images.options import RECOGNISED, ReadingOptions
 from permafrost.images.skipped import what_was_found
 from permafrost.images.splits import SPLITS
 from permafrost.images.table_columns import Columns, find_columns
 from permafrost.images.table_rows import Rows, Value
-from permafrost.images.table_text import contains, is_blank, open_text, read_records
+from permafrost.images.table_text import contains, is_blank, listed, open_text, read_records
 
 DELIMITERS: Final = ",;\t|"
 """What may separate the fields of a table."""
@@ -113,9 +114,12 @@ def _settle_labels(rows: Rows) -> list[str]:
 
 
 def _doubtful_labels(rows: Rows) -> list[str]:
-    """Return a warning on each label that programs write where there is none."""
-    labels = dict.fromkeys(value.label for value in rows.values if value.label.casefold() in _NO_LABEL)
-    return [f"{label} is a class: leave out the rows of images without a label" for label in labels]
+    """Return warnings on labels that are no classes: those that programs write where there is none; all if alike."""
+    labels = sorted({value.label for value in rows.values})
+    missing = [label for label in labels if label.casefold() in _NO_LABEL]
+    return [f"{label} is a class: leave out the rows of images without a label" for label in missing] + [
+        f"the labels look like {kind}: {listed(labels, fields_shown=3)}" for kind in resembled(labels)
+    ]
 
 
 def _skip_repeated(path: str, rows: Rows) -> None:

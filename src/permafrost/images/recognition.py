@@ -125,8 +125,8 @@ def _add_classes(layout: Layout, place: Folder, levels: tuple[str, ...]) -> None
             found=listed(combined),
             do=f"sort them so, or give {_shown(*levels, 'class')} if these are classes",
         )
-    names = {class_name(folder) for folder in folders}
-    copies = [folder for folder in folders if _holds_copies(folder, names)]
+    direct = {class_name(folder) for folder in folders if folder.own_images}
+    copies = [folder for folder in folders if _holds_copies(folder, direct)]
     _require_class_level(place, [folder for folder in folders if folder not in copies], levels)
     layout.add(place, ["class"])
     paths = {folder.path for folder in copies}
@@ -156,6 +156,8 @@ def _require_class_level(place: Folder, folders: Iterable[Folder], levels: Seque
 
 def _deeper_classes(classes: Mapping[str, Sequence[Folder]]) -> Deeper | None:
     """Return the folders in class folders if these may be the classes, looking through lone folders."""
+    if not any(with_images(folder) for folders in classes.values() for folder in folders):
+        return None
     parts = {name: [unwrapped(folder) for folder in folders] for name, folders in classes.items()}
     inside = {name: {class_name(each) for part in found for each in part.classes} for name, found in parts.items()}
     deep = [name for name, folders in classes.items() if inside[name] and all(map(holds_folders, folders))]
@@ -171,8 +173,9 @@ def _deeper_classes(classes: Mapping[str, Sequence[Folder]]) -> Deeper | None:
 
 
 def _holds_copies(folder: Folder, siblings: set[str]) -> bool:
-    names = {class_name(below) for below in with_images(folder)}
-    return len(names) > 1 and not folder.own_images and names <= siblings - {class_name(folder)}
+    """Return whether a folder has folders that are called like several of its siblings, and nothing else."""
+    names = {class_name(below) for below in with_images(folder)} - {class_name(folder)}
+    return len(names) > 1 and not folder.own_images and names <= siblings
 
 
 def _splits_in(folder: Folder) -> dict[str, str]:

@@ -43,6 +43,12 @@ _FILLERS: Final = frozenset({
 # fmt: on
 """Words that say nothing about which split a name means."""
 
+_SPLIT_WORDS: Final = _WORDS | {word + filler: split for word, split in _WORDS.items() for filler in _FILLERS}
+"""The words for splits, also joined with a filler, as in `trainset`."""
+
+_HINT: Final = re.compile("tr|val|dev|test|tst|h[eo]ld", re.IGNORECASE)
+"""What every word for a split has in it; most names have none of it."""
+
 _BREAKS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
 _COMPOUNDS: Final = re.compile(r"\b(hold|held|public|private) (out|test)\b")
 
@@ -96,9 +102,11 @@ def _grouped(names: Iterable[str]) -> tuple[dict[str, str], dict[tuple[str, ...]
 
 def _parts(name: str) -> tuple[str | None, tuple[str, ...]]:
     """Return the split that is named by exactly one word of a name, if any, and the words that are left."""
+    if not _HINT.search(name):
+        return None, ()
     words = _words(name)
-    splits = [split for word in words if (split := _split_word(word))]
-    rest = tuple(word for word in words if not _split_word(word) and word not in _FILLERS)
+    splits = [_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS]
+    rest = tuple(word for word in words if word not in _SPLIT_WORDS and word not in _FILLERS)
     if all(word.isdigit() for word in rest):
         rest = ()
     return (splits[0], rest) if len(splits) == 1 else (None, rest)
@@ -109,10 +117,3 @@ def _words(name: str) -> list[str]:
     spaced = _BREAKS.sub(" ", unicodedata.normalize("NFC", name))
     words = " ".join(re.split(r"[\W_]+", spaced.casefold())).strip()
     return _COMPOUNDS.sub(r"\1\2", words).split()
-
-
-def _split_word(word: str) -> str | None:
-    """Return the split that a word means: one of `_WORDS`, or one of them joined with a filler, as in `trainset`."""
-    if word in _WORDS:
-        return _WORDS[word]
-    return next((_WORDS[word.removesuffix(filler)] for filler in _FILLERS if word.removesuffix(filler) in _WORDS), None)

@@ -27,6 +27,7 @@ class Folder:
     Attributes:
         root: the path to which the other paths are relative.
         path: the folder's path; empty for the root itself.
+        name: the last part of the path.
         children: the path of each child, in order of the names, with the folder that it is, None for an image, or the
             reason why it is no image.
         folders: the folders directly in it.
@@ -38,6 +39,7 @@ class Folder:
     def __init__(self, root: str, path: str = "") -> None:
         self.root = root
         self.path = path
+        self.name = os.path.basename(path)
         self.children: list[tuple[str, Folder | str | None]] = []
         self.error: str | None = None
         try:
@@ -47,11 +49,6 @@ class Folder:
         self.folders = [found for _, found in self.children if isinstance(found, Folder)]
         self.own_images = sum(found is None for _, found in self.children)
         self.images: int = self.own_images + sum(folder.images for folder in self.folders)
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return os.path.basename(self.path)
 
     def walk(self) -> Iterator[tuple[str, str | None]]:
         """Yield the path of each image below with None, and of anything else with the reason for skipping it."""
@@ -83,9 +80,11 @@ class Folder:
         self._follow_links()
 
     def _follow_links(self) -> None:
-        links = [position for position, (_, found) in enumerate(self.children) if found == _LINK]
+        links = [position for position, (_, found) in enumerate(self.children) if found is _LINK]
+        if not links:
+            return
         others = any(found is None or isinstance(found, Folder) for _, found in self.children)
-        if not links or (others and self.path and not split_named(self.name)):
+        if others and self.path and not split_named(self.name):
             return
         for position in links:
             path, _ = self.children[position]

@@ -61,6 +61,8 @@ LAYOUTS = st.sampled_from([None, None, None, "class", "split/class", "class/spli
 @example(tree={"a": {"a_train": IMAGES, "a_test": FILES, "b": IMAGES}, "b": {"Test": IMAGES}}, layout=None)
 @example(tree={"data": {"seg_train": {"seg_train": {"a": IMAGES}}, "seg_test": {"a": IMAGES}}}, layout=None)
 @example(tree={"a": IMAGES, "b": IMAGES, "data": {"a": IMAGES, "b": IMAGES}}, layout=None)
+@example(tree={"train": {"data": {"a": IMAGES, "b": IMAGES}, **FILES}, "Test": {"a": IMAGES}}, layout=None)
+@example(tree={"a": {}, "b": {"c": IMAGES}}, layout="*/class")
 def test_what_was_read_and_what_was_skipped_is_all_that_is_there(tmp_path, tree, layout):
     root = tmp_path / "tree"
     shutil.rmtree(root, ignore_errors=True)

@@ -74,6 +74,8 @@ def test_the_number_scored_is_the_number_held_out_after_any_fractions(many, tiny
     more = {"epochs": 1} if head == "dense" else {}
     run = pf.fit_head(features, head, out=tmp_path / "run", progress=False, **more)
 
+    recorded = run.about["libraries"]["splits"]
+    assert (recorded["validation_fraction"], recorded["test_fraction"]) == pair
     scored = {}
     for split in SPLITS:
         held = run.metrics[split]["n"]

@@ -99,6 +99,19 @@ def test_the_terminal_shows_escapes_and_json_holds_the_names(fitted, odd, capsys
     assert tuple(json.loads(capsys.readouterr().out)["classes"]) == tuple(sorted(FOLDERS))
 
 
+def test_an_image_of_any_name_that_cannot_be_decoded_is_one_line(fitted, tmp_path, capsys):
+    names = [name % 1 for name in FILES]
+    for name in names:
+        (tmp_path / name).write_bytes(b"junk")
+
+    assert run_command(["predict", str(fitted.folder), str(tmp_path)]) == 2
+
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert len(text.splitlines()) == len(names)
+        assert all(line.isprintable() for line in text.splitlines())
+
+
 def test_names_from_a_table_and_from_arrays_are_as_they_were_written(tiny_base, tmp_path):
     names = [name for name in FOLDERS if name == name.strip() and name.isprintable()]
     with open(tmp_path / "odd.csv", "w", newline="", encoding="utf-8") as file:

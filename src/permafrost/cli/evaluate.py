@@ -35,11 +35,11 @@ def evaluate(*, model: str, data: str, as_json: bool, **options: Any) -> None:
     split = metrics["split"]
     lines = [
         *remark_lines(metrics),
+        *absent_class_lines(split, metrics),
         *skipped_lines(metrics),
         *(_class_line(name, values) for name, values in metrics["classes"].items()),
         f"scored {metrics['n']:,} of {metrics['images']:,} images: {_what(metrics)}",
         metrics_line(split, metrics),
-        *absent_class_lines(split, metrics),
     ]
     show(metrics, lines, as_json=as_json)
 

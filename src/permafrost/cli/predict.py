@@ -32,7 +32,8 @@ def predict(*, model: str, images: tuple[str, ...], top: int, as_json: bool) -> 
     show(answers, [_line(answer) for answer in answers], as_json=as_json)
     bad = [answer for answer in answers if "error" in answer]
     for answer in bad:
-        click.echo(f"permafrost predict: bad image {answer['path']}: {answer['error']}", err=True)
+        line = one_line(f"bad image {answer['path']}: {answer['error']}")
+        click.echo(f"permafrost predict: {line}", err=True)
     return 2 if bad else 0
 
 

@@ -117,7 +117,7 @@ def duplicate_lines(duplicates: dict[str, Any], *, maximum: int | None = 10) -> 
     if not duplicates["groups"]:
         return []
     lines = [
-        f"duplicates: {duplicates['across_splits']:,} images are in more than one split, which inflates the score; "
+        f"duplicates: {duplicates['across_splits']:,} images are in more than one split, and count in the first only; "
         f"{duplicates['across_labels']:,} have more than one label"
     ]
     for group in duplicates["groups"][:maximum]:

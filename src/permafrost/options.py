@@ -6,12 +6,16 @@ from these fields, so an option is described once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import numbers
+import os
 import textwrap
 import types
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from permafrost.errors import OptionError
@@ -96,19 +100,105 @@ def type_of(record: type, name: str) -> type:
 
 
 def check(record: Any) -> None:
-    """Check the options of a record against their choices and ranges; call it from `__post_init__`.
+    """Check the options of a record against their types, choices and ranges; call it from `__post_init__`.
+
+    Numbers of NumPy, and whole numbers given as floats, become plain ones.
 
     Raises:
         OptionError: a value is not permitted.
     """
+    hints = typing.get_type_hints(type(record))
     for name, description in descriptions(record).items():
-        value = getattr(record, name)
+        value = checked(name, getattr(record, name), hints[name])
+        object.__setattr__(record, name, value)  # The record is frozen, and still being made.
         if value is None:
             continue
         if description.choices and value not in description.choices:
             raise OptionError(f"unknown {name}", expected=_either(description.choices), found=value)
         if description.range and not description.allows(value):
             raise OptionError(f"{name} is out of range", expected=description.range, found=value)
+
+
+_KINDS: Final[dict[Any, tuple[str, str, Callable[[Any], Any]]]] = {
+    bool: ("True or False", "True or False", lambda value: _as(bool, value)),
+    int: ("a whole number", "whole numbers", lambda value: _whole(value)),
+    float: ("a number", "numbers", lambda value: _number(value)),
+    str: ("text", "names", lambda value: _text(value)),
+    os.PathLike: ("a path", "paths", lambda value: _as(os.PathLike, value)),
+}
+"""What a type is called, alone and in a sequence, and a function that converts a value or raises TypeError."""
+
+
+def checked(name: str, value: Any, annotation: Any) -> Any:
+    """Return a value as its annotation has it; values of annotations that are not in `_KINDS` are checked elsewhere.
+
+    Raises:
+        OptionError: the value is of another type, or a number that is not finite.
+    """
+    if not isinstance(value, numbers.Number) and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()  # A boolean or an array of NumPy.
+    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    words = []
+    for member in members:
+        if member is type(None):
+            if value is None:
+                return None
+            continue
+        kind = typing.get_origin(member) or member
+        if kind is tuple:
+            (_, word, convert), *_ = (_KINDS[each] for each in typing.get_args(member) if each is not ...)
+            if isinstance(value, tuple | list):
+                with contextlib.suppress(TypeError):
+                    return tuple(convert(each) for each in value)
+        elif kind in _KINDS:
+            word, _, convert = _KINDS[kind]
+            with contextlib.suppress(TypeError):
+                return convert(value)
+        else:
+            return value
+        words.append(word)
+    raise OptionError(f"{name} has a wrong value", expected=_either(words), found=repr(value))
+
+
+def _as(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise TypeError
+    return value if isinstance(value, int) else float(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if not _number(value).is_integer():
+        raise TypeError
+    return int(value)
+
+
+def as_path(value: Any, what: str) -> Path:
+    """Return a path that a user gave.
+
+    Args:
+        value: the path.
+        what: what it should be, for the error: "a feature set".
+
+    Raises:
+        OptionError: it is no path.
+    """
+    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value):
+        raise OptionError(f"not the path of {what}", found=repr(value))
+    return Path(value)
 
 
 def documented(*records: Any, leave_out: Sequence[str] = ()) -> Callable[[_Documented], _Documented]:

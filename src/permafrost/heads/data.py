@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -125,7 +125,10 @@ def open_sets(features: Features | Sequence[Features]) -> list[FeatureSet]:
         HeadError: the images, labels, splits or classes differ.
         OptionError: no set is given, or two have the same name.
     """
-    given = [features] if isinstance(features, FeatureSet | str | os.PathLike) else list(features)
+    if isinstance(features, Iterable) and not isinstance(features, FeatureSet | str | bytes | os.PathLike):
+        given = list(features)
+    else:
+        given = [features]
     if not given:
         raise OptionError("no feature set", expected="one, or several of the same images")
     sets = [found if isinstance(found, FeatureSet) else open_features(found) for found in given]

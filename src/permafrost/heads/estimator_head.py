@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -40,11 +42,18 @@ class EstimatorHead(Head):
         with ignore_convergence_warnings():
             try:
                 model.fit(data.x.reshape(len(data.x), -1).astype(np.float64), data.y)
-            except ValueError as error:
-                name = type(self._estimator).__name__
-                raise HeadError(f"{name} cannot be fitted to these features: {error}") from error
+            except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+                raise self._cannot_fit(error, data.class_names) from error
         return FittedHead(
             model=to_keras(convert(model), data.x.shape[1:]),
             history=[],
             details={"estimator": repr(self._estimator)},
+        )
+
+    def _cannot_fit(self, error: Exception, class_names: Sequence[str]) -> HeadError:
+        reason = " ".join(str(error).split())
+        numbers = ", ".join(f"{number} is {name}" for number, name in enumerate(class_names[:10]))
+        return HeadError(
+            f"{type(self._estimator).__name__} cannot be fitted to these features: {reason}",
+            do=f"give classes by their numbers: {numbers}" if "class_weight" in reason else None,
         )

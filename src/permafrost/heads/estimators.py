@@ -21,6 +21,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, Normalizer, Standa
 from sklearn.svm import LinearSVC
 
 from permafrost.errors import HeadError
+from permafrost.heads.head import too_many_neighbours
 from permafrost.heads.to_keras import Affine, Step, as_logits, merged, normalization, softmax
 
 
@@ -33,6 +34,10 @@ def require_convertible(estimator: BaseEstimator) -> None:
     Raises:
         HeadError: a part cannot be converted; the message names it and lists the classes that can.
     """
+    if isinstance(estimator, type):
+        raise HeadError(f"{estimator.__name__} is a class", expected="an estimator", do=f"give {estimator.__name__}()")
+    if not _members(estimator):
+        raise HeadError("a pipeline without steps", expected="one that ends in a classifier", found=repr(estimator))
     *transformers, classifier = _members(estimator)
     for member, table in [*((member, TRANSFORMERS) for member in transformers), (classifier, CLASSIFIERS)]:
         entry = table.get(type(member))
@@ -62,6 +67,9 @@ def convert(estimator: BaseEstimator) -> list[Step]:
 
     Args:
         estimator: a fitted estimator, checked by `require_convertible`.
+
+    Raises:
+        OptionError: it has more neighbours than training images, which scikit-learn finds only when it predicts.
     """
     *transformers, classifier = _members(estimator)
     return [*_convert_transformers(transformers), *CLASSIFIERS[type(classifier)].convert(classifier)]
@@ -118,13 +126,15 @@ def _convert_linear(model: Any) -> list[Step]:
 
 def _convert_neighbours(model: KNeighborsClassifier) -> list[Step]:
     """Average the labels of the nearest points, which have the largest x·p - |p|²/2."""
-    points = np.asarray(model._fit_X, np.float64)
+    points, count = np.asarray(model._fit_X, np.float64), int(model.n_neighbors)
+    if count > len(points):
+        raise too_many_neighbours(count, len(points))
     table = np.eye(len(model.classes_), dtype=np.float32)[np.asarray(model._y).reshape(-1)]
     centre = points.mean(axis=0)  # Distances are translation-invariant; near 0 float32 keeps more digits.
     points = points - centre
 
     def votes(nearness: Any) -> Any:
-        _, nearest = keras.ops.top_k(nearness, model.n_neighbors)
+        _, nearest = keras.ops.top_k(nearness, count)
         labels = keras.layers.Embedding(*table.shape, name="head_neighbour_labels")
         found = labels(nearest)
         labels.set_weights([table])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from permafrost.errors import HeadError
+from permafrost.errors import HeadError, OptionError
 from permafrost.heads.options import HeadOptions
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ class FittedHead:
 def identical_features() -> HeadError:
     """Return the error for features that are the same for all images."""
     return HeadError("all images have the same features", expected="features that differ", do="extract at another cut")
+
+
+def too_many_neighbours(count: int, images: int) -> OptionError:
+    """Return the error for more neighbours than there are training images."""
+    return OptionError("more neighbours than training images", expected=f"at most {images}", found=count)
 
 
 class Head(abc.ABC):

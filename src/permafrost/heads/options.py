@@ -194,7 +194,7 @@ def fit_options_from(settings: FitSettings, *, progress: bool) -> tuple[FitOptio
     own, rest = _divide(settings, FitOptions)
     candidates, shots = own.get("candidates"), own.get("shots")
     if candidates is not None:
-        own["candidates"] = tuple(candidates.split(",") if isinstance(candidates, str) else candidates)
+        own["candidates"] = candidates.split(",") if isinstance(candidates, str) else _listed(candidates)
     if shots is not None:
         own["shots"] = parse_numbers("shots", shots)
     return FitOptions(**own), options_from(rest, progress=progress)  # type: ignore[arg-type]
@@ -207,6 +207,11 @@ def _divide(settings: Mapping[str, Any], record: type) -> tuple[dict[str, Any], 
     return own, {name: value for name, value in settings.items() if name not in names}
 
 
+def _listed(value: Any) -> tuple[Any, ...]:
+    """Return several values as a tuple, or a single one as a tuple of one."""
+    return tuple(value) if isinstance(value, Iterable) else (value,)
+
+
 def parse_numbers(name: str, value: float | str | Iterable[float]) -> tuple[Any, ...]:
     """Return a tuple from a number, numbers, or text such as "512,128"; for `hidden`, "0" means no hidden layer.
 
@@ -214,7 +219,7 @@ def parse_numbers(name: str, value: float | str | Iterable[float]) -> tuple[Any,
         OptionError: the text is not a list of numbers.
     """
     if not isinstance(value, str):
-        return tuple(value) if isinstance(value, Iterable) else (value,)
+        return _listed(value)
     kind: type[float] = float if name == "filter_dropout" else int
     try:
         numbers = tuple(kind(part) for part in value.split(","))

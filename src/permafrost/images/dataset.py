@@ -26,6 +26,7 @@ from permafrost.images.options import RECOGNISED, ReadingOptions
 from permafrost.images.skipped import what_was_found
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, ListedImage
 from permafrost.images.tables import read_table
+from permafrost.options import as_path
 
 ENDINGS: Final[dict[str, Literal["table", "arrays"]]] = {
     ".csv": "table",
@@ -127,9 +128,9 @@ def read_dataset(
 
     Raises:
         DatasetError: it does not exist, cannot be read, can be read in two ways, has no images, or has too few classes.
-        OptionError: an option is not for this kind of dataset, or `options.split_by` finds no groups in it.
+        OptionError: `data` is no path, an option is not for this kind of dataset, or there are no groups to split by.
     """
-    root = os.path.abspath(os.fspath(data))
+    root = os.path.abspath(as_path(data, "a dataset"))
     entries = find_groups(_read_entries(root, options), options.split_by)
     if min_classes > 1 and file_kind(root):
         require_classes(f"labels in {root}", entries.labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -71,7 +71,7 @@ def _listed(
     """Return images, or a single one, as a list of paths and arrays."""
     if isinstance(images, str | os.PathLike) or (isinstance(images, np.ndarray) and _is_one_image(images.shape)):
         return [images]
-    found = list(images)
+    found = list(images) if isinstance(images, Iterable) else [images]
     for image in found:
         if not isinstance(image, str | os.PathLike | np.ndarray):
             raise OptionError("not an image", expected="paths, or arrays (h, w, 3)", found=type(image).__name__)

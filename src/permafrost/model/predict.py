@@ -11,6 +11,7 @@ from permafrost.errors import ImageError, OptionError
 from permafrost.images.found import FoundImages, Images, find_images
 from permafrost.keras_state import keras_defaults
 from permafrost.model.inference import ModelLike, classify, open_model
+from permafrost.options import checked
 
 
 @keras_defaults()
@@ -43,6 +44,7 @@ def predict_found(
     model: ModelLike, found: FoundImages, *, top: int, note: Callable[[str], object] = lambda _: None
 ) -> list[dict[str, Any]]:
     """Classify images that have been found, as `predict` does; `note` is called with each note on the model."""
+    top = checked("top", top, int)
     if top < 1:
         raise OptionError("top is too small", expected="1 or more", found=top)
     opened = open_model(model)

@@ -35,6 +35,7 @@ from permafrost.errors import RunError
 from permafrost.model.labels import LABELS_FILE, labels_bytes
 from permafrost.model.plots import confusion_png, curves_png
 from permafrost.model.publishing import publish
+from permafrost.options import as_path
 from permafrost.store.feature_set import FeatureSet
 from permafrost.store.run_images import IMAGES_FILE, RunImages, read_run_images
 from permafrost.trunk.bases import load_model_file
@@ -171,7 +172,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     Raises:
         RunError: the folder is missing, is not a run, is damaged, or is of another version.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "a run")
     expected = "a folder that fit-head or finetune made"
     if not folder.is_dir():
         raise RunError(f"no run at {folder}", expected=expected)
@@ -210,7 +211,7 @@ def free_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
         while folder.exists():
             folder, number = Path(DEFAULT_FOLDER) / f"{name}-{number}", number + 1
         return folder
-    folder = Path(out)
+    folder = as_path(out, "a run's folder")
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / RUN_FILE).is_file())):
         raise RunError(f"{folder} exists and is not a run", do="give another --out, or remove it")
     return folder

@@ -13,6 +13,7 @@ import numpy as np
 from permafrost.errors import OptionError, StoreError
 from permafrost.images.dataset import paths_of
 from permafrost.images.splits import SPLITS
+from permafrost.options import as_path
 from permafrost.store.set_content import SetContent
 from permafrost.store.set_reading import read_set
 from permafrost.store.set_rows import SetRows
@@ -217,9 +218,12 @@ def open_features(path: ObjectPlace) -> FeatureSet:
             beside it, in `store/`.
 
     Raises:
+        OptionError: `path` is no path.
         SetError: the file is not a feature set, or is damaged; or its store is gone, or holds another trunk's features.
         VersionError: the set or its store is of another format version.
     """
+    if not isinstance(path, StoredObject):
+        path = as_path(path, "a feature set")
     features = FeatureSet(path, read_set(path))
     _ = features.store  # Refuse a set without its store now, not when its first row is read.
     return features

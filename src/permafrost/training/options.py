@@ -64,7 +64,9 @@ class TrainingOptions:
     class_weight: str = option(
         "none", "balanced weights classes equally; none weights images equally.", choices=CLASS_WEIGHTS
     )
-    seed: int = option(0, "Random seed of initial weights, dropout and the order of the images.", minimum=0)
+    seed: int = option(
+        0, "Random seed of initial weights, dropout and the order of the images.", minimum=0, maximum=2**32 - 1
+    )
 
     def __post_init__(self) -> None:
         check(self)

@@ -125,7 +125,13 @@ def find_layer(model: keras.Model, cut: str | int | None) -> str:
 
 
 def as_index(layer: str | int) -> int | None:
-    """Return the index that a user means by `layer`, negative from the end; None if it is a name."""
+    """Return the index that a user means by `layer`, negative from the end; None if it is a name.
+
+    Raises:
+        CutError: it is neither.
+    """
+    if not isinstance(layer, str | int) or isinstance(layer, bool):
+        raise CutError("not a layer", expected="a name or an index", found=repr(layer))
     return int(layer) if isinstance(layer, int) or re.fullmatch(r"-?[0-9]+", layer) else None
 
 

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
-from permafrost.errors import OptionError
 from permafrost.heads.classical_head import ClassicalHead
 from permafrost.heads.fitters import Setup
+from permafrost.heads.head import too_many_neighbours
 
 COUNTS: Final = (50, 30, 20, 15, 10, 7, 5, 3, 1)
 
@@ -20,7 +20,7 @@ def fitter(x: np.ndarray, y: np.ndarray, setup: Setup) -> Callable[[float], KNei
 
     def fit(count: float) -> KNeighborsClassifier:
         if count > len(x):
-            raise OptionError("more neighbours than training images", expected=f"at most {len(x)}", found=int(count))
+            raise too_many_neighbours(int(count), len(x))
         return KNeighborsClassifier(int(count), algorithm="brute").fit(x, y)
 
     return fit

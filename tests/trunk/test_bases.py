@@ -145,6 +145,24 @@ def free_size(path, **layers) -> str:
     return str(path)
 
 
+def test_a_model_whose_resizing_and_scaling_are_within_a_model_needs_neither_option(tmp_path):
+    before = keras.Sequential([keras.layers.Resizing(24, 20), keras.layers.Rescaling(1 / 255)])
+    pixels = keras.Input((None, None, 3))
+    keras.Model(pixels, keras.layers.Conv2D(2, 3)(before(pixels)), name="unknown").save(tmp_path / "nested.keras")
+
+    base = load_base(str(tmp_path / "nested.keras"))
+
+    assert (base.image_size, base.preprocessing) == ((24, 20), "none")
+
+
+def test_a_rescaling_above_the_first_weights_is_no_preprocessing(tmp_path):
+    pixels = keras.Input((PX, PX, 3))
+    keras.Model(pixels, keras.layers.Rescaling(0.5)(keras.layers.Conv2D(2, 3)(pixels))).save(tmp_path / "late.keras")
+
+    with pytest.raises(OptionError, match=r"the preprocessing of .* is unknown"):
+        load_base(str(tmp_path / "late.keras"))
+
+
 def test_a_model_for_images_of_any_size_needs_a_size(tmp_path):
     path = free_size(tmp_path / "any.keras")
 

@@ -175,6 +175,8 @@ def test_a_nested_model_cannot_be_the_cut_but_the_layer_after_it_can():
     inner = tiny_model()
     base = base_of(keras.Model(pixels, keras.layers.GlobalAveragePooling2D(name="after")(inner(pixels))))
 
+    with pytest.raises(CutError, match=r"layer joined is within the nested model tiny; expected a layer\. Cut at"):
+        trunk_of(base, "joined")
     with pytest.raises(CutError, match=r"layer tiny is a nested model; expected a layer\. Cut at the layer after it"):
         trunk_of(base, "tiny")
     assert np.allclose(trunk_of(base, "after").model(PIXELS), inner(PIXELS).numpy().mean(axis=(1, 2)), atol=1e-6)

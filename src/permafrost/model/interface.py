@@ -16,7 +16,7 @@ import numpy as np
 from permafrost.errors import RunError
 from permafrost.images.resizing import resize, resized_image
 from permafrost.model.assembly import is_assembled
-from permafrost.trunk.graph import histories, tensors_of
+from permafrost.trunk.graph import first_operations, histories, tensors_of
 
 SUM_TOLERANCE: Final = 1e-2
 """The maximum difference of the sum of an image's probabilities from 1. A bfloat16 has 8 bits."""
@@ -170,7 +170,7 @@ def inspect(model: keras.Model, name: str) -> Interface:
         raise _no_probabilities(name, f"{units} sigmoid units, which give each image any number of labels")
     if kind == "softmax" and units == 1:
         raise _no_probabilities(name, "a softmax of one unit, which is always 1")
-    first = list(_first_operations(model))
+    first = list(first_operations(model))
     resizing = next((layer for layer in first if isinstance(layer, keras.layers.Resizing)), None)
     return Interface(
         name=name,
@@ -259,17 +259,6 @@ def _single(tensors: Sequence[Any], name: str, what: str) -> Any:
         shapes = ", ".join(f"{tensor.name} {_text(tensor.shape)}" for tensor in tensors)
         raise RunError(f"{name} has {len(tensors)} {what}", expected="one", found=shapes)
     return tensors[0]
-
-
-def _first_operations(model: Any) -> Iterator[Any]:
-    """Yield the operations of a model up to its first weights, those of nested models in their place."""
-    for operation in getattr(model, "operations", None) or model.layers:
-        if hasattr(operation, "layers"):
-            yield from _first_operations(operation)
-        else:
-            yield operation
-        if getattr(operation, "weights", ()):
-            return
 
 
 def _grey(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from permafrost.errors import BaseError, OptionError, WeightsError
 from permafrost.keras_state import keras_defaults
+from permafrost.trunk.graph import first_operations
 from permafrost.trunk.preprocessing import RULES
 from permafrost.trunk.table import BASES, find_name, full_name, parse_base, preprocessing_of
 from permafrost.trunk.weights import load_weights, quiet_keras, require_weights_file, set_random_weights
@@ -222,7 +223,7 @@ def _file_size(model: keras.Model) -> tuple[int, int] | None:
     height, width = model.inputs[0].shape[1:3]
     if height is not None and width is not None:
         return int(height), int(width)
-    for layer in model.layers[:2]:
+    for layer in first_operations(model):
         if isinstance(layer, keras.layers.Resizing):
             return int(layer.height), int(layer.width)
     return None
@@ -233,7 +234,7 @@ def _file_preprocessing(path: str, model: keras.Model) -> str:
     import keras
 
     scaling = (keras.layers.Rescaling, keras.layers.Normalization)
-    if any(isinstance(layer, scaling) for layer in model.layers[:4]):
+    if any(isinstance(layer, scaling) for layer in first_operations(model)):
         return "none"
     known = find_name(re.sub(r"_\d\.\d+_\d+$", "", model.name))  # MobileNets add width and size: `mobilenet_0.25_224`
     if known:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from permafrost.atomic import replacing
 from permafrost.errors import BaseError, CutError, OptionError, StoreError, nearest
 from permafrost.trunk.bases import Base, load_model_file
-from permafrost.trunk.graph import architecture_digest, as_precision, require_finite, weights_digest
+from permafrost.trunk.graph import architecture_digest, as_precision, leaves, require_finite, weights_digest
 from permafrost.trunk.options import DTYPES, POOLINGS, PRECISIONS
 from permafrost.trunk.preprocessing import preprocess
 from permafrost.trunk.spec import TrunkSpec
@@ -120,6 +120,9 @@ def find_layer(model: keras.Model, cut: str | int | None) -> str:
             )
         return str(names[index])
     if cut not in names:
+        for member in model.layers:
+            if hasattr(member, "layers") and any(leaf.name == cut for leaf in leaves(member)):
+                raise _nested(f"layer {cut} is within the nested model {member.name}")
         raise CutError(f"{model.name} has no layer {cut}", do=f"try {nearest(str(cut), names)}")
     return str(cut)
 
@@ -192,11 +195,7 @@ def _output(model: keras.Model, layer: str) -> Any:
 
     member = model.get_layer(layer)
     if isinstance(member, keras.Model):
-        raise CutError(
-            f"layer {layer} is a nested model",
-            expected="a layer",
-            do="cut at the layer after it, or save it to its own file and give that as the base",
-        )
+        raise _nested(f"layer {layer} is a nested model")
     output = member.output
     if not isinstance(output, keras.KerasTensor):
         raise CutError(f"layer {layer} has {len(output)} output tensors", expected="one")
@@ -217,6 +216,11 @@ def _spec(base: Base, trunk: keras.Model, layer: str, *, pool: str, precision: s
         cut=layer,
         shapes=(_shape(trunk, layer),),
     )
+
+
+def _nested(what: str) -> CutError:
+    do = "cut at the layer after it, or save the nested model to its own file and give that as the base"
+    return CutError(what, expected="a layer", do=do)
 
 
 def _pooled(features: Any, layer: str, pool: str, precision: str) -> Any:

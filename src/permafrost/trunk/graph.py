@@ -54,6 +54,17 @@ def leaves(layer: Any) -> Iterator[Any]:
         yield from leaves(member)
 
 
+def first_operations(model: Any) -> Iterator[Any]:
+    """Yield the operations of a model up to its first weights, those of nested models in their place."""
+    for operation in getattr(model, "operations", None) or model.layers:
+        if hasattr(operation, "layers"):
+            yield from first_operations(operation)
+        else:
+            yield operation
+        if getattr(operation, "weights", ()):
+            return
+
+
 def require_finite(model: keras.Model, source: str) -> None:
     """Check that all weights of a model are finite.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import collections
+import itertools
+import json
 import unicodedata
 
 import pytest
 
+from permafrost.cli import run
 from permafrost.errors import DatasetError
 from permafrost.images.dataset import Dataset, read_dataset
 from permafrost.images.options import ReadingOptions
-from samples import SMALL_IMAGE, write_images
+from samples import CLASSES, SMALL_IMAGE, encoded, texture, write_images
 
 
 def counts(dataset: Dataset) -> dict[tuple[str | None, str], int]:
@@ -136,3 +139,18 @@ def test_two_folders_of_one_class_in_two_unicode_forms_are_one_class(tmp_path):
     dataset = read_dataset(write_images(tmp_path, "caf\u00e9/1.png", "cafe\u0301/2.png", "b/3.png"))
 
     assert counts(dataset) == {(None, "caf\u00e9"): 2, (None, "b"): 1}
+
+
+def test_extract_refuses_two_readings_in_one_line_and_takes_the_layout(tmp_path, tiny_base, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, kind in itertools.product(range(2), CLASSES[:2]):
+        place = tmp_path / "photos" / str(2019 + number) / kind
+        place.mkdir(parents=True)
+        (place / "1.png").write_bytes(encoded(texture(kind, number)))
+    command = ["extract", "photos", "--base", str(tiny_base)]
+
+    assert run([*command]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "two ways; found classes 2019, 2020 (--layout class), or classes checks, dots (--layout '*/class')" in line
+    assert run([*command, "--layout", "*/class", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == ["checks", "dots"]

@@ -19,6 +19,12 @@ def test_a_file_without_an_extension_is_known_by_its_first_bytes(tmp_path, form)
     assert list(Folder(str(tmp_path)).walk()) == [("image", None)]
 
 
+def test_heic_without_an_extension_is_known_by_its_first_bytes(tmp_path):
+    (tmp_path / "image").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+
+    assert list(Folder(str(tmp_path)).walk()) == [("image", None)]
+
+
 @pytest.mark.parametrize(
     "start", [b"", b"BM", b"BM is a word" + bytes(30), b"%PDF-1", b"P1 is a place", bytes(4) + b"ftypmp42"]
 )

@@ -8,6 +8,7 @@ import pytest
 import permafrost as pf
 from permafrost.errors import DatasetError
 from permafrost.images.dataset import read_dataset
+from permafrost.model.inference import open_model
 from samples import CLASSES, texture
 
 LABELS = np.arange(12) % 2
@@ -103,3 +104,24 @@ def test_features_of_fractions_are_those_of_the_same_images_in_bytes(tmp_path, t
 
     assert np.array_equal(sets[0].arrays()[0], sets[1].arrays()[0])
     assert sets[1].summary["cached"] == 12, "they are the same images"
+
+
+def test_a_run_remembers_the_range_of_its_arrays(tmp_path, tiny_base):
+    np.savez(tmp_path / "deep.npz", X=DEEP, y=LABELS)
+    np.savez(tmp_path / "dark.npz", X=DEEP // 20, y=LABELS)
+    features = pf.extract(tmp_path / "deep.npz", base=str(tiny_base), pool="avg", out=tmp_path / "set.h5")
+    run = pf.fit_head(features, head="nb", out=tmp_path / "run")
+
+    alone, among = (pf.predict(run, images)[0] for images in (DEEP[1:2] // 20, [DEEP[1] // 20, DEEP[2]]))
+
+    assert alone["probability"] == pytest.approx(among["probability"], abs=1e-6)
+    assert read_dataset(tmp_path / "dark.npz").pixels.white == 255, "alone, they are taken for bytes"
+    opened = open_model(run)
+    assert read_dataset(tmp_path / "dark.npz", pixels=opened.pixels).pixels.white == 4095
+    with pytest.raises(DatasetError, match="another range than the images before; expected 0 to 4095"):
+        pf.evaluate(run, write(tmp_path / "deeper.npz", X=DEEP * 16, y=LABELS))
+
+
+def write(path, **arrays):
+    np.savez(path, **arrays)
+    return path

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from permafrost.errors import DatasetError
-from permafrost.images.ranges import AS_THEY_ARE, PixelRange, pixel_range, pixel_values, range_of
+from permafrost.images.pixel_values import pixel_values
+from permafrost.images.ranges import AS_THEY_ARE, PixelRange, pixel_range, range_of
 from samples import CLASSES, texture
 
 PIXELS = np.stack([texture(kind, seed, (8, 9)) for kind in CLASSES for seed in range(2)])
@@ -189,9 +190,26 @@ def test_a_range_holds_for_later_arrays_of_the_same_kind_that_fit_it():
     assert decided(PIXELS[:1].astype("i8") // 2, fitted=deep) is deep
     with pytest.raises(DatasetError, match=r"another range than the images before; expected 0 to 4095, found"):
         decided(PIXELS.astype("u2") * 257, fitted=deep)
-    with pytest.raises(DatasetError, match=r"another range .*; expected 0 to 255"):
-        decided(UNIT, fitted=decided(PIXELS * 1.0))
+    assert decided(UNIT * 0.1, fitted=decided(UNIT)) == decided(UNIT)
     assert decided(UNIT, fitted=deep).white == 1  # Another kind, with a clear meaning of its own.
+
+
+def test_floats_and_bytes_that_do_not_fit_a_range_have_their_own():
+    floats, masks = decided(PIXELS * 1.0), decided((PIXELS > 128).astype(np.uint8))
+
+    assert decided(UNIT, fitted=floats).white == 1
+    assert decided(PIXELS * 1.0, fitted=decided(UNIT)).white == 255
+    assert decided(PIXELS, fitted=masks).white == 255
+    with pytest.raises(DatasetError, match="of 12 images of X0 have fractions up to 1"):
+        decided(np.concatenate([PIXELS, UNIT]), fitted=floats)
+
+
+def test_a_range_is_recorded():
+    deep = decided(PIXELS.astype("u2") * 16)
+
+    assert deep.record() == {"white": 4095, "kinds": ["integers"]}
+    assert PixelRange.recorded(deep.record()) == PixelRange(white=4095, kinds=deep.kinds)
+    assert PixelRange.recorded(None) is None
 
 
 def test_bytes_of_0_and_1_that_were_converted_before_stay_as_they_are():
@@ -209,7 +227,7 @@ def test_single_images_decide_together():
 
 def test_large_arrays_are_converted_in_blocks(monkeypatch):
     whole = converted(UNIT)
-    monkeypatch.setattr("permafrost.images.ranges._CHUNK", 1000)
+    monkeypatch.setattr("permafrost.images.pixel_values._CHUNK", 1000)
 
     assert np.array_equal(converted(UNIT), whole)
     assert decided(with_dark(PIXELS.astype("u2") * 16)).white == 4095

@@ -41,6 +41,8 @@ def content_without_rows(
     dataset, indices = splitting.dataset, [index for index, _ in images]
     digests = digest_rows([digest for _, digest in images])
     about = {"max_pixels": splitting.options.max_pixels, "splits": splitting.record(indices, digests)}
+    if dataset.pixels is not None:
+        about["pixels"] = dataset.pixels.record()
     if splitting.base is not None:
         about["base_run"] = splitting.base.record()
     return SetContent(

@@ -11,6 +11,7 @@ import numpy as np
 from permafrost.errors import DatasetError, ImageError
 from permafrost.images.dataset import Dataset, file_kind, path_of, paths_of, read_dataset
 from permafrost.images.options import MAX_PIXELS
+from permafrost.images.ranges import PixelRange
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, LoadedImage
 from permafrost.store.feature_set import FeatureSet
 
@@ -18,6 +19,11 @@ from permafrost.store.feature_set import FeatureSet
 def max_pixels_of(about: Mapping[str, Any]) -> int:
     """Return the limit on pixels of an extraction, from the set's `about`: images are read again with the same one."""
     return int(about.get("max_pixels", MAX_PIXELS))
+
+
+def pixels_of(about: Mapping[str, Any]) -> PixelRange | None:
+    """Return what the values of an extraction's arrays meant, from the set's `about`; None if it had files."""
+    return PixelRange.recorded(about.get("pixels"))
 
 
 class Originals:

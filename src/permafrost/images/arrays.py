@@ -6,7 +6,7 @@ import dataclasses
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,8 @@ from permafrost.images.array_labels import Label, class_names_of, read_groups, r
 from permafrost.images.array_names import CLASS_NAMES, GROUPS, SplitArrays, splits_of
 from permafrost.images.entries import Entries
 from permafrost.images.options import RECOGNISED, ReadingOptions
-from permafrost.images.ranges import pixel_range, pixel_values, require_numbers
+from permafrost.images.pixel_values import PixelValues, pixel_values, require_numbers
+from permafrost.images.ranges import PixelRange, pixel_range
 from permafrost.images.shapes import channels_last, remedy
 from permafrost.machine import available_memory
 
@@ -60,12 +61,17 @@ class _Part:
     groups: Sequence[str | None] | None
 
 
-def read_arrays(path: str, options: ReadingOptions = RECOGNISED) -> Entries:
+def read_arrays(path: str, options: ReadingOptions = RECOGNISED, *, pixels: PixelRange | None = None) -> Entries:
     """Read a dataset from an npz file.
 
     All images become uint8, and what their values mean is decided by all of them together (`images.ranges`). Labels are
     whole numbers, booleans, names, or one 1 per row. An optional array `class_names` gives the name of each number, and
     `groups`, or the one that `options.split_by` names, the group of each image.
+
+    Args:
+        path: the file.
+        options: how to read it.
+        pixels: what the values of another dataset's arrays meant, which holds for these where they fit it.
 
     Raises:
         DatasetError: the file cannot be read, does not fit into memory, or an array is missing or of the wrong shape,
@@ -84,16 +90,21 @@ def read_arrays(path: str, options: ReadingOptions = RECOGNISED) -> Entries:
     stored = _load(path, headers, [*used, *([named] if named else [])], images=[split.images for split in splits])
     read, moved = zip(*(_part(path, split, stored) for split in splits), strict=True)
     classes = class_names_of(path, [label for part in read for label in part.labels], stored.get(named or ""))
-    return _entries(path, read, classes, moved=any(moved), unused=[each for each in headers if each not in stored])
+    values = [pixel_values(f"{part.arrays.images} in {path}", part.images) for part in read]
+    entries = _entries(read, values, pixel_range(values, fitted=pixels), classes)
+    unused = [(name, "neither images nor their labels") for name in headers if name not in stored]
+    return dataclasses.replace(
+        entries,
+        skipped=[*unused, *entries.skipped],
+        notes=[*entries.notes, *(["channels come first, moved last"] if any(moved) else [])],
+    )
 
 
 def _entries(
-    path: str, parts: Sequence[_Part], classes: Mapping[Label, str], *, moved: bool, unused: Iterable[str]
+    parts: Sequence[_Part], values: Sequence[PixelValues], pixels: PixelRange, classes: Mapping[Label, str]
 ) -> Entries:
-    values = [pixel_values(f"{part.arrays.images} in {path}", part.images) for part in parts]
-    pixels = pixel_range(values)
     names: list[str] = []
-    skipped = [(name, "neither images nor their labels") for name in unused]
+    skipped: list[tuple[str, str]] = []
     arrays: list[np.ndarray] = []
     labels: list[str] = []
     splits: list[str | None] = []
@@ -116,9 +127,10 @@ def _entries(
         skipped=skipped,
         class_names=[name for name in classes.values() if name in present],
         arrays=arrays,
+        pixels=pixels,
         groups=groups if grouped_by else None,
         grouped_by=grouped_by,
-        notes=[note for note in (pixels.note, "channels come first, moved last" if moved else None) if note],
+        notes=[pixels.note] if pixels.note else [],
         warnings=[pixels.warning] if pixels.warning else [],
     )
 

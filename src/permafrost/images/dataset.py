@@ -23,6 +23,7 @@ from permafrost.images.groups import find_groups
 from permafrost.images.labels import require_classes
 from permafrost.images.missing import MissingImages
 from permafrost.images.options import RECOGNISED, ReadingOptions
+from permafrost.images.ranges import PixelRange
 from permafrost.images.skipped import what_was_found
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, ListedImage
 from permafrost.images.tables import read_table
@@ -50,6 +51,7 @@ class Dataset:
         class_names: the classes, sorted.
         skipped: names of other files and folders that were found, each with the reason why it is not used.
         arrays: the images themselves if they come from an npz file.
+        pixels: what the values of the arrays meant, before they were converted.
         groups: the group of each image, or None for an image without one; None if there are no groups.
         grouped_by: what decides the groups, e.g. `column patient`; empty without groups.
         notes: what was understood that the user should know, one line each.
@@ -63,6 +65,7 @@ class Dataset:
     class_names: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     arrays: tuple[np.ndarray, ...] | None = dataclasses.field(default=None, repr=False, compare=False)
+    pixels: PixelRange | None = None
     groups: tuple[str | None, ...] | None = None
     grouped_by: str = ""
     notes: tuple[str, ...] = ()
@@ -118,6 +121,7 @@ def read_dataset(
     options: ReadingOptions = RECOGNISED,
     *,
     min_classes: int = 2,
+    pixels: PixelRange | None = None,
 ) -> Dataset:
     """Read the dataset at `data`: a folder with one folder per class, a CSV or an npz file.
 
@@ -125,13 +129,14 @@ def read_dataset(
         data: the folder or file.
         options: how to read it.
         min_classes: the minimum number of classes; one is enough to evaluate a model.
+        pixels: what the values of arrays meant in a dataset before, which holds for this one where they fit it.
 
     Raises:
         DatasetError: it does not exist, cannot be read, can be read in two ways, has no images, or has too few classes.
         OptionError: `data` is no path, an option is not for this kind of dataset, or there are no groups to split by.
     """
     root = os.path.abspath(as_path(data, "a dataset"))
-    entries = find_groups(_read_entries(root, options), options.split_by)
+    entries = find_groups(_read_entries(root, options, pixels), options.split_by)
     if min_classes > 1 and file_kind(root):
         require_classes(f"labels in {root}", entries.labels)
     dataset = _dataset(root, entries)
@@ -161,7 +166,7 @@ def _lone_classes(dataset: Dataset, few: int = 10) -> tuple[str, ...]:
     return (f"{len(lone):,} of {len(counts):,} classes have a single image, such as {dataset.class_names[lone[0]]}",)
 
 
-def _read_entries(root: str, options: ReadingOptions) -> Entries:
+def _read_entries(root: str, options: ReadingOptions, pixels: PixelRange | None) -> Entries:
     if os.path.isdir(root):
         return read_folder(root, options)
     if not os.path.exists(root):
@@ -174,7 +179,7 @@ def _read_entries(root: str, options: ReadingOptions) -> Entries:
     if kind == "table":
         return read_table(root, options)
     if kind == "arrays":
-        return read_arrays(root, options)
+        return read_arrays(root, options, pixels=pixels)
     raise DatasetError(
         f"not a dataset: {root}",
         expected="a folder, a .csv or an .npz",
@@ -194,6 +199,7 @@ def _dataset(root: str, entries: Entries) -> Dataset:
         class_names=tuple(class_names),
         skipped=tuple(entries.skipped),
         arrays=None if entries.arrays is None else tuple(entries.arrays),
+        pixels=entries.pixels,
         groups=None if entries.groups is None else tuple(entries.groups),
         grouped_by=entries.grouped_by,
         notes=tuple(entries.notes),

@@ -31,7 +31,8 @@ import numpy as np
 from permafrost.errors import DatasetError, ImageError
 from permafrost.images.opening import load, open_image, to_rgb, upright
 from permafrost.images.options import MAX_PIXELS
-from permafrost.images.ranges import AS_THEY_ARE, PixelRange, pixel_range, pixel_values
+from permafrost.images.pixel_values import pixel_values
+from permafrost.images.ranges import AS_THEY_ARE, PixelRange, pixel_range
 from permafrost.images.resizing import resized_image
 from permafrost.images.shapes import channels_last
 from permafrost.images.tiff import sound

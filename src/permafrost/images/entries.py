@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from permafrost.errors import DatasetError
+from permafrost.images.ranges import PixelRange
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class Entries:
         skipped: names of other files and folders, each with the reason why it is not used.
         class_names: the classes in order; those of `labels`, sorted, if None.
         arrays: the images themselves if they are in memory: (h, w) or (h, w, c) each.
+        pixels: what the values of the arrays meant, before they were converted.
         groups: the group of each image, or None for an image without one; None if there are no groups.
         grouped_by: what decides the groups, e.g. `column patient`; empty without groups.
         notes: what was understood that the user should know, one line each.
@@ -34,6 +36,7 @@ class Entries:
     skipped: Sequence[tuple[str, str]] = ()
     class_names: Sequence[str] | None = None
     arrays: Sequence[np.ndarray] | None = None
+    pixels: PixelRange | None = None
     groups: Sequence[str | None] | None = None
     grouped_by: str = ""
     notes: Sequence[str] = ()

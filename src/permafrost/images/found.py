@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from permafrost.errors import DatasetError, OptionError
-from permafrost.images.ranges import range_of
+from permafrost.images.ranges import PixelRange, range_of
 from permafrost.images.shapes import CHANNELS
 from permafrost.images.skipped import what_was_found
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
@@ -32,15 +32,19 @@ class FoundImages:
     skipped: list[tuple[str, str]]
 
 
-def find_images(images: Images) -> FoundImages:
+def find_images(images: Images, *, pixels: PixelRange | None = None) -> FoundImages:
     """Find the images of paths, folders and arrays; files are not opened, except those without an extension.
 
+    Args:
+        images: paths, arrays, or both.
+        pixels: what the values of other arrays meant before, which holds for these where they fit it.
+
     Raises:
-        DatasetError: there are none.
+        DatasetError: there are none, or the values of the arrays have no or no single meaning.
     """
     found = FoundImages(images=[], skipped=[])
     listed = _listed(images)
-    pixels = range_of("the arrays", [image for image in listed if isinstance(image, np.ndarray)])
+    pixels = range_of("the arrays", [image for image in listed if isinstance(image, np.ndarray)], fitted=pixels)
     for image in listed:
         if isinstance(image, np.ndarray):
             found.images.append((None, ArrayImage(image, pixels)))

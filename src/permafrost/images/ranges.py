@@ -12,28 +12,19 @@ A dark image is scaled like the others: no image decides for itself.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from permafrost.errors import DatasetError
-
-BYTES: Final = "bytes"
-INTEGERS: Final = "integers"
-FLOATS: Final = "floats"
-
-_SLACK: Final = 1e-3
-"""Part of the range by which floats may miss it: arithmetic leaves values such as 1.0000001."""
+from permafrost.images.pixel_values import BYTES, FLOATS, INTEGERS, SLACK, PixelValues, blocks, pixel_values, together
 
 DARK: Final = 16
 """No scale ends at a value from 2 to this, and images of no higher level of 255 are nearly black."""
 
 _DEPTHS: Final = (8, 10, 12, 14, 16)
 """Bits per value."""
-
-_CHUNK: Final = 16 * 2**20
-"""Bytes that are converted at a time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +43,15 @@ class PixelRange:
     note: str | None = None
     warning: str | None = None
 
+    def record(self) -> dict[str, Any]:
+        """Return the range as JSON."""
+        return {"white": self.white, "kinds": sorted(self.kinds)}
+
+    @staticmethod
+    def recorded(record: Mapping[str, Any] | None) -> PixelRange | None:
+        """Return the range of a record; None without one."""
+        return None if record is None else PixelRange(white=int(record["white"]), kinds=frozenset(record["kinds"]))
+
     def convert(self, array: np.ndarray) -> np.ndarray:
         """Return an array of the same shape, uint8, 0 to 255. Its values must be finite and in the range.
 
@@ -61,7 +61,7 @@ class PixelRange:
         if self.white == 255 and array.dtype == np.uint8:
             return array
         converted = np.empty(array.shape, np.uint8)
-        for block in _blocks(array):
+        for block in blocks(array):
             converted[block] = self._bytes(array[block])
         return converted
 
@@ -78,98 +78,6 @@ AS_THEY_ARE: Final = PixelRange(kinds=frozenset({BYTES}))
 """The range of arrays that have been converted: their bytes stay, even if all are 0 or 1."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PixelValues:
-    """The values of n images with one kind of dtype.
-
-    Attributes:
-        where: what holds the images, for errors: `X_train in photos.npz`.
-        dtype: the dtype.
-        low: (n,) float64, the smallest value of each image, NaN if it has values that are not finite.
-        high: (n,) float64, the largest.
-        fractions: (n,) bool, whether an image has values that are not whole.
-    """
-
-    where: str
-    dtype: np.dtype
-    low: np.ndarray
-    high: np.ndarray
-    fractions: np.ndarray
-
-    @property
-    def kind(self) -> str:
-        """`bytes`, `integers` or `floats`."""
-        return _kind(self.dtype)
-
-    @property
-    def finite(self) -> np.ndarray:
-        """(n,) bool, whether all values of an image are finite."""
-        finite: np.ndarray = ~np.isnan(self.low)
-        return finite
-
-    @property
-    def bottom(self) -> float:
-        """The smallest finite value of all images."""
-        return float(np.min(self.low, initial=np.inf, where=self.finite)) if self.finite.any() else 0.0
-
-    @property
-    def top(self) -> float:
-        """The largest finite value of all images."""
-        return float(np.max(self.high, initial=-np.inf, where=self.finite)) if self.finite.any() else 0.0
-
-    @property
-    def whole(self) -> bool:
-        """Whether all values are whole numbers."""
-        return not self.fractions[self.finite].any()
-
-    @property
-    def text(self) -> str:
-        """The range for errors: `0 to 4095 in uint16`."""
-        return f"{self.bottom:.6g} to {self.top:.6g} in {self.dtype}"
-
-    @property
-    def few(self) -> bool:
-        """Whether the largest value is 1, apart from noise: black and white, or fractions."""
-        return 0 < self.top <= 1 + (_SLACK if self.kind == FLOATS else 0)
-
-
-def pixel_values(where: str, images: np.ndarray) -> PixelValues:
-    """Return the values of images.
-
-    Args:
-        where: what holds them, for errors.
-        images: (n, ...) of numbers.
-
-    Raises:
-        DatasetError: they are not numbers.
-    """
-    require_numbers(where, images.dtype)
-    low, high = np.full(len(images), np.nan), np.full(len(images), np.nan)
-    fractions = np.zeros(len(images), bool)
-    for block in _blocks(images) if images.size else ():
-        rows = images[block].reshape(len(images[block]), -1)
-        if rows.dtype.kind == "f":
-            bad = ~np.isfinite(rows).all(axis=1)
-            fractions[block] = (rows != np.rint(rows)).any(axis=1)
-            low[block], high[block] = np.where(bad, np.nan, rows.min(axis=1)), np.where(bad, np.nan, rows.max(axis=1))
-        else:
-            low[block], high[block] = rows.min(axis=1), rows.max(axis=1)
-    return PixelValues(where=where, dtype=images.dtype, low=low, high=high, fractions=fractions)
-
-
-def _together(where: str, parts: Sequence[PixelValues]) -> list[PixelValues]:
-    """Return the values of images that lie in many arrays, one record per kind of dtype."""
-    joined = []
-    for kind in dict.fromkeys(part.kind for part in parts):
-        same = [part for part in parts if part.kind == kind]
-        low, high, fractions = (
-            np.concatenate([getattr(part, name) for part in same]) for name in ("low", "high", "fractions")
-        )
-        dtype = max((part.dtype for part in same), key=lambda dtype: dtype.itemsize)
-        joined.append(PixelValues(where=where, dtype=dtype, low=low, high=high, fractions=fractions))
-    return joined
-
-
 def range_of(where: str, arrays: Sequence[np.ndarray], *, fitted: PixelRange | None = None) -> PixelRange:
     """Return what the values of single images mean, decided by all of them together.
 
@@ -182,17 +90,7 @@ def range_of(where: str, arrays: Sequence[np.ndarray], *, fitted: PixelRange | N
         DatasetError: as `pixel_range`.
     """
     values = [pixel_values(where, array[None]) for array in arrays]
-    return pixel_range(_together(where, values), fitted=fitted)
-
-
-def require_numbers(where: str, dtype: np.dtype) -> None:
-    """Refuse a dtype that holds no pixels.
-
-    Raises:
-        DatasetError: it is neither bool nor integers nor floats.
-    """
-    if dtype.kind not in "buif":
-        raise DatasetError(f"values of {where} are not pixels", expected="numbers from 0 to 255", found=dtype)
+    return pixel_range(together(where, values), fitted=fitted)
 
 
 def pixel_range(parts: Sequence[PixelValues], *, fitted: PixelRange | None = None) -> PixelRange:
@@ -200,23 +98,23 @@ def pixel_range(parts: Sequence[PixelValues], *, fitted: PixelRange | None = Non
 
     Args:
         parts: the values of all images; those of one split, or of one kind of dtype, are one record.
-        fitted: a range that was decided before by other images: it holds for arrays of the same kind of dtype.
+        fitted: a range that was decided before by other images: it holds for arrays of the same kind of dtype that fit
+            it.
 
     Raises:
-        DatasetError: they have no known meaning, or more than one; or they do not fit `fitted`.
+        DatasetError: they have no known meaning, or more than one; or they are integers that do not fit `fitted`, whose
+            number of bits was then taken for too small.
     """
     for part in parts:
         _require_no_negatives(part)
     bright = [part for part in parts if part.top > 0]
-    if fitted and bright and all(part.kind in fitted.kinds for part in bright):
-        for part in bright:
-            _require_fit(part, fitted)
+    if fitted and bright and all(part.kind in fitted.kinds and _fits(part, fitted) for part in bright):
         return fitted
     whites = {}
     for kind in dict.fromkeys(part.kind for part in bright):
         same = [part for part in bright if part.kind == kind]
         _require_one_range(same, [1 if part.few else 255 for part in same])
-        (joined,) = _together(" and ".join(dict.fromkeys(part.where for part in same)), same)
+        (joined,) = together(" and ".join(dict.fromkeys(part.where for part in same)), same)
         whites[kind] = _white(joined)
     _require_one_range(bright, [whites[part.kind] for part in bright])
     if not bright:
@@ -231,23 +129,10 @@ def pixel_range(parts: Sequence[PixelValues], *, fitted: PixelRange | None = Non
     )
 
 
-def _kind(dtype: np.dtype) -> str:
-    if dtype.kind == "f":
-        return FLOATS
-    return BYTES if dtype.kind == "b" or dtype == np.uint8 else INTEGERS
-
-
-def _blocks(array: np.ndarray) -> Iterator[slice]:
-    """Yield slices of the first axis with about `_CHUNK` bytes each."""
-    count = max(1, _CHUNK * len(array) // max(1, array.nbytes))
-    for start in range(0, len(array), count):
-        yield slice(start, start + count)
-
-
 def _white(part: PixelValues) -> int:
     """Return the value that is white, from the images of one kind of dtype, not all black."""
     if part.few:
-        if part.kind == FLOATS and part.top <= (1 + _SLACK) / 255 and not part.whole:
+        if part.kind == FLOATS and part.top <= (1 + SLACK) / 255 and not part.whole:
             raise DatasetError(
                 f"values of {part.where} are nearly 0, as if divided by 255 twice",
                 expected="0 to 1, or 0 to 255",
@@ -265,7 +150,7 @@ def _white(part: PixelValues) -> int:
             do=f'if 255 is white, save X.round().astype("uint8"); if {part.top:.6g} is, save X / {part.top:.6g}'
             + (", or X.clip(0, 1) if it is a little too large" if part.top < 2 else ""),
         )
-    if part.kind == FLOATS and part.top <= 255 * (1 + _SLACK):
+    if part.kind == FLOATS and part.top <= 255 * (1 + SLACK):
         _require_no_faint(part)
         return 255
     depths = [2**bits - 1 for bits in _DEPTHS if part.top < 2**bits]
@@ -297,7 +182,7 @@ def _warning(brightest: PixelValues, white: int) -> str | None:
 
 
 def _require_no_negatives(part: PixelValues) -> None:
-    slack = _SLACK * (255 if part.top > DARK else 1) if part.kind == FLOATS else 0
+    slack = SLACK * (255 if part.top > DARK else 1) if part.kind == FLOATS else 0
     if part.bottom >= -slack:
         return
     before = "give the images as they were before preprocessing"
@@ -305,9 +190,9 @@ def _require_no_negatives(part: PixelValues) -> None:
         do = 'save them with X.view("uint8") if they are bytes'
     elif part.kind == INTEGERS:
         do = f"map the values that matter to bytes, such as numpy.interp(X, ({part.bottom:g}, {part.top:g}), (0, 255))"
-    elif part.bottom >= -0.5 * (1 + _SLACK) and part.top <= 0.5 * (1 + _SLACK):
+    elif part.bottom >= -0.5 * (1 + SLACK) and part.top <= 0.5 * (1 + SLACK):
         do = f"{before}, or X + 0.5"
-    elif part.bottom >= -1 - _SLACK and part.top <= 1 + _SLACK:
+    elif part.bottom >= -1 - SLACK and part.top <= 1 + SLACK:
         do = f"{before}, or (X + 1) / 2"
     else:
         do = f"{before}, or X * deviation + mean with the numbers that were used"
@@ -322,7 +207,7 @@ def _require_no_negatives(part: PixelValues) -> None:
 def _require_no_faint(part: PixelValues) -> None:
     """Refuse floats up to 255 among which some images look as if 1 were white."""
     finite = part.finite
-    faint = finite & part.fractions & (np.nan_to_num(part.high) <= 1 + _SLACK)
+    faint = finite & part.fractions & (np.nan_to_num(part.high) <= 1 + SLACK)
     if faint.any():
         raise DatasetError(
             f"{faint.sum():,} of {finite.sum():,} images of {part.where} have fractions up to 1, others go up to 255",
@@ -344,14 +229,17 @@ def _require_one_range(parts: Sequence[PixelValues], whites: Sequence[int]) -> N
             )
 
 
-def _require_fit(part: PixelValues, fitted: PixelRange) -> None:
-    slack = _SLACK if part.kind == FLOATS else 0
-    if part.top > fitted.white * (1 + slack) or (fitted.white > 1 and part.few and not part.whole):
+def _fits(part: PixelValues, fitted: PixelRange) -> bool:
+    """Return whether images have a range that was decided before; floats and bytes may clearly have another one."""
+    if part.kind == FLOATS:
+        if fitted.white == 255 and not part.few:
+            _require_no_faint(part)
+        return part.top <= fitted.white * (1 + SLACK) and not (fitted.white > 1 and part.few and not part.whole)
+    if part.top > fitted.white and part.kind == INTEGERS:
         raise DatasetError(
             f"values of {part.where} have another range than the images before",
             expected=f"0 to {fitted.white}",
             found=part.text,
             do="scale them alike",
         )
-    if fitted.white == 255:
-        _require_no_faint(part)
+    return part.top <= fitted.white

@@ -54,8 +54,8 @@ def evaluate(
     """
     if split not in (None, *SPLITS, ALL):
         raise OptionError("no such split", expected=", ".join((*SPLITS, ALL)), found=split)
-    dataset = read_dataset(data, ReadingOptions(layout=layout), min_classes=1)
     bare = open_model(model)
+    dataset = read_dataset(data, ReadingOptions(layout=layout), min_classes=1, pixels=bare.pixels)
     opened = bare.with_classes(dataset.class_names)
     numbers = class_numbers(dataset, opened.class_names)
     uses = uses_of(dataset, opened.run.images if opened.run else None)

@@ -17,10 +17,11 @@ import numpy as np
 
 from permafrost.engines.keras_engine import KerasEngine, batch_size_for, compute_once
 from permafrost.errors import ImageError, RunError
-from permafrost.extraction.originals import max_pixels_of
+from permafrost.extraction.originals import max_pixels_of, pixels_of
 from permafrost.extraction.reader import DECODING_BYTES
 from permafrost.images.decoding import DecodingMemory
 from permafrost.images.options import MAX_PIXELS
+from permafrost.images.ranges import PixelRange
 from permafrost.images.sources import ImageSource
 from permafrost.machine import cpu_count
 from permafrost.model.assembly import is_assembled
@@ -51,6 +52,7 @@ class OpenModel:
         interface: the images that it takes and the numbers that it returns.
         class_names: the classes, in the order of the probabilities; empty if they are unknown.
         max_pixels: an image with more pixels is refused before it is decoded.
+        pixels: what the values of arrays meant that the run was trained on; None for files or another model.
         run: the run that the model belongs to; None for another model.
     """
 
@@ -58,6 +60,7 @@ class OpenModel:
     interface: Interface
     class_names: tuple[str, ...] = ()
     max_pixels: int = MAX_PIXELS
+    pixels: PixelRange | None = None
     run: Run | None = None
 
     @property
@@ -126,8 +129,9 @@ def open_model(model: ModelLike) -> OpenModel:
 
 
 def _open_run(run: Run, name: str) -> OpenModel:
-    limit = max_pixels_of(run.about.get("libraries", {}))
-    return _open(run.model, name, class_names=run.class_names, max_pixels=limit, run=run)
+    about = run.about.get("libraries", {})
+    limit, pixels = max_pixels_of(about), pixels_of(about)
+    return _open(run.model, name, class_names=run.class_names, max_pixels=limit, pixels=pixels, run=run)
 
 
 def _open(model: keras.Model, name: str, **fields: Any) -> OpenModel:

@@ -26,7 +26,8 @@ def predict(
     Args:
         model: a run, its folder, a `.keras` file, or a Keras model.
         images: paths of image files, or of folders with image files; or arrays (h, w, 3), 0 to 255, or of another
-            range that all of them together make clear (`images.ranges`). A single path or image need not be in a list.
+            range that all of them together make clear, or that of the arrays that the run was trained on
+            (`images.ranges`). A single path or image need not be in a list.
             Hidden files in folders, and files that are no images, are skipped.
         top: the number of classes to return per image, the most probable first.
 
@@ -37,7 +38,8 @@ def predict(
     Raises:
         PermafrostError: the request or its input is wrong; see `permafrost.errors`.
     """
-    return predict_found(model, find_images(images), top=top)
+    opened = open_model(model)
+    return predict_found(opened, find_images(images, pixels=opened.pixels), top=top)
 
 
 def predict_found(

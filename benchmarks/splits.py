@@ -1,6 +1,8 @@
 """Splits that are decided by content hardly change when a tenth more images arrive, and those of a shuffle do.
 
-python benchmarks/splits.py
+Contents are random, and classes of one size. The shuffle is scikit-learn's, stratified, with a fixed seed.
+
+    python benchmarks/splits.py
 """
 
 from __future__ import annotations

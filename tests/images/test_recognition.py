@@ -62,6 +62,10 @@ def counted(root, layout: str | None = None) -> str:
         ("{a,b}/thumbnails/1.jpg", "unsplit: a 1, b 1"),
         ("n01/tench/1.jpg n02/goldfish/1.jpg", "unsplit: n01 1, n02 1"),
         ("test_strip/1.jpg boots/1.jpg dev_board/1.jpg", "unsplit: boots 1, dev_board 1, test_strip 1"),
+        ("train_v2/{a,b}/1.jpg val/{a,b}/1.jpg", "train: a 1, b 1; validation: a 1, b 1"),
+        ("{train,test}/{a,b}/1.jpg {train,test}_masks/{a,b}/1.png", "test: a 1, b 1; train: a 1, b 1"),
+        ("{train,test}{A,B}/1.jpg", None),
+        ("{a,b,c}/{a,b,c}/1.jpg", None),
         ("apple/1.jpg", "unsplit: apple 1"),
     ],
 )

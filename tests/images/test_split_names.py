@@ -43,6 +43,13 @@ def test_words_that_sibling_folders_have_in_common_do_not_matter():
         "test_another": "test",
         "test": "test",
     }
+    assert split_folders(["train_v2", "val"]) == {"train_v2": "train", "val": "validation"}
+    assert split_folders(["train_v2", "val", "extra"]) == {"val": "validation"}
+
+
+def test_masks_and_labels_of_a_split_are_no_split():
+    assert split_folders(["train", "train_masks", "test", "test_masks"]) == {"train": "train", "test": "test"}
+    assert split_folders(["train_labels", "test_labels"]) == {}
 
 
 @pytest.mark.parametrize("names", [["test strip", "boots"], ["train_a", "train_b"], ["training shoes", "test strip"]])

@@ -43,6 +43,11 @@ _FILLERS: Final = frozenset({
 # fmt: on
 """Words that say nothing about which split a name means."""
 
+_OTHER_FILES: Final = frozenset(
+    ["mask", "masks", "label", "labels", "annotation", "annotations", "gt", "truth", "boxes", "bbox", "depth"]
+)
+"""Words for files that come with the images of a split: `train_masks` is no split."""
+
 _SPLIT_WORDS: Final = _WORDS | {word + filler: split for word, split in _WORDS.items() for filler in _FILLERS}
 """The words for splits, also joined with a filler, as in `trainset`."""
 
@@ -73,11 +78,16 @@ def says_nothing(name: str) -> bool:
 def split_folders(names: Iterable[str]) -> dict[str, str]:
     """Return the names of sibling folders that mean splits, with the split that each means.
 
-    Words that different splits have in common do not matter: `alphabet_train` beside `alphabet_test` is a split.
+    Words that different splits have in common do not matter: `alphabet_train` beside `alphabet_test` is a split. Nor do
+    other words if each name has a word for a split: `train_v2` beside `val` is one.
     """
+    names = list(names)
     named, groups = _grouped(names)
     if len(groups) == 1:
         named.update(*groups.values())
+    worded = {name: split for name in names if (split := _parts(name)[0])}
+    if named and not groups and len(worded) == len(names) and len(set(worded.values())) > 1:
+        return worded
     return named
 
 
@@ -107,6 +117,8 @@ def _parts(name: str) -> tuple[str | None, tuple[str, ...]]:
     words = _words(name)
     splits = [_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS]
     rest = tuple(word for word in words if word not in _SPLIT_WORDS and word not in _FILLERS)
+    if not _OTHER_FILES.isdisjoint(rest):
+        return None, rest
     if all(word.isdigit() for word in rest):
         rest = ()
     return (splits[0], rest) if len(splits) == 1 else (None, rest)

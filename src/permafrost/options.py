@@ -187,18 +187,18 @@ def _whole(value: Any) -> int:
 
 
 def as_path(value: Any, what: str) -> Path:
-    """Return a path that a user gave.
+    """Return a path that a user gave, with the home folder in place of `~`, which only a shell knows.
 
     Args:
         value: the path.
         what: what it should be, for the error: "a feature set".
 
     Raises:
-        OptionError: it is no path.
+        OptionError: it is no path, or empty, which the system takes for the current folder.
     """
-    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value):
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in os.fspath(value):
         raise OptionError(f"not the path of {what}", found=repr(value))
-    return Path(value)
+    return Path(os.path.expanduser(value))
 
 
 def documented(*records: Any, leave_out: Sequence[str] = ()) -> Callable[[_Documented], _Documented]:

@@ -121,6 +121,14 @@ def test_a_class_unknown_to_the_model_is_refused_and_named(run, split_photos, tm
     )
 
 
+def test_of_many_classes_unknown_to_the_model_the_first_are_named(run, photos, tmp_path):
+    for number in range(30):
+        shutil.copytree(photos / "dots", tmp_path / "many" / f"kind {number:02}")
+
+    with pytest.raises(DatasetError, match=r"found kind 00, .* kind 19 and 10 more\. Leave"):
+        evaluate(run, tmp_path / "many")
+
+
 def test_a_model_without_labels_needs_a_dataset_with_as_many_classes(bare, split_photos, tmp_path):
     for split in ("train", "test"):
         for kind in ("dots", "stripes"):

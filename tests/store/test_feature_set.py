@@ -65,7 +65,7 @@ def features(tmp_path, content) -> FeatureSet:
     return open_features(tmp_path / "set.h5")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "gone.h5", "gone/set.h5", "store", ".hidden.h5"])
+@pytest.mark.parametrize("name", [".", "..", "gone.h5", "gone/set.h5", "store", ".hidden.h5"])
 def test_only_a_visible_file_can_be_a_feature_set(tmp_path, content, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     shutil.copy("set.h5", ".hidden.h5")

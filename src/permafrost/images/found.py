@@ -49,7 +49,9 @@ def find_images(images: Images, *, pixels: PixelRange | None = None) -> FoundIma
         if isinstance(image, np.ndarray):
             found.images.append((None, ArrayImage(image, pixels)))
             continue
-        path = os.fspath(image)
+        path = os.path.expanduser(os.fspath(image))
+        if not path:
+            raise OptionError("not the path of an image", found=repr(path))
         if not os.path.isdir(path):
             found.images.append((path, FileImage(path)))
             continue

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from permafrost.errors import DatasetError, ImageError, OptionError
 from permafrost.images.dataset import Dataset, read_dataset
+from permafrost.images.layouts import listed
 from permafrost.images.options import ReadingOptions
 from permafrost.images.splits import SPLITS
 from permafrost.keras_state import keras_defaults
 from permafrost.model.image_uses import ALL, ImageUses, uses_of
 from permafrost.model.inference import ModelLike, OpenModel, classify, open_model
 from permafrost.training.metrics import metrics
+
+SHOWN_CLASSES: Final = 20
+"""The maximum number of class names in an error."""
 
 
 @keras_defaults()
@@ -115,10 +119,13 @@ def class_numbers(dataset: Dataset, class_names: Sequence[str]) -> list[int]:
         alike = {_loose(name): name for name in class_names}
         raise DatasetError(
             f"{dataset.root} has a class that the model does not know",
-            expected=", ".join(class_names),
-            found=", ".join(
-                f"{name} (only case or blanks differ from {alike[_loose(name)]})" if _loose(name) in alike else name
-                for name in unknown
+            expected=listed(class_names, SHOWN_CLASSES),
+            found=listed(
+                (
+                    f"{name} (only case or blanks differ from {alike[_loose(name)]})" if _loose(name) in alike else name
+                    for name in unknown
+                ),
+                SHOWN_CLASSES,
             ),
             do="leave the class out, or give it the model's name",
         )

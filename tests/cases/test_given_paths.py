@@ -1,0 +1,55 @@
+"""Paths that people give: in the home folder, empty ones, and what is no path at all."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from PIL import Image
+
+from permafrost.errors import OptionError
+from permafrost.images.dataset import read_dataset
+from permafrost.images.found import find_images
+from permafrost.model.run import open_run
+from permafrost.store.feature_set import open_features
+
+
+@pytest.fixture
+def home(photos, tmp_path, monkeypatch):
+    shutil.copytree(photos, tmp_path / "pictures")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_home_folder_is_known_where_no_shell_has_put_it_in(home):
+    assert read_dataset("~/pictures").root == str(home / "pictures")
+    assert str(find_images("~/pictures").images[0][0]).startswith(str(home))
+
+
+def test_a_folder_that_is_called_like_the_home_folder_is_given_with_its_own_folder(home, monkeypatch):
+    (home / "pictures").rename(home / "~")
+    monkeypatch.chdir(home)
+
+    assert read_dataset("./~").root == str(home / "~")
+
+
+@pytest.mark.parametrize(
+    "read", [read_dataset, find_images, lambda path: find_images(["a.png", path]), open_run, open_features]
+)
+def test_an_empty_path_is_not_the_current_folder(read, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+
+    with pytest.raises(OptionError, match=r"not the path of .*; found ''"):
+        read("")
+
+
+@pytest.mark.parametrize("data", [None, 5, ["a.png", "b.png"], {"path": "a"}])
+def test_a_dataset_that_is_no_path_is_told_so(data):
+    with pytest.raises(OptionError, match="not the path of a dataset; found "):
+        read_dataset(data)
+
+
+@pytest.mark.parametrize("image", [None, 5, Image.new("RGB", (4, 4))])
+def test_what_is_no_image_is_told_so(image):
+    with pytest.raises(OptionError, match="not an image; expected paths, or arrays"):
+        find_images(image)

@@ -38,12 +38,13 @@ def many(tmp_path_factory) -> Path:
 
 
 def table(many: Path, path: Path, split_of) -> Path:
-    """Write a table of the images, with the splits that `split_of` gives by the number in a file's name."""
+    """Write a table of the images in groups, with the splits that `split_of` gives by the number in a file's name."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "split"])
+        writer.writerow(["path", "label", "split", "group"])
         for image in sorted(many.rglob("*.png")):
-            writer.writerow([image, image.parent.name, split_of(int(image.stem))])
+            number = int(image.stem)
+            writer.writerow([image, image.parent.name, split_of(number), number // 3])
     return path
 
 

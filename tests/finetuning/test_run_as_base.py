@@ -138,7 +138,14 @@ def test_a_run_on_a_tuned_base_that_is_gone_says_that_its_images_are_not_known(t
 
     line, _ = pf.evaluate(run, new, split="all")["warnings"]
 
-    assert line.startswith("what the base of this run was trained on is not known: damaged record of a run's images: ")
+    reason = "damaged record of a run's images: "
+    assert line.startswith(f"what the base of this run was trained on is not fully known: {reason}")
+    more = pf.extract(split_photos, base=str(run.folder), pool="avg", out=tmp_path / "f" / "more.h5", progress=False)
+    assert more.summary["warnings"][0].startswith(f"what the base was trained on is not fully known: {reason}")
+    (line, *_) = pf.evaluate(pf.fit_head(more, "ridge", out=tmp_path / "next", progress=False), split_photos)[
+        "warnings"
+    ]
+    assert line.startswith(f"what the base of this run was trained on is not fully known: {reason}")
 
 
 def test_a_base_whose_run_was_not_tuned_has_seen_no_image(run, split_photos, tmp_path):

@@ -25,14 +25,16 @@ class TunedBase:
     Attributes:
         folder: the absolute path of the run.
         images: what the run used images for. Features of those that it was trained on are not those of new images.
+        missing: why images are missing in that record; None if it is complete.
     """
 
     folder: str
     images: RunImages
+    missing: str | None
 
-    def record(self) -> dict[str, str]:
-        """Return what a set's `about` holds, for `images_behind`."""
-        return {"folder": self.folder, "images_checksum": self.images.checksum}
+    def record(self) -> dict[str, str | None]:
+        """Return what a set's `about` holds, for `with_images_behind`."""
+        return {"folder": self.folder, "images_checksum": self.images.checksum, "images_missing": self.missing}
 
     def given(self, digests: np.ndarray, named: Sequence[str | None]) -> list[str | None]:
         """Return the split that each image is given.
@@ -57,7 +59,8 @@ class TunedBase:
     def warnings(self, digests: np.ndarray, named: Sequence[str | None]) -> list[str]:
         """Return what is wrong with the splits that the dataset names, one line each."""
         used = self.images.splits_of(digests)
-        return [
+        behind = [f"what the base was trained on is not fully known: {self.missing}"] if self.missing else []
+        return behind + [
             f"the base {self.folder} was trained on {count:,} images that the dataset names {split}: "
             "they are training images"
             for split in SPLITS[1:]
@@ -82,7 +85,7 @@ def tuned_base(base: str | None) -> TunedBase | None:
     try:
         about = json.loads((folder / RUN_FILE).read_bytes())
         trained = about["kind"] == "finetune" or "base_run" in about["libraries"]
-        checksum = about.get("images_checksum")
+        checksum, missing = about.get("images_checksum"), about.get("images_missing")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BaseError(f"damaged run {folder}", found=repr(error), do="fit again") from error
     if not trained:
@@ -90,7 +93,7 @@ def tuned_base(base: str | None) -> TunedBase | None:
     if checksum is None:
         raise BaseError(f"{folder} does not say which images it was trained on", do="fit again")
     images = read_run_images(folder / IMAGES_FILE, checksum=str(checksum))
-    return TunedBase(os.path.abspath(folder), images)
+    return TunedBase(os.path.abspath(folder), images, missing)
 
 
 def with_images_behind(images: RunImages, about: Mapping[str, Any]) -> tuple[RunImages, str | None]:
@@ -101,8 +104,7 @@ def with_images_behind(images: RunImages, about: Mapping[str, Any]) -> tuple[Run
         about: the set's.
 
     Returns:
-        The record, and why images are missing in it; None if the base does not come from a fine-tuned run, or if that
-        is still there.
+        The record, and why images are missing in it; None if it is complete.
     """
     base = about.get("base_run")
     if base is None:
@@ -112,4 +114,4 @@ def with_images_behind(images: RunImages, about: Mapping[str, Any]) -> tuple[Run
     except RunError as error:
         return images, str(error)
     trained = behind.splits == TRAIN
-    return images.joined(RunImages(behind.digests[trained], behind.splits[trained])), None
+    return images.joined(RunImages(behind.digests[trained], behind.splits[trained])), base["images_missing"]

@@ -90,7 +90,7 @@ def _about(
     """Return what the metrics are of."""
     skipped = [*dataset.skipped, *bad]
     missing = opened.run.about.get("images_missing") if opened.run else None
-    behind = [f"what the base of this run was trained on is not known: {missing}"] if missing else []
+    behind = [f"what the base of this run was trained on is not fully known: {missing}"] if missing else []
     return {
         "split": split,
         "model": opened.name,

@@ -47,6 +47,8 @@ def test_class_names_of_python_objects_are_refused_and_other_objects_are_not_loo
 
     dataset = read(tmp_path, X=IMAGES, y=KINDS, history=np.array([{"loss": 1}], object))
     assert dataset.skipped == (("history", "neither images nor their labels"),)
+    assert read(tmp_path, X=IMAGES, y=KINDS, classes=np.arange(3)).class_names == ("0", "1", "2")
+    assert read(tmp_path, X=IMAGES, y=KINDS, classes=CLASSES).class_names == CLASSES
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def read_arrays(path: str, options: ReadingOptions = RECOGNISED, *, pixels: Pixe
         raise OptionError(
             f"no groups in {path}", expected=f"an array {options.split_by} beside the images", found=", ".join(headers)
         )
-    named = next((name for name in headers if name.lower() in CLASS_NAMES), None)
+    named = next((name for name, header in headers.items() if _may_be_class_names(name, header)), None)
     used = [name for split in splits for name in (split.images, split.labels, split.groups) if name]
     stored = _load(path, headers, [*used, *([named] if named else [])], images=[split.images for split in splits])
     read, moved = zip(*(_part(path, split, stored) for split in splits), strict=True)
@@ -98,6 +98,10 @@ def read_arrays(path: str, options: ReadingOptions = RECOGNISED, *, pixels: Pixe
         skipped=[*unused, *entries.skipped],
         notes=[*entries.notes, *(["channels come first, moved last"] if any(moved) else [])],
     )
+
+
+def _may_be_class_names(name: str, header: _Header) -> bool:
+    return name.lower() == CLASS_NAMES[0] or (name.lower() in CLASS_NAMES and header.dtype.kind in "USO")
 
 
 def _entries(

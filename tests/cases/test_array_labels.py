@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -134,6 +136,25 @@ def test_labels_of_every_kind_are_taken(tmp_path, labels, names, class_names):
 
     assert dataset.class_names == class_names
     assert dataset.labels == tuple((KINDS == 1).astype(int) if labels.dtype == bool and labels.ndim == 1 else KINDS)
+
+
+@pytest.mark.parametrize("kind", ["U", "S"])
+def test_names_in_two_unicode_forms_or_with_blanks_around_them_are_one_class(tmp_path, kind):
+    names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")] + [" café ", "thé"]
+    labels = np.array(names * 3) if kind == "U" else np.char.encode(names * 3)
+
+    assert read(tmp_path, X=IMAGES, y=labels).class_names == ("café", "thé")
+
+
+def test_names_that_are_not_utf_8_are_refused_with_what_to_do(tmp_path):
+    with pytest.raises(DatasetError, match=r"labels y in .* are not UTF-8; .* found b'caf\\xe9'\. Decode them"):
+        read(tmp_path, X=IMAGES, y=np.array([b"caf\xe9", b"the"] * 6))
+
+
+@pytest.mark.parametrize("names", [["a", "b", "a"], ["a", "b", " "]])
+def test_class_names_that_do_not_tell_the_classes_apart_are_refused(tmp_path, names):
+    with pytest.raises(DatasetError, match=r"class_names in .* do not tell the classes apart; .* found a, b, "):
+        read(tmp_path, X=IMAGES, y=KINDS, class_names=names)
 
 
 def test_one_hot_labels_of_one_split_and_numbers_of_another_agree(tmp_path):

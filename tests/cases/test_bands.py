@@ -54,7 +54,8 @@ def skipped(tmp_path, monkeypatch, capfd) -> dict[str, str]:
 
 def test_what_cannot_be_read_is_skipped_for_the_true_reason(skipped):
     assert skipped == {
-        "seven16.tif": "too many bands; expected grey or RGB, found a TIFF with 7 bands of 16 bits",
+        "seven16.tif": "too many bands; expected grey or RGB, found a TIFF with 7 bands of 16 bits. "
+        "Save the three bands to show as RGB",
         "float.tif": "pixels of no known range; expected 8 or 16 bits per channel, found floating point",
         "scan.jpg": "not an image in any format that is read; found a DICOM file. Export its images as PNG or TIFF",
         "array.png": "not an image in any format that is read; found a NumPy array. "

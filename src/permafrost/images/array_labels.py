@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from permafrost.errors import DatasetError
 from permafrost.images.labels import require_classes
+from permafrost.images.table_text import stripped
 
 Label = int | str | bool
 
@@ -35,11 +36,15 @@ def read_labels(where: str, labels: np.ndarray, count: int) -> list[Label]:
             found=f"{labels.dtype} {labels.shape}",
         )
     labels = labels.reshape(-1)
-    _require_none_missing(where, labels)
+    if labels.dtype.kind in "US":
+        texts = _texts(where, labels)
+        _require_none_missing(where, [not text for text in texts])
+        return texts
     if labels.dtype.kind == "f":
+        _require_none_missing(where, ~np.isfinite(labels))
         require_classes(where, [f"{label:g}" for label in labels.tolist()])
         labels = labels.astype(np.int64)
-    return [_plain(label) for label in labels.tolist()]
+    return list(labels.tolist())
 
 
 def read_groups(where: str, groups: np.ndarray, count: int) -> list[str | None]:
@@ -60,10 +65,10 @@ def read_groups(where: str, groups: np.ndarray, count: int) -> list[str | None]:
             expected=f"numbers or names, shape ({count},)",
             found=f"{groups.dtype} {groups.shape}",
         )
-    texts = [
-        f"{group:.17g}" if isinstance(group, float) else str(_plain(group)) for group in groups.reshape(-1).tolist()
-    ]
-    return [None if text.strip() in ("", "nan") else text for text in texts]
+    groups = groups.reshape(-1)
+    if groups.dtype.kind in "US":
+        return [text or None for text in _texts(where, groups)]
+    return [None if group != group else f"{group:.17g}" if isinstance(group, float) else str(group) for group in groups]
 
 
 def class_names_of(path: str, labels: Sequence[Label], names: np.ndarray | None) -> dict[Label, str]:
@@ -94,11 +99,32 @@ def class_names_of(path: str, labels: Sequence[Label], names: np.ndarray | None)
             expected=f"a name for each of {low} to {high}",
             found=f"{names.dtype} {names.shape}",
         )
-    return {label: str(_plain(names.tolist()[int(label)])) for label in classes}
+    texts = _texts(f"class_names in {path}", names)
+    named = {label: texts[int(label)] for label in classes}
+    if "" in named.values() or len(set(named.values())) < len(named):
+        raise DatasetError(
+            f"class_names in {path} do not tell the classes apart",
+            expected="another name for each",
+            found=", ".join(name or "an empty one" for name in named.values()),
+        )
+    return named
 
 
-def _plain(label: Any) -> Any:
-    return os.fsdecode(label) if isinstance(label, bytes) else label
+def _texts(where: str, texts: np.ndarray) -> list[Any]:
+    """Return (n,) str or bytes as text without blanks around it, in one Unicode form, as tables have it."""
+    known: dict[str | bytes, str] = {}
+    for text in np.unique(texts).tolist():
+        try:
+            decoded = text.decode() if isinstance(text, bytes) else text.encode().decode()
+        except UnicodeError as error:
+            raise DatasetError(
+                f"{where} are not UTF-8",
+                expected="text",
+                found=repr(text)[:60],
+                do="decode them, such as numpy.char.decode(y, 'latin-1')",
+            ) from error
+        known[text] = unicodedata.normalize("NFC", stripped(decoded))
+    return [known[text] for text in texts.tolist()]
 
 
 def _require_count(where: str, values: np.ndarray, count: int) -> None:
@@ -106,16 +132,10 @@ def _require_count(where: str, values: np.ndarray, count: int) -> None:
         raise DatasetError(f"{where} do not fit the images", expected=f"{count:,}, one per image", found=values.shape)
 
 
-def _require_none_missing(where: str, labels: np.ndarray) -> None:
-    if labels.dtype.kind == "f":
-        missing = ~np.isfinite(labels)
-    elif labels.dtype.kind in "US":
-        missing = np.char.strip(labels) == labels.dtype.type()
-    else:
-        return
-    if missing.any():
+def _require_none_missing(where: str, missing: Sequence[bool] | np.ndarray) -> None:
+    if np.any(missing):
         raise DatasetError(
-            f"{where} are missing for {missing.sum():,} images, the first is number {missing.argmax()}",
+            f"{where} are missing for {np.sum(missing):,} images, the first is number {np.argmax(missing)}",
             expected="a class for each image",
             do="fill them in, or leave those images out",
         )

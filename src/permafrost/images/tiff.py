@@ -122,13 +122,16 @@ def sound(data: bytes) -> tuple[bytes, Directory | None]:
         raise ImageError("a truncated TIFF")
     bands, planar = directory.first(SAMPLES, 1), directory.first(PLANAR, 1) == 2
     if bands > _MAX_BANDS:
-        raise ImageError("too many bands", expected="grey or RGB", found=directory)
+        raise ImageError(
+            "too many bands", expected="grey or RGB", found=directory, do="save the three bands to show as RGB"
+        )
     if planar and bands > 1 and directory.bits > 8 and directory.first(COMPRESSION, 1) == 1:
         # Pillow takes each of the two bytes for a pixel.
         raise ImageError(
             "bands one after another, not compressed, which Pillow reads wrongly",
             expected="pixel after pixel, or 8 bits",
             found=directory,
+            do="save it compressed, or with its bands interleaved",
         )
     dropped = {
         tag

@@ -172,6 +172,8 @@ def test_one_hot_labels_of_one_split_and_numbers_of_another_agree(tmp_path):
         (np.array([[1, 1, 0]] * 12), r"12 images have several classes in labels y in .*, the first is number 0"),
         (np.eye(3)[KINDS] * (KINDS > 0)[:, None], r"4 images have no class in labels y"),
         (np.full((12, 3), 1 / 3), r"several numbers per image; .* y\.argmax\(axis=1\)"),
+        (KINDS + np.float64(1234567.5), "are numbers to predict, not classes"),
+        (KINDS * 1e300, "are not one class per image"),
         (np.where(KINDS, KINDS, np.nan), r"are missing for 4 images, the first is number 0"),
         (KINDS[:5], r"do not fit the images; expected 12, one per image, found \(5,\)"),
         (KINDS.astype(complex), "are not one class per image"),
@@ -190,7 +192,9 @@ def test_groups_beside_the_images_are_read_without_being_asked_for(tmp_path):
 
     assert dataset.groups == ("p1", "p2", None) * 4 + (None,) * 3
     assert read(tmp_path, X=IMAGES, y=KINDS).groups is None
-    assert read(tmp_path, X=IMAGES, y=KINDS, groups=PATIENTS.astype(float)[:, None]).groups == tuple(map(str, PATIENTS))
+    assert read(tmp_path, X=IMAGES, y=KINDS, groups=PATIENTS.astype(np.float32)[:, None]).groups == tuple(
+        map(str, PATIENTS)
+    )
 
 
 def test_groups_are_in_the_array_that_is_named(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from permafrost.images.labels import require_classes
 from permafrost.images.table_text import stripped
 
 Label = int | str | bool
+
+_LARGEST: Final = 2**53
+"""Floats above it are not exact."""
 
 
 def read_labels(where: str, labels: np.ndarray, count: int) -> list[Label]:
@@ -29,7 +32,8 @@ def read_labels(where: str, labels: np.ndarray, count: int) -> list[Label]:
     _require_count(where, labels, count)
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "buif":
         return _from_one_hot(where, labels)
-    if labels.ndim > 2 or labels.size != count or labels.dtype.kind not in "buifUS":
+    too_large = labels.dtype.kind == "f" and bool((np.abs(labels) > _LARGEST).any())
+    if labels.ndim > 2 or labels.size != count or labels.dtype.kind not in "buifUS" or too_large:
         raise DatasetError(
             f"{where} are not one class per image",
             expected=f"whole numbers or names, shape ({count},)",
@@ -42,7 +46,7 @@ def read_labels(where: str, labels: np.ndarray, count: int) -> list[Label]:
         return texts
     if labels.dtype.kind == "f":
         _require_none_missing(where, ~np.isfinite(labels))
-        require_classes(where, [f"{label:g}" for label in labels.tolist()])
+        require_classes(where, [str(label) for label in labels])
         labels = labels.astype(np.int64)
     return list(labels.tolist())
 
@@ -68,7 +72,8 @@ def read_groups(where: str, groups: np.ndarray, count: int) -> list[str | None]:
     groups = groups.reshape(-1)
     if groups.dtype.kind in "US":
         return [text or None for text in _texts(where, groups)]
-    return [None if group != group else f"{group:.17g}" if isinstance(group, float) else str(group) for group in groups]
+    known = groups.tolist()
+    return [None if group != group else f"{group:.17g}" if isinstance(group, float) else str(group) for group in known]
 
 
 def class_names_of(path: str, labels: Sequence[Label], names: np.ndarray | None) -> dict[Label, str]:

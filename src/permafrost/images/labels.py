@@ -9,7 +9,7 @@ from typing import Final
 from permafrost.errors import DatasetError
 
 _NUMBER: Final = re.compile(
-    r"[+-]?(?:(?:0|[1-9][0-9]{0,17})(?:[.,][0-9]{0,20})?|[.,][0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?"
+    r"[+-]?(?:(?:0|[1-9][0-9]{0,17})(?:[.,][0-9]{0,20})?|[.,][0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?"
 )
 """A number as tables hold it. `007` is a name; a comma may be the decimal point."""
 

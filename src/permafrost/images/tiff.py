@@ -15,8 +15,8 @@ from permafrost.errors import ImageError
 WIDTHS: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Bytes per value of each type."""
 
-_INTEGERS: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
-"""Types of whole numbers, as `struct` writes them."""
+_INTEGERS: Final = {3: "H", 4: "I", 8: "h", 9: "i", 16: "Q"}
+"""Types of whole numbers, as `struct` writes them; single bytes hold text."""
 
 BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, SAMPLES, PLANAR, FORMAT = 258, 259, 262, 274, 277, 284, 339
 

@@ -60,7 +60,7 @@ def test_notes_come_first_then_warnings_skipped_duplicates_classes_images_groups
         "skipped: 3; `permafrost features show` lists all",
         "  2: no such file, such as ",
         "  1: not an image",
-        "duplicates: 0 images are in more than one split, which inflates the score; 1 have more than one label",
+        "duplicates: 0 images are in more than one split, ",
         "  ",
         "classes: 3",
         "  train  validation  test",
@@ -117,6 +117,30 @@ def test_a_dry_run_with_views_counts_the_views_that_would_be_computed(call, phot
 
     assert planned["splits"] == done["splits"]
     assert planned["compute"] == done["computed"] == 18 + 2 * done["splits"]["train"]["n"]
+
+
+def test_features_show_says_the_same_about_classes_and_splits(call, table, capsys):
+    done = call(table)
+    first = next(number for number, line in enumerate(done) if line.startswith("classes: "))
+    last = next(number for number, line in enumerate(done) if line.startswith("split: "))
+
+    assert run(["features", "show", done[-1].removeprefix("set: ")]) == 0
+
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "warning: 1 group is in more than one split, as the dataset gives them, which inflates the score"
+    assert "\n".join(done[first : last + 1]) in "\n".join(shown)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_a_split_that_stays_empty_is_warned_of(call, photos, tmp_path, copies):
+    for kind in CLASSES:
+        (tmp_path / "few" / kind).mkdir(parents=True)
+        for copy in range(copies):
+            shutil.copy(photos / kind / f"{kind}-000.png", tmp_path / "few" / kind / f"{copy}.png")
+
+    assert call(tmp_path / "few", "--validation-fraction", "0", as_json=True)["warnings"] == [
+        "there are no test images: too few images or groups to hold out 0.15 of each class"
+    ]
 
 
 def test_all_cuts_share_what_is_said_about_the_images(call, split_photos):

@@ -82,8 +82,8 @@ def test_a_class_of_one_unit_is_refused_and_named():
         make_folds(data_of([0] * 5 + [1] * 5, [0, 1, 2, 3, 4] + [5] * 5), 0, purpose="choose C")
 
     assert one_error_line(caught.value) == (
-        "class b has too few separate training images or groups to choose C by cross-validation; expected at least 2, "
-        "found 1. Add images of it"
+        "class b has too few separate training images to choose C by cross-validation; expected at least 2, found 1, "
+        "as copies and images of one group count once. Add images of it"
     )
 
 

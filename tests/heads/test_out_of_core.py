@@ -16,10 +16,12 @@ import permafrost as pf
 from helpers import files_below, one_error_line
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads.closed_forms import Moments
+from permafrost.heads.data import load_fit_data
 from permafrost.heads.head import HeadData
 from permafrost.heads.options import options_from
 from permafrost.heads.out_of_core import fit_out_of_core, gather_moments
 from permafrost.heads.table import find_head
+from permafrost.store.feature_set import FeatureSet
 from permafrost.store.shard import Rows
 from permafrost.store.streaming import FeatureRows
 from samples import spec_with, write_parts
@@ -190,6 +192,20 @@ def test_comparisons_and_estimators_are_refused_beyond_the_memory_limit(maps, he
         pf.fit_head(maps, head, memory_limit=100_000, out=tmp_path / "run", progress=False)
 
     assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("limit", [400_000, 10**9])
+def test_rows_know_their_groups_in_memory_and_in_a_sample(maps, limit):
+    groups = np.where(maps.labels() == 0, 7, -1)
+    grouped = FeatureSet(maps.path, dataclasses.replace(maps.content, groups=groups))
+
+    (data,) = load_fit_data([grouped], views=None, several_views=False, hold_out=False, memory_limit=limit, seed=0)
+
+    assert (data.training.stream is not None) == (limit == 400_000)
+    units, y = data.training.units, data.training.y
+    assert units is not None
+    assert len(y) == len(units) > 2
+    assert len(np.unique(units)) == (y != 0).sum() + (y == 0).any()
 
 
 def test_a_memory_limit_below_the_list_of_images_is_refused(maps, tmp_path):

@@ -41,7 +41,7 @@ def make_folds(data: HeadData, seed: int, *, purpose: str, do: str = "add images
         units = np.unique(data.units[:count], return_inverse=True)[1]
         contents = unit_classes(units, y)
         counts = np.bincount([label for unit in contents for label, _ in unit], minlength=len(data.class_names))
-        number = _fold_count(data, counts, "separate training images or groups", purpose, do)
+        number = _fold_count(data, counts, "separate training images", purpose, do)
         folds = np.array(_Division(contents, number, len(data.class_names)).run(seed))[units]
         held_out = [np.flatnonzero(folds == fold) for fold in range(number)]
         _require_every_class(data, y, held_out, purpose, do)
@@ -58,7 +58,7 @@ def _fold_count(data: HeadData, counts: np.ndarray, what: str, purpose: str, do:
         raise HeadError(
             f"class {name} has too few {what} to {purpose} by cross-validation",
             expected="at least 2",
-            found=smallest,
+            found=smallest if data.units is None else f"{smallest}, as copies and images of one group count once",
             do=do,
         )
     return min(FOLDS, smallest)

@@ -58,6 +58,13 @@ def split_warnings(content: SetContent) -> list[str]:
     if absent:
         shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10:,} more" if len(absent) > 10 else "")
         lines.append(f"there are no training images of {shown}, so no head can be fitted")
+    decided = content.about.get("splits", {"decided": 0})
+    for split in ("validation", "test") if decided["decided"] else ():
+        fraction = decided[f"{split}_fraction"]
+        if fraction and not (content.splits == SPLITS.index(split)).any():
+            lines.append(
+                f"there are no {split} images: too few images or groups to hold out {fraction:g} of each class"
+            )
     if content.groups is not None:
         rows = content.groups != NO_GROUP
         pairs = np.unique(np.stack([content.groups[rows], content.splits[rows]]), axis=1)

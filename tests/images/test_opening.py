@@ -253,6 +253,16 @@ def test_the_orientation_is_read_from_damaged_metadata_without_a_warning(form, d
         assert np.abs(decode(data).astype(int) - SEEN[6](PHOTO)).mean() < 8
 
 
+@pytest.mark.parametrize(("kind", "form"), [(SHORT, "H"), (LONG, "I"), (8, "h"), (9, "i")])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_may_be_of_any_type_of_whole_number(kind, form, order):
+    value = struct.pack(order + form, 8).ljust(4, b"\0")
+    entry = struct.pack(f"{order}HHI", 274, kind, 1) + value
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, 1)
+
+    assert np.array_equal(decode(encoded(PHOTO, exif=b"Exif\0\0" + head + entry + bytes(4))), SEEN[8](PHOTO))
+
+
 def test_the_orientation_may_be_in_xmp():
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
 

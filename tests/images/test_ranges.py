@@ -218,6 +218,13 @@ def test_bytes_of_0_and_1_that_were_converted_before_stay_as_they_are():
     assert decided(noise, fitted=AS_THEY_ARE).convert(noise) is noise
 
 
+def test_true_is_white_whatever_range_was_decided_before():
+    mask = PIXELS > 128
+
+    assert np.array_equal(decided(mask, fitted=AS_THEY_ARE).convert(mask), mask * np.uint8(255))
+    assert decided(mask[:1], fitted=decided(PIXELS)).white == 1
+
+
 def test_single_images_decide_together():
     images = [(PIXELS[0] / 255).astype(np.float16), UNIT[1], PIXELS[2] > 128]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from permafrost.errors import DatasetError
 
+BOOLEANS: Final = "booleans"
 BYTES: Final = "bytes"
 INTEGERS: Final = "integers"
 FLOATS: Final = "floats"
@@ -41,7 +42,7 @@ class PixelValues:
 
     @property
     def kind(self) -> str:
-        """`bytes`, `integers` or `floats`."""
+        """`booleans`, `bytes`, `integers` or `floats`."""
         return _kind(self.dtype)
 
     @property
@@ -126,7 +127,9 @@ def require_numbers(where: str, dtype: np.dtype) -> None:
 def _kind(dtype: np.dtype) -> str:
     if dtype.kind == "f":
         return FLOATS
-    return BYTES if dtype.kind == "b" or dtype == np.uint8 else INTEGERS
+    if dtype.kind == "b":
+        return BOOLEANS  # True is white, whatever 1 means in other arrays.
+    return BYTES if dtype == np.uint8 else INTEGERS
 
 
 def blocks(array: np.ndarray) -> Iterator[slice]:

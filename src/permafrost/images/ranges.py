@@ -33,7 +33,8 @@ class PixelRange:
 
     Attributes:
         white: 1, 255, 1023, 4095, 16383 or 65535.
-        kinds: the kinds of dtype whose values have decided it: `bytes`, `integers`, `floats`; empty if all are 0.
+        kinds: the kinds of dtype whose values have decided it: `booleans`, `bytes`, `integers`, `floats`; empty
+            if all are 0.
         note: what was understood that the user should know.
         warning: what the user should check.
     """

@@ -55,7 +55,10 @@ class Description:
             ("at most", self.maximum),
             ("less than", self.below),
         )
-        return ", ".join(f"{words} {limit:g}" for words, limit in parts if limit is not None)
+        given = [(words, limit) for words, limit in parts if limit is not None]
+        return ", ".join(
+            f"{words} {limit:,.0f}" if limit == int(limit) else f"{words} {limit:g}" for words, limit in given
+        )
 
     def allows(self, value: float) -> bool:
         """Return whether a number is in the permitted range; NaN is in no limited range."""
@@ -197,7 +200,8 @@ def as_path(value: Any, what: str) -> Path:
         OptionError: it is no path, or empty, which the system takes for the current folder.
     """
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in os.fspath(value):
-        raise OptionError(f"not the path of {what}", found=repr(value))
+        found = repr(value) if isinstance(value, str | bytes | os.PathLike) else type(value).__name__
+        raise OptionError(f"not the path of {what}", found=found)
     return Path(os.path.expanduser(value))
 
 

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from permafrost import cli
 from permafrost.errors import OptionError
 from permafrost.images.dataset import read_dataset
 from permafrost.images.found import find_images
@@ -24,6 +25,15 @@ def home(photos, tmp_path, monkeypatch):
 def test_the_home_folder_is_known_where_no_shell_has_put_it_in(home):
     assert read_dataset("~/pictures").root == str(home / "pictures")
     assert str(find_images("~/pictures").images[0][0]).startswith(str(home))
+
+
+def test_the_home_folder_is_known_after_an_equals_sign_too(home, tiny_base, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(tiny_base.parent, home / "bases"))
+
+    assert cli.run(["extract", "~/pictures", "--base=~/bases/tiny.keras", "--out=~/features/set.h5"]) == 0
+
+    assert (home / "features" / "set.h5").is_file()
+    assert not (home / "bases" / "~").exists()
 
 
 def test_a_folder_that_is_called_like_the_home_folder_is_given_with_its_own_folder(home, monkeypatch):
@@ -45,7 +55,7 @@ def test_an_empty_path_is_not_the_current_folder(read, photos, monkeypatch):
 
 @pytest.mark.parametrize("data", [None, 5, ["a.png", "b.png"], {"path": "a"}])
 def test_a_dataset_that_is_no_path_is_told_so(data):
-    with pytest.raises(OptionError, match="not the path of a dataset; found "):
+    with pytest.raises(OptionError, match=f"not the path of a dataset; found {type(data).__name__}$"):
         read_dataset(data)
 
 

@@ -104,7 +104,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"epochs": None}, "epochs has a wrong value; expected a whole number, found None"),
     ("dense", {"batch_norm": "yes"}, "batch_norm has a wrong value; expected True or False, found 'yes'"),
     ("dense", {"class_weight": {0: 1}}, "class_weight has a wrong value; expected text, found {0: 1}"),
-    ("dense", {"seed": 2**40}, "seed is out of range; expected at least 0, at most 4.29497e+09, found 1099511627776"),
+    ("dense", {"seed": 2**40}, "seed is out of range; expected at least 0, at most 4,294,967,295, found 1099511627776"),
     ("auto", {"candidates": 7}, "candidates has a wrong value; expected names, found (7,)"),
     ("auto", {"candidates": [LogisticRegression()]}, "candidates has a wrong value; expected names, found"),
     ("ridge", {"shots": [1, "2"]}, "shots has a wrong value; expected whole numbers, found (1, '2')"),

@@ -100,6 +100,9 @@ def run(arguments: list[str]) -> int:
         return status if isinstance(status, int) else 0
     except PermafrostError as error:
         return _fail(arguments, str(error), debug)
+    except MemoryError as error:
+        message = f"not enough memory: {error}" if str(error) else "not enough memory"
+        return _fail(arguments, f"{message}. Take a smaller batch, image or head", debug)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from permafrost.atomic import clear_leftovers
-from permafrost.errors import DatasetError
+from permafrost.errors import DatasetError, ImageError
 from permafrost.extraction.cache import FeatureCache
 from permafrost.extraction.content import content_without_rows, describe_images, with_rows
 from permafrost.extraction.extracted import ExtractedSet
@@ -32,7 +32,7 @@ from permafrost.images.dataset import Dataset, read_dataset
 from permafrost.images.ranges import DARK
 from permafrost.images.splits import SPLITS
 from permafrost.keras_state import keras_defaults
-from permafrost.options import documented
+from permafrost.options import as_path, documented
 from permafrost.store.feature_set import STORE_FOLDER
 from permafrost.store.set_file import write_set
 
@@ -82,7 +82,7 @@ class Extraction:
         self._views = read_views(options.views, options.augment)
         self.dataset = read_dataset(data, options)
         self._splitting = Splitting.of(self.dataset, options)
-        out = None if options.out is None else check_set_path(Path(options.out))
+        out = None if options.out is None else check_set_path(as_path(options.out, "a feature set"))
         trunks = build_trunks_of(options)
         folder = Path(DEFAULT_FOLDER) if out is None else out.parent
         self._caches = [FeatureCache(trunk, folder / STORE_FOLDER, self._views.rule) for trunk in trunks]
@@ -210,7 +210,10 @@ def compute_features(dataset: Dataset, trunk: Trunk, parent: Path, options: Pipe
     from permafrost.trunk.cutting import save_trunk
 
     cache = FeatureCache(trunk, parent)
-    result = run_images(dataset, [cache], dataclasses.replace(options, on_bad="fail"))
+    try:
+        result = run_images(dataset, [cache], dataclasses.replace(options, on_bad="fail"))
+    except ImageError as error:
+        raise ImageError(error.what, do="leave it out") from error  # There is no option to skip it here.
     save_trunk(trunk, cache.folder)
     return cache.gather([image.digest for image in result.images])[0]
 
@@ -223,8 +226,9 @@ def build_trunks_of(options: TrunkOptions) -> list[Trunk]:
     from permafrost.trunk.options import DEFAULT_BASE
     from permafrost.trunk.run_base import load_run_base, run_folder
 
-    base = options.base or DEFAULT_BASE
+    base = os.path.expanduser(options.base or DEFAULT_BASE)
+    weights = options.weights and os.path.expanduser(options.weights)
     run = run_folder(base)
     load: Any = load_base if run is None else load_run_base
-    loaded = load(run or base, weights=options.weights, image_size=options.size, preprocessing=options.preprocessing)
+    loaded = load(run or base, weights=weights, image_size=options.size, preprocessing=options.preprocessing)
     return build_trunks(loaded, options.cuts, pool=options.pool, precision=options.precision, dtype=options.dtype)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from permafrost.images.dataset import Dataset
 from permafrost.images.decoding import as_pixels
 from permafrost.images.ranges import PixelRange, range_of
 from permafrost.images.shapes import CHANNELS
+from permafrost.options import as_path
 from permafrost.store.feature_set import STORE_FOLDER
 from permafrost.trunk.options import DEFAULT_BASE
 
@@ -112,7 +112,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         features = compute_features(
             dataset,
             self._build(),
-            Path(self.store) / STORE_FOLDER,
+            as_path(self.store, "a cache") / STORE_FOLDER,
             PipelineOptions(engine=self.engine, batch_size=self.batch_size, workers=self.workers, progress=False),
         )
         return features.reshape(len(dataset), -1)

@@ -14,6 +14,7 @@ import numpy as np
 from permafrost.atomic import clear_leftovers, replacing
 from permafrost.errors import OptionError
 from permafrost.images.splits import SPLITS
+from permafrost.options import as_path
 from permafrost.store.feature_set import FeatureSet
 
 FORMATS: Final = (".h5", ".npz")
@@ -41,7 +42,7 @@ def export_features(features: FeatureSet, out: str | os.PathLike[str]) -> Path:
         ShardError: a shard is missing or damaged.
         WriteError: the disk is full, or similar.
     """
-    out = Path(out)
+    out = as_path(out, "a file")
     if out.suffix not in FORMATS:
         raise OptionError("features are exported to HDF5 or npz", expected=" or ".join(FORMATS), found=str(out))
     if out.exists() and out.samefile(features.path):

@@ -6,6 +6,7 @@ import io
 import logging
 import struct
 import sys
+import time
 import warnings
 import zlib
 
@@ -158,6 +159,28 @@ def test_a_truncated_tiff_is_said_to_be_truncated(part):
         warnings.simplefilter("error")
         with pytest.raises(ImageError, match=r"^a truncated TIFF$|image file is truncated"):
             decode(data[: int(len(data) * part)])
+
+
+@pytest.mark.parametrize("start", [2**31, 2**32 - 1])
+def test_a_directory_beyond_the_file_is_a_truncated_tiff(start):
+    big = b"II+\0\x08\0\0\0" + struct.pack("<Q", start * 2**31)
+
+    for data in (b"II*\0" + struct.pack("<I", start) + bytes(50), big + bytes(50)):
+        with pytest.raises(ImageError, match="a truncated TIFF"):
+            decode(data)
+
+
+@pytest.mark.filterwarnings("ignore:Tag data larger than file")
+def test_many_tags_that_claim_the_whole_file_take_no_time():
+    count, length = 60_000, 2 * 10**7
+    entries = b"".join(struct.pack("<HHII", tag, 7, length, 8) for tag in range(count))
+    data = b"II*\0" + struct.pack("<I", 8 + length) + bytes(length) + struct.pack("<H", count) + entries + bytes(4)
+    started = time.perf_counter()
+
+    with pytest.raises(ImageError):
+        decode(data)
+
+    assert time.perf_counter() - started < 10
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

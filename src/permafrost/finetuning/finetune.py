@@ -124,7 +124,7 @@ class FineTuning:
             self._clock.lap("export")
             about = run_record(request, records, before, outputs["test"]) | {
                 "parity": dataclasses.asdict(parity),
-                "warnings": parity.warnings,
+                "warnings": [*request.warnings(), *parity.warnings],
                 "seconds": self._clock.seconds(),
             }
             content = RunContent(

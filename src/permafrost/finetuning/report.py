@@ -12,6 +12,7 @@ import numpy as np
 from permafrost.finetuning.plan import CachePlan
 from permafrost.finetuning.request import Request
 from permafrost.finetuning.stages import Stage
+from permafrost.heads.data import left_out_notes
 from permafrost.images.splits import SPLITS
 from permafrost.model.run import features_record
 from permafrost.training.loop import TrainingResult
@@ -49,11 +50,11 @@ def run_record(
             "improved": any(stage["improved"] for stage in stages),
             "epochs": sum(stage["epochs"] for stage in stages),
             "diverged": any(stage["diverged"] for stage in stages),
-            "validation_trained_on": request.validation_trained_on(),
         },
+        "notes": left_out_notes(selection.features, selection.rows),
         "before": {split: _summary(run.metrics.get(split, {})) for split in SPLITS},
         "test_difference": paired_difference(selection.labels("test"), before, after),
-        **features_record(selection.features, selection.rows, request.folder),
+        **features_record(selection.features, request.folder),
     }
 
 

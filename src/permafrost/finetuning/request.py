@@ -50,10 +50,11 @@ class Request:
         selection = self.selection
         return self.run.images.joined(RunImages.of_rows(selection.features.digests(), selection.rows))
 
-    def validation_trained_on(self) -> int:
-        """Return the number of validation images that the run was trained on: they tell epochs apart, and no more."""
+    def warnings(self) -> list[str]:
+        """Return what is wrong with the images, one line each: some tell epochs apart, but nothing beyond that."""
         digests = self.selection.features.digests()[self.selection.rows["validation"]]
-        return int((self.run.images.splits_of(digests) == SPLITS.index("train")).sum())
+        count = int((self.run.images.splits_of(digests) == SPLITS.index("train")).sum())
+        return [f"{self.run.folder} was trained on {count:,} of the validation images"] if count else []
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the trained model depends on, except the run and the cut, as JSON values."""

@@ -213,6 +213,12 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
     return rows
 
 
+def left_out_notes(features: FeatureSet, rows: dict[str, np.ndarray]) -> list[str]:
+    """Return a line that says how many images of a set are in none of the rows by split, if any."""
+    count = len(features) - sum(map(len, rows.values()))
+    return [f"{count:,} copies of images of an earlier split are left out"] if count else []
+
+
 def require_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
     """Check that every class occurs among the training labels.
 

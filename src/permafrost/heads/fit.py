@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from permafrost.errors import HeadError, OptionError
 from permafrost.extraction.extracted import trunk_of
 from permafrost.extraction.tuned_base import with_images_behind
-from permafrost.heads.data import COPIES, Features, FitData, load_fit_data, open_sets, set_name
+from permafrost.heads.data import COPIES, Features, FitData, left_out_notes, load_fit_data, open_sets, set_name
 from permafrost.heads.evaluation import EvaluatedHead, evaluate_head
 from permafrost.heads.head import FittedHead, Head
 from permafrost.heads.options import (
@@ -269,9 +269,14 @@ def _run_content(
             "calibration": evaluated.calibration,
             "threshold": evaluated.threshold,
             **tables,
-            **features_record(features, result.data.rows, folder),
+            **features_record(features, folder),
             "parity": dataclasses.asdict(parity),
-            "warnings": [*variation_warnings(result.data.training.x), *parity.warnings],
+            "notes": left_out_notes(features, result.data.rows),
+            "warnings": [
+                *([f"what the base was trained on is not fully known: {missing}"] if missing else []),
+                *variation_warnings(result.data.training.x),
+                *parity.warnings,
+            ],
             "seconds": seconds,
             "images_missing": missing,
         },

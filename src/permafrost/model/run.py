@@ -23,7 +23,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,8 +84,8 @@ class RunContent:
     tables: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
 
-def features_record(features: FeatureSet, rows: Mapping[str, np.ndarray], folder: Path) -> dict[str, Any]:
-    """Return what a run in `folder` records about the feature set of whose rows it was made.
+def features_record(features: FeatureSet, folder: Path) -> dict[str, Any]:
+    """Return what a run in `folder` records about the feature set that it was fitted to.
 
     The set's path is also recorded relative to the run's folder, so that it stays valid when both move together.
     """
@@ -95,7 +95,6 @@ def features_record(features: FeatureSet, rows: Mapping[str, np.ndarray], folder
         "features_relative": os.path.relpath(path, os.path.abspath(folder)),
         "features_digest": features.digest,
         "data": features.root,
-        "copies_left_out": len(features) - sum(map(len, rows.values())),
         "trunk": features.spec.to_json(),
         "key": features.spec.key,
         "libraries": features.about,
@@ -161,6 +160,7 @@ class Run:
             "model": str(self.model_path),
             "metrics": self.metrics,
             "parity": self.about["parity"],
+            "notes": self.about["notes"],
             "warnings": self.about["warnings"],
             "seconds": self.about["seconds"],
         }

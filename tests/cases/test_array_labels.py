@@ -121,6 +121,7 @@ def test_flat_rows_beside_images_are_not_the_images(tmp_path):
         (KINDS == 1, None, ("False", "True")),
         (KINDS == 1, ["no", "yes"], ("no", "yes")),
         (KINDS.astype(np.float32), None, ("0", "1", "2")),
+        (KINDS.astype(np.float16), None, ("0", "1", "2")),
         (KINDS.astype(np.float64)[:, None], list(CLASSES), CLASSES),
         (KINDS.astype(np.uint8), np.array(CLASSES).astype("S"), CLASSES),
         (np.eye(3, dtype=np.float32)[KINDS], None, ("0", "1", "2")),

@@ -32,7 +32,7 @@ def read_labels(where: str, labels: np.ndarray, count: int) -> list[Label]:
     _require_count(where, labels, count)
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "buif":
         return _from_one_hot(where, labels)
-    too_large = labels.dtype.kind == "f" and bool((np.abs(labels) > _LARGEST).any())
+    too_large = labels.dtype.kind == "f" and bool((np.abs(labels.astype(np.float64)) > _LARGEST).any())
     if labels.ndim > 2 or labels.size != count or labels.dtype.kind not in "buifUS" or too_large:
         raise DatasetError(
             f"{where} are not one class per image",

@@ -81,7 +81,12 @@ class OpenModel:
         """
         names, count = self.class_names or tuple(default), self.interface.class_count
         if count != len(names):
-            raise RunError("the model has a different number of classes", expected=len(names), found=count)
+            raise RunError(
+                "the model has a different number of classes",
+                expected=len(names),
+                found=count,
+                do=f"name the model's classes in a file {LABELS_FILE} beside it, one per line",
+            )
         return dataclasses.replace(self, class_names=names)
 
 

@@ -428,7 +428,7 @@ def test_skipped_images_are_listed_with_the_reason(call, own_photos, tiny_base, 
     status, out, err = call("extract", own_photos, "--base", tiny_base)
 
     assert (status, err) == (0, "")
-    assert out.startswith("skipped: 2; `permafrost features show` lists all\n")
+    assert "\nskipped: 2; `permafrost features show` lists all\n" in f"\n{out}"
     assert "  1: the file is empty, such as dots/empty.png\n" in out
     assert "  1: not an image (.txt), such as dots/notes.txt\n" in out
     _, shown, _ = call("features", "show", "features/own-photos-tiny-top.h5")

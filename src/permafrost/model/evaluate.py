@@ -102,7 +102,7 @@ def _about(
         "skipped": len(skipped),
         "skipped_paths": [{"path": name, "reason": reason} for name, reason in skipped],
         "notes": [*opened.notes, *dataset.notes, *uses.notes(split)],
-        "warnings": [*dataset.warnings, *behind, *uses.warnings(split)],
+        "warnings": [*dataset.warnings, *behind, *uses.warnings(split, scored)],
     }
 
 

@@ -85,15 +85,19 @@ class ImageUses:
             )
         return lines
 
-    def warnings(self, split: str) -> list[str]:
-        """Return what is wrong with the metrics of a split, one line each."""
+    def warnings(self, split: str, scored: np.ndarray) -> list[str]:
+        """Return what is wrong with the metrics of a split, one line each.
+
+        Args:
+            split: the split.
+            scored: (k,) int64, those of its images that could be decoded.
+        """
         lines = [line for used, line in self._differences(split) if used == TRAIN]
-        trained = self.trained_on(self.rows(ALL))
+        trained, named = self.trained_on(scored), int((self.given[scored] == TRAIN).sum())
         if split == ALL and trained:
-            lines.append(f"the model was trained on {trained:,} of the {len(self.given):,} images that are scored")
-        named = int((self.given == TRAIN).sum())
+            lines.append(f"the model was trained on {trained:,} of the {len(scored):,} images that are scored")
         if split == ALL and self.used is None and named:
-            lines.append(f"the dataset names {named:,} of the {len(self.given):,} images that are scored train")
+            lines.append(f"the dataset names {named:,} of the {len(scored):,} images that are scored train")
         return lines
 
     def nothing_to_score(self, root: str, split: str) -> DatasetError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,16 @@ def test_no_bar_is_drawn_to_a_file(capsys):
         bar.update()
 
     assert capsys.readouterr().err == ""
+
+
+def test_a_bar_starts_no_thread_that_outlives_it(monkeypatch):
+    monkeypatch.setattr(tqdm.tqdm, "monitor", None)
+    before = threading.enumerate()
+
+    with progress_bar(total=3, unit=" images") as bar:
+        bar.update()
+
+    assert threading.enumerate() == before
 
 
 @pytest.mark.usefixtures("in_notebook")

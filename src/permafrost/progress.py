@@ -21,9 +21,13 @@ def progress_bar(*, total: int | None, unit: str, shown: bool = True, **settings
     else:
         from tqdm import tqdm  # `tqdm.auto` loads asyncio too.
 
+    class Bar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # Otherwise the first bar starts a thread that never ends.
+
     # None draws only to a terminal, and a notebook's output is not one.
     disable = (False if notebook else None) if shown else True
-    return tqdm(total=total, unit=unit, disable=disable, leave=False, dynamic_ncols=True, **settings)
+    # With `miniters` each step looks at the clock, which is what that thread makes up for.
+    return Bar(total=total, unit=unit, disable=disable, leave=False, dynamic_ncols=True, miniters=1, **settings)
 
 
 def in_notebook() -> bool:

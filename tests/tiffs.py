@@ -28,8 +28,8 @@ def tiff(
     height, width, bands = pixels.shape
     planes = [pixels] if planar == 1 else [pixels[:, :, band : band + 1] for band in range(bands)]
     rows = (height + 1) // 2
-    kept = pixels.dtype.newbyteorder(order)
-    strips = [plane[start : start + rows].astype(kept).tobytes() for plane in planes for start in (0, rows)]
+    dtype = pixels.dtype.newbyteorder(order)
+    strips = [plane[start : start + rows].astype(dtype).tobytes() for plane in planes for start in (0, rows)]
     strips = [zlib.compress(strip) if compressed else strip for strip in strips]
     data, offsets = b"", []
     for strip in strips:

@@ -1,4 +1,4 @@
-"""Classes are told from numbers to predict."""
+"""Numbers to predict are refused as labels, classes are not."""
 
 from __future__ import annotations
 

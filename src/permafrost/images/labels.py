@@ -1,4 +1,4 @@
-"""Labels: classes told from numbers to predict."""
+"""Labels that are numbers to predict, and no classes."""
 
 from __future__ import annotations
 

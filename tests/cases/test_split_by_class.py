@@ -56,6 +56,16 @@ def test_a_keras_head_is_fitted_to_a_class_with_a_single_image(take, tmp_path):
     assert run.metrics["validation"]["classes"]["stripes"]["n"] == 0
 
 
+@pytest.mark.parametrize("number", range(8))
+def test_a_class_of_three_images_has_two_to_choose_a_setting_on(take, tmp_path, number):
+    data = write_photos(tmp_path / "data", per_class=12, classes=CLASSES[:2])
+    write_photos(data, per_class=3, classes=CLASSES[2:], first=3 * number)
+
+    features = take(data)
+
+    assert features.labels("train").tolist().count(CLASSES.index("stripes")) >= 2
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_one_image_of_each_class_and_a_copy_of_it_is_enough(take, tmp_path, number):
     data = write_photos(tmp_path / "data", per_class=1, first=number)

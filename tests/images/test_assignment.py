@@ -69,22 +69,23 @@ def test_by_default_15_of_100_images_are_for_validation_and_15_for_test():
     assert [round(splits.count(split) / len(splits), 2) for split in SPLITS] == [0.7, 0.15, 0.15]
 
 
-@pytest.mark.parametrize("positions", [[0.01], [0.2], [0.01, 0.02], [0.2, 0.01, 0.14]])
-def test_a_class_of_few_images_that_would_all_be_held_out_has_one_to_train_on(positions):
+@pytest.mark.parametrize("positions", [[0.01], [0.2], [0.01, 0.02], [0.2, 0.01, 0.14], [0.8, 0.01, 0.2]])
+def test_a_class_of_few_images_has_two_to_train_on_or_all_that_it_has(positions):
     large = some(100)
 
     splits = assign([*map(digest_at, positions), *large], labels=[1] * len(positions) + [0] * 100)
 
-    last = int(np.argmax(positions))
-    assert splits[last] == "train"
+    assert all(splits[number] == "train" for number in np.argsort(positions)[-2:])
+    assert splits[: len(positions)].count("test") == (len(positions) > 2)
     assert splits[len(positions) :] == assign(large)
 
 
-def test_a_class_with_a_given_training_image_may_have_its_other_images_held_out():
-    digests = [digest_at(0.01), digest_at(0.5)]
+def test_a_class_with_given_training_images_may_have_its_other_images_held_out():
+    digests = [digest_at(0.01), digest_at(0.5), digest_at(0.9)]
 
-    assert assign(digests, ["test", "train"]) == ["test", "train"]
-    assert assign([*digests, digest_at(0.9)], [None, "train", None]) == ["test", "train", "train"]
+    assert assign(digests[:2], ["test", "train"]) == ["test", "train"]
+    assert assign(digests, [None, "train", "train"]) == ["test", "train", "train"]
+    assert assign(digests[:2], [None, "train"]) == ["train", "train"]
 
 
 def test_a_class_that_would_be_all_test_is_spread_by_position():
@@ -129,22 +130,24 @@ def test_the_split_of_a_group_follows_from_its_name():
     assert set(first) == set(SPLITS)
 
 
-def test_with_few_groups_each_split_has_one():
+@pytest.mark.parametrize(("count", "wanted"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (2, 0, 1)), (4, (2, 1, 1))])
+def test_of_few_groups_two_are_for_training_then_one_for_test_then_one_for_validation(count, wanted):
     for seed in range(20):
-        groups = [f"{seed} {number // 30}" for number in range(90)]
+        groups = [f"{seed} {number // 30}" for number in range(30 * count)]
 
-        splits = assign(some(90), groups=groups)
+        splits = assign(some(30 * count), groups=groups)
 
-        assert {split: splits.count(split) for split in SPLITS} == dict.fromkeys(SPLITS, 30)
+        assert [splits.count(split) for split in SPLITS] == [30 * number for number in wanted]
 
 
 def test_a_large_group_is_not_held_out_where_a_small_one_can_be():
     for seed in range(20):
-        groups = [f"{seed} small" if number < 20 else f"{seed} large" for number in range(220)]
+        groups = [f"{seed} {name}" for name, size in (("a", 20), ("b", 10), ("large", 200)) for _ in range(size)]
 
-        splits = assign(some(220), groups=groups)
+        splits = assign(some(230), groups=groups)
 
-        assert splits == ["test"] * 20 + ["train"] * 200
+        assert splits[30:] == ["train"] * 200
+        assert {splits[0], splits[20]} == {"train", "test"}
 
 
 def test_a_group_of_several_classes_is_moved_only_if_that_is_better_for_them_together():

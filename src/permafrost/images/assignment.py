@@ -19,6 +19,9 @@ from permafrost.images.units import Units, unit_classes
 
 TRAIN, VALIDATION, TEST = (SPLITS.index(name) for name in ("train", "validation", "test"))
 
+MIN_TRAINING: Final = 2
+"""A class has this many units for training if it has them at all: cross-validation needs two."""
+
 SLACK: Final = (1, 1 / 3)
 """A class may have this many held-out images more or fewer than its fraction of them: a number, and a part of them."""
 
@@ -35,8 +38,8 @@ def assign_splits(
 
     All images of a unit without a given split share one. If other images of the unit have a given split, they follow
     these: train first, then validation, then test. Otherwise the unit's position decides. Of each class, the number
-    of such images in validation and in test differs from its fraction by at most 1 and a third of it, and at least one
-    image is for training, as far as moving whole units permits; the units nearest to the thresholds are moved.
+    of such images in validation and in test differs from its fraction by at most 1 and a third of it, and at least two
+    units are for training, as far as moving whole units permits; the units nearest to the thresholds are moved.
 
     The order of the images does not matter, and a class that needs no correction keeps its splits whatever else there
     is, unless it shares units with one that does.
@@ -118,7 +121,8 @@ class _Classes:
         splits: the split of each unit; `move` changes it.
         sizes: the number of images in each class.
         counts: for each split, the number of images in each class.
-        trained: for each class whether it has training images besides these.
+        units: likewise the number of units.
+        trained: the number of units of each class that are for training besides these.
 
     Args:
         units: the units of all images.
@@ -136,14 +140,22 @@ class _Classes:
         self._keys = units.keys
         free = followed[units.numbers] < 0
         fixed = np.where(given >= 0, given, followed[units.numbers])[~free]
-        self.trained: list[bool] = (np.bincount(labels[~free][fixed == TRAIN], minlength=self._count) > 0).tolist()
+        self.trained = self._count_units(units.numbers[~free][fixed == TRAIN], labels[~free][fixed == TRAIN])
         of_image, of_label = units.numbers[free], labels[free]
         self.sizes: list[int] = np.bincount(of_label, minlength=self._count).tolist()
         self.counts: list[list[int]] = [
             np.bincount(of_label[splits[of_image] == split], minlength=self._count).tolist()
             for split in range(len(SPLITS))
         ]
+        in_split = [splits[of_image] == split for split in range(len(SPLITS))]
+        self.units = [self._count_units(of_image[rows], of_label[rows]) for rows in in_split]
         self._of_image, self._of_label = of_image, of_label
+
+    def _count_units(self, numbers: np.ndarray, labels: np.ndarray) -> list[int]:
+        """Return the number of units in each class."""
+        pairs = np.unique(numbers * max(self._count, 1) + labels)
+        counts: list[int] = np.bincount(pairs % max(self._count, 1), minlength=self._count).tolist()
+        return counts
 
     @functools.cached_property
     def contents(self) -> list[list[tuple[int, int]]]:
@@ -169,6 +181,8 @@ class _Classes:
         for label, count in self.contents[unit]:
             self.counts[self.splits[unit]][label] -= count
             self.counts[split][label] += count
+            self.units[self.splits[unit]][label] -= 1
+            self.units[split][label] += 1
         self.splits[unit] = split
 
 
@@ -226,7 +240,7 @@ def _correct_test(classes: _Classes, fraction: float, validation_fraction: float
     limits = []
     for size, trained in zip(classes.sizes, classes.trained, strict=True):
         low, high = _limits(size, fraction)
-        reserved = _limits(size, validation_fraction)[0] + (not trained)
+        reserved = _limits(size, validation_fraction)[0] + max(0, MIN_TRAINING - trained)
         limits.append((low, max(low, min(high, size - reserved))))
     _Correction(classes, TEST, limits, next=VALIDATION if validation_fraction else TRAIN).run()
 
@@ -235,7 +249,7 @@ def _correct_validation(classes: _Classes, fraction: float) -> None:
     limits = []
     for size, trained, tested in zip(classes.sizes, classes.trained, classes.counts[TEST], strict=True):
         low, high = _limits(size, fraction)
-        limits.append((low, max(low, min(high, size - tested - (not trained)))))
+        limits.append((low, max(low, min(high, size - tested - max(0, MIN_TRAINING - trained)))))
     _Correction(classes, VALIDATION, limits, next=TRAIN).run()
 
 
@@ -249,8 +263,9 @@ def _limits(size: int, fraction: float) -> tuple[int, int]:
 
 
 def _train_each_class(classes: _Classes) -> None:
-    """Move the unit with the highest position of each class without training images to training."""
-    for label, size in enumerate(classes.sizes):
-        if size and not classes.trained[label] and not classes.counts[TRAIN][label]:
-            *_, last = classes.units_in(label, (VALIDATION, TEST))
-            classes.move(last, TRAIN)
+    """Move the units with the highest positions of each class that has too few for training."""
+    for label, trained in enumerate(classes.trained):
+        missing = MIN_TRAINING - trained - classes.units[TRAIN][label]
+        if missing > 0 and (classes.units[VALIDATION][label] or classes.units[TEST][label]):
+            for unit in classes.units_in(label, (VALIDATION, TEST))[-missing:]:
+                classes.move(unit, TRAIN)

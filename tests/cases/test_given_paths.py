@@ -10,7 +10,7 @@ from PIL import Image
 from permafrost import cli
 from permafrost.errors import OptionError
 from permafrost.images.dataset import read_dataset
-from permafrost.images.found import find_images
+from permafrost.images.folders.found import find_images
 from permafrost.model.run import open_run
 from permafrost.store.feature_set import open_features
 

@@ -22,7 +22,7 @@ def predict(*, model: str, images: tuple[str, ...], top: int, as_json: bool) -> 
     A FOLDER stands for all images in it and in its subfolders, except hidden ones; what else is in it is skipped. If an
     image cannot be decoded, the others are still classified, and the exit status is 2.
     """
-    from permafrost.images.found import find_images
+    from permafrost.images.folders.found import find_images
     from permafrost.model.predict import predict_found
 
     found = find_images(images)

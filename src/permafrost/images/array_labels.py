@@ -10,7 +10,7 @@ import numpy as np
 
 from permafrost.errors import DatasetError
 from permafrost.images.labels import require_classes
-from permafrost.images.table_text import stripped
+from permafrost.images.tables.text import stripped
 
 Label = int | str | bool
 

@@ -18,15 +18,15 @@ import numpy as np
 from permafrost.errors import DatasetError, OptionError
 from permafrost.images.arrays import read_arrays
 from permafrost.images.entries import Entries
-from permafrost.images.folders import read_folder
+from permafrost.images.folders.reading import read_folder
 from permafrost.images.groups import find_groups
 from permafrost.images.labels import require_classes
-from permafrost.images.missing import MissingImages
 from permafrost.images.options import RECOGNISED, ReadingOptions
 from permafrost.images.ranges import PixelRange
 from permafrost.images.skipped import what_was_found
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, ListedImage
-from permafrost.images.tables import read_table
+from permafrost.images.tables.missing import MissingImages
+from permafrost.images.tables.reading import read_table
 from permafrost.options import as_path
 
 ENDINGS: Final[dict[str, Literal["table", "arrays"]]] = {

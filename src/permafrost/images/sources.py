@@ -19,10 +19,10 @@ from permafrost.images.decoding import (
     decoded,
     read_file,
 )
-from permafrost.images.missing import MissingImages
 from permafrost.images.options import MAX_PIXELS
 from permafrost.images.ranges import AS_THEY_ARE, PixelRange
 from permafrost.images.resizing import resize
+from permafrost.images.tables.missing import MissingImages
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from permafrost.errors import DatasetError, ImageError, OptionError
 from permafrost.images.dataset import Dataset, read_dataset
-from permafrost.images.layouts import listed
+from permafrost.images.folders.layouts import listed
 from permafrost.images.options import ReadingOptions
 from permafrost.images.splits import SPLITS
 from permafrost.keras_state import keras_defaults

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from permafrost.errors import ImageError, OptionError
-from permafrost.images.found import FoundImages, Images, find_images
+from permafrost.images.folders.found import FoundImages, Images, find_images
 from permafrost.keras_state import keras_defaults
 from permafrost.model.inference import ModelLike, classify, open_model
 from permafrost.options import checked

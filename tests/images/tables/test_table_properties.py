@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from helpers import one_error_line
 from permafrost.errors import DatasetError
-from permafrost.images.table_text import stripped
-from permafrost.images.tables import read_table
+from permafrost.images.tables.reading import read_table
+from permafrost.images.tables.text import stripped
 
 HEADERS = (
     ("path", "label", "split", "group"),

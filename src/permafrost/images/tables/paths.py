@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-from permafrost.images.table_text import stripped
+from permafrost.images.tables.text import stripped
 
 URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 """The start of a URL; one letter before a colon is a drive."""

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Collection, Sequence
 
 from permafrost.errors import DatasetError
-from permafrost.images.class_levels import resembled
 from permafrost.images.entries import Entries
-from permafrost.images.layouts import Layout, given_layout, listed
+from permafrost.images.folders.class_levels import resembled
+from permafrost.images.folders.layouts import Layout, given_layout, listed
+from permafrost.images.folders.recognition import recognised_layout
+from permafrost.images.folders.tree import Folder
 from permafrost.images.options import RECOGNISED, ReadingOptions, read_levels
-from permafrost.images.recognition import recognised_layout
 from permafrost.images.skipped import WITHOUT_IMAGES
-from permafrost.images.tree import Folder
 
 
 def read_folder(root: str, options: ReadingOptions = RECOGNISED) -> Entries:

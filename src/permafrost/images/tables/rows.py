@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from permafrost.errors import DatasetError
 from permafrost.images.split_names import split_named
-from permafrost.images.table_columns import Columns
-from permafrost.images.table_paths import URL, existing, is_plain, usual
-from permafrost.images.table_text import is_blank, listed, stripped, undecodable
+from permafrost.images.tables.columns import Columns
+from permafrost.images.tables.paths import URL, existing, is_plain, usual
+from permafrost.images.tables.text import is_blank, listed, stripped, undecodable
 
 
 class Value(NamedTuple):

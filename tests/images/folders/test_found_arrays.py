@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from permafrost.errors import DatasetError, ImageError, OptionError
-from permafrost.images.found import find_images
+from permafrost.images.folders.found import find_images
 from samples import CLASSES, texture
 
 IMAGES = np.stack([texture(kind, 0, (8, 9)) for kind in CLASSES])

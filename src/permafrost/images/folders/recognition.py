@@ -8,10 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from permafrost.errors import DatasetError
-from permafrost.images.layouts import BESIDE_SPLITS, Layout, class_name, listed
+from permafrost.images.folders.layouts import BESIDE_SPLITS, Layout, class_name, listed
+from permafrost.images.folders.tree import Folder
+from permafrost.images.folders.wrappers import (
+    Unwrapped,
+    holds_folders,
+    unwrapped,
+    unwrapped_splits,
+    with_images,
+    wrapped,
+)
 from permafrost.images.split_names import combined_names, says_nothing, split_folders, split_named
-from permafrost.images.tree import Folder
-from permafrost.images.wrappers import Unwrapped, holds_folders, unwrapped, unwrapped_splits, with_images, wrapped
 
 
 def recognised_layout(root: Folder) -> Layout:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from permafrost.images.dataset import read_dataset
-from permafrost.images.tree import Folder
+from permafrost.images.folders.tree import Folder
 from samples import SMALL_IMAGE, expanded, write_images
 
 

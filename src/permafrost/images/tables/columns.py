@@ -12,7 +12,7 @@ from permafrost.errors import DatasetError, OptionError
 from permafrost.images.decoding import EXTENSIONS
 from permafrost.images.split_names import split_named
 from permafrost.images.splits import SPLITS
-from permafrost.images.table_text import listed, stripped, undecodable
+from permafrost.images.tables.text import listed, stripped, undecodable
 
 NAMES: Final = {
     "path": (

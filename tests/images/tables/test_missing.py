@@ -8,7 +8,7 @@ import pytest
 
 from permafrost.errors import ImageError
 from permafrost.images.dataset import read_dataset
-from permafrost.images.missing import MissingImages
+from permafrost.images.tables.missing import MissingImages
 from samples import write_images
 
 

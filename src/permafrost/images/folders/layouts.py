@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from permafrost.errors import DatasetError
+from permafrost.images.folders.tree import Folder
 from permafrost.images.split_names import split_folders
-from permafrost.images.tree import Folder
 
 BESIDE_SPLITS: Final = "beside the split folders"
 

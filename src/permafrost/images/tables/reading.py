@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from typing import Final, TextIO
 
 from permafrost.errors import DatasetError
-from permafrost.images.class_levels import resembled
 from permafrost.images.entries import Entries
+from permafrost.images.folders.class_levels import resembled
 from permafrost.images.options import RECOGNISED, ReadingOptions
 from permafrost.images.skipped import what_was_found
 from permafrost.images.splits import SPLITS
-from permafrost.images.table_columns import Columns, find_columns
-from permafrost.images.table_rows import Rows, Value
-from permafrost.images.table_text import contains, is_blank, listed, open_text, read_records
+from permafrost.images.tables.columns import Columns, find_columns
+from permafrost.images.tables.rows import Rows, Value
+from permafrost.images.tables.text import contains, is_blank, listed, open_text, read_records
 
 DELIMITERS: Final = ",;\t|"
 """What may separate the fields of a table."""

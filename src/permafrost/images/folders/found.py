@@ -10,11 +10,11 @@ from typing import TypeAlias
 import numpy as np
 
 from permafrost.errors import DatasetError, OptionError
+from permafrost.images.folders.tree import Folder
 from permafrost.images.ranges import PixelRange, range_of
 from permafrost.images.shapes import CHANNELS
 from permafrost.images.skipped import what_was_found
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
-from permafrost.images.tree import Folder
 
 Images: TypeAlias = str | os.PathLike[str] | np.ndarray | Sequence[str | os.PathLike[str] | np.ndarray]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from permafrost.errors import DatasetError
-from permafrost.images.table_columns import find_columns
+from permafrost.images.tables.columns import find_columns
 
 PAIRS = [
     "path,label",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from permafrost.images.layouts import class_name
+from permafrost.images.folders.layouts import class_name
+from permafrost.images.folders.tree import Folder
 from permafrost.images.split_names import says_nothing, split_folders, split_named
-from permafrost.images.tree import Folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import content_digest
+from permafrost.images.folders.tree import Folder
 from permafrost.images.sources import FileImage
-from permafrost.images.tree import Folder
 from samples import CLASSES, SMALL_IMAGE, write_images
 
 

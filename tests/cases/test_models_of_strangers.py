@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,10 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "HDF5": (
         lambda folder: with_layer(folder / "m.h5", layers.Identity()),
         "m.h5 is no .keras file; expected a run's folder or a .keras file. Convert it: keras.saving.load_model(",
+    ),
+    "weights alone": (
+        lambda folder: shutil.copy(with_layer(folder / "m.keras", layers.Identity()), folder / "m.weights.h5"),
+        "m.weights.h5 holds the weights of a model and not its layers",
     ),
     "HDF5 by another name": (
         lambda folder: with_layer(folder / "m.h5", layers.Identity()).rename(folder / "m.keras"),

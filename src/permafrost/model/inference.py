@@ -150,6 +150,11 @@ def _no_model(path: Path) -> RunError:
     what, do = f"no run or model at {path}", None
     if path.is_dir():
         what, do = f"{path} is a SavedModel of TensorFlow", "save the model with model.save('NAME.keras')"
+    elif path.is_file() and path.name.endswith(".weights.h5"):
+        what, do = (
+            f"{path} holds the weights of a model and not its layers",
+            "save the model with model.save('NAME.keras')",
+        )
     elif path.is_file() and path.suffix in (".h5", ".hdf5"):
         what = f"{path} is no .keras file"
         do = f"convert it: keras.saving.load_model({str(path)!r}).save({str(path.with_suffix('.keras'))!r})"

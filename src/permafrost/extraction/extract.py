@@ -27,9 +27,9 @@ from permafrost.extraction.pipeline import PipelineResult, only_images, run_imag
 from permafrost.extraction.plan import Plan, make_plans
 from permafrost.extraction.reader import Reader, ViewsOf
 from permafrost.extraction.splitting import Splitting
+from permafrost.images.arrays.ranges import DARK
 from permafrost.images.augmentation import read_views
 from permafrost.images.dataset import Dataset, read_dataset
-from permafrost.images.ranges import DARK
 from permafrost.images.splits import SPLITS
 from permafrost.keras_state import keras_defaults
 from permafrost.options import as_path, documented

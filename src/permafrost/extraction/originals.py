@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from permafrost.errors import DatasetError, ImageError
+from permafrost.images.arrays.ranges import PixelRange
 from permafrost.images.dataset import Dataset, file_kind, path_of, paths_of, read_dataset
 from permafrost.images.options import MAX_PIXELS
-from permafrost.images.ranges import PixelRange
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, LoadedImage
 from permafrost.store.feature_set import FeatureSet
 

@@ -24,8 +24,8 @@ from permafrost.extraction.options import PipelineOptions
 from permafrost.extraction.reader import Reader, ReadImage, ViewsOf
 from permafrost.extraction.stopwatch import Stopwatch
 from permafrost.extraction.writer import Writer
+from permafrost.images.arrays.ranges import DARK
 from permafrost.images.dataset import Dataset
-from permafrost.images.ranges import DARK
 from permafrost.progress import progress_bar
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 from permafrost.errors import ImageError, OptionError
 from permafrost.extraction.extract import build_trunks_of, compute_features
 from permafrost.extraction.options import DEFAULT_FOLDER, PipelineOptions, TrunkOptions
+from permafrost.images.arrays.ranges import PixelRange, range_of
+from permafrost.images.arrays.shapes import CHANNELS
 from permafrost.images.dataset import Dataset
 from permafrost.images.decoding import as_pixels
-from permafrost.images.ranges import PixelRange, range_of
-from permafrost.images.shapes import CHANNELS
 from permafrost.options import as_path
 from permafrost.store.feature_set import STORE_FOLDER
 from permafrost.trunk.options import DEFAULT_BASE
@@ -98,7 +98,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Args:
             X: n paths of files; or n arrays (h, w, 3) of any sizes, or one array of them; values from 0 to 255, or of
-                another range that all of them together make clear (`images.ranges`).
+                another range that all of them together make clear (`images.arrays.ranges`).
 
         Returns:
             (n, n_features_out_) float32, in the order of `X`.

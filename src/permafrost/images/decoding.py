@@ -29,13 +29,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from permafrost.errors import DatasetError, ImageError
-from permafrost.images.opening import load, open_image, to_rgb, upright
+from permafrost.images.arrays.pixel_values import pixel_values
+from permafrost.images.arrays.ranges import AS_THEY_ARE, PixelRange, pixel_range
+from permafrost.images.arrays.shapes import channels_last
+from permafrost.images.formats.opening import load, open_image, to_rgb, upright
+from permafrost.images.formats.tiff import sound
 from permafrost.images.options import MAX_PIXELS
-from permafrost.images.pixel_values import pixel_values
-from permafrost.images.ranges import AS_THEY_ARE, PixelRange, pixel_range
 from permafrost.images.resizing import resized_image
-from permafrost.images.shapes import channels_last
-from permafrost.images.tiff import sound
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from permafrost.errors import DatasetError
-from permafrost.images.ranges import PixelRange
+from permafrost.images.arrays.ranges import PixelRange
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from permafrost.errors import ImageError
+from permafrost.images.arrays.ranges import AS_THEY_ARE, PixelRange
 from permafrost.images.decoding import (
     DecodingMemory,
     array_digest,
@@ -20,7 +21,6 @@ from permafrost.images.decoding import (
     read_file,
 )
 from permafrost.images.options import MAX_PIXELS
-from permafrost.images.ranges import AS_THEY_ARE, PixelRange
 from permafrost.images.resizing import resize
 from permafrost.images.tables.missing import MissingImages
 

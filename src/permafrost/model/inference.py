@@ -19,9 +19,9 @@ from permafrost.engines.keras_engine import KerasEngine, batch_size_for, compute
 from permafrost.errors import ImageError, RunError
 from permafrost.extraction.originals import max_pixels_of, pixels_of
 from permafrost.extraction.reader import DECODING_BYTES
+from permafrost.images.arrays.ranges import PixelRange
 from permafrost.images.decoding import DecodingMemory
 from permafrost.images.options import MAX_PIXELS
-from permafrost.images.ranges import PixelRange
 from permafrost.images.sources import ImageSource
 from permafrost.machine import cpu_count
 from permafrost.model.assembly import is_assembled

@@ -27,7 +27,7 @@ def predict(
         model: a run, its folder, a `.keras` file, or a Keras model.
         images: paths of image files, or of folders with image files; or arrays (h, w, 3), 0 to 255, or of another
             range that all of them together make clear, or that of the arrays that the run was trained on
-            (`images.ranges`). A single path or image need not be in a list.
+            (`images.arrays.ranges`). A single path or image need not be in a list.
             Hidden files in folders, and files that are no images, are skipped.
         top: the number of classes to return per image, the most probable first.
 

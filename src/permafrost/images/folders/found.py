@@ -10,9 +10,9 @@ from typing import TypeAlias
 import numpy as np
 
 from permafrost.errors import DatasetError, OptionError
+from permafrost.images.arrays.ranges import PixelRange, range_of
+from permafrost.images.arrays.shapes import CHANNELS
 from permafrost.images.folders.tree import Folder
-from permafrost.images.ranges import PixelRange, range_of
-from permafrost.images.shapes import CHANNELS
 from permafrost.images.skipped import what_was_found
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource
 

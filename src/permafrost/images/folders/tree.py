@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from permafrost.images.decoding import EXTENSIONS
-from permafrost.images.signatures import starts_as_image
+from permafrost.images.formats.signatures import starts_as_image
 from permafrost.images.split_names import split_named
 
 _SYSTEM_FOLDERS: Final = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from permafrost.errors import DatasetError
-from permafrost.images.pixel_values import pixel_values
-from permafrost.images.ranges import AS_THEY_ARE, PixelRange, pixel_range, range_of
+from permafrost.images.arrays.pixel_values import pixel_values
+from permafrost.images.arrays.ranges import AS_THEY_ARE, PixelRange, pixel_range, range_of
 from samples import CLASSES, texture
 
 PIXELS = np.stack([texture(kind, seed, (8, 9)) for kind in CLASSES for seed in range(2)])
@@ -234,7 +234,7 @@ def test_single_images_decide_together():
 
 def test_large_arrays_are_converted_in_blocks(monkeypatch):
     whole = converted(UNIT)
-    monkeypatch.setattr("permafrost.images.pixel_values._CHUNK", 1000)
+    monkeypatch.setattr("permafrost.images.arrays.pixel_values._CHUNK", 1000)
 
     assert np.array_equal(converted(UNIT), whole)
     assert decided(with_dark(PIXELS.astype("u2") * 16)).white == 4095

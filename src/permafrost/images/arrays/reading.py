@@ -12,13 +12,13 @@ from typing import Final
 import numpy as np
 
 from permafrost.errors import DatasetError, OptionError
-from permafrost.images.array_labels import Label, class_names_of, read_groups, read_labels
-from permafrost.images.array_names import CLASS_NAMES, GROUPS, SplitArrays, splits_of
+from permafrost.images.arrays.labels import Label, class_names_of, read_groups, read_labels
+from permafrost.images.arrays.names import CLASS_NAMES, GROUPS, SplitArrays, splits_of
+from permafrost.images.arrays.pixel_values import PixelValues, pixel_values, require_numbers
+from permafrost.images.arrays.ranges import PixelRange, pixel_range
+from permafrost.images.arrays.shapes import channels_last, remedy
 from permafrost.images.entries import Entries
 from permafrost.images.options import RECOGNISED, ReadingOptions
-from permafrost.images.pixel_values import PixelValues, pixel_values, require_numbers
-from permafrost.images.ranges import PixelRange, pixel_range
-from permafrost.images.shapes import channels_last, remedy
 from permafrost.machine import available_memory
 
 NOT_FINITE: Final = "NaN or infinity among its values"
@@ -64,7 +64,7 @@ class _Part:
 def read_arrays(path: str, options: ReadingOptions = RECOGNISED, *, pixels: PixelRange | None = None) -> Entries:
     """Read a dataset from an npz file.
 
-    All images become uint8, and what their values mean is decided by all of them together (`images.ranges`). Labels are
+    All images become uint8, and what their values mean is decided by all of them together (`arrays.ranges`). Labels are
     whole numbers, booleans, names, or one 1 per row. An optional array `class_names` gives the name of each number, and
     `groups`, or the one that `options.split_by` names, the group of each image.
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from permafrost.errors import ImageError
-from permafrost.images.file_kinds import is_heif, not_an_image
-from permafrost.images.tiff import ORIENTATION, PHOTOMETRIC, Directory, read_directory
+from permafrost.images.formats.kinds import is_heif, not_an_image
+from permafrost.images.formats.tiff import ORIENTATION, PHOTOMETRIC, Directory, read_directory
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile, JpegImagePlugin

@@ -7,7 +7,7 @@ import re
 import stat
 from typing import Final
 
-from permafrost.images.file_kinds import is_heif
+from permafrost.images.formats.kinds import is_heif
 
 _STARTS: Final = re.compile(
     rb"\xff\xd8\xff"  # JPEG

@@ -146,7 +146,7 @@ def test_an_npz_that_does_not_fit_into_memory_is_refused_however_small_its_file(
     path = forged_npz(
         tmp_path / "zeros.npz", (2, 1000, 500, 3), held=bytes(3 * 10**6), compression=zipfile.ZIP_DEFLATED
     )
-    monkeypatch.setattr("permafrost.images.arrays.available_memory", lambda: 2_000_000)
+    monkeypatch.setattr("permafrost.images.arrays.reading.available_memory", lambda: 2_000_000)
 
     with pytest.raises(DatasetError, match=r"zeros\.npz does not fit into memory; .* Save the images as files"):
         read_dataset(path)
@@ -154,7 +154,7 @@ def test_an_npz_that_does_not_fit_into_memory_is_refused_however_small_its_file(
 
 def test_arrays_of_an_npz_must_fit_into_memory_together(tmp_path, monkeypatch):
     path = write_npz(tmp_path, X_train=PIXELS, y_train=range(6), X_test=PIXELS, y_test=range(6))
-    monkeypatch.setattr("permafrost.images.arrays.available_memory", lambda: int(1.5 * PIXELS.nbytes))
+    monkeypatch.setattr("permafrost.images.arrays.reading.available_memory", lambda: int(1.5 * PIXELS.nbytes))
 
     with pytest.raises(DatasetError, match=r"arrays\.npz does not fit into memory; expected at most 1,944 bytes"):
         read_dataset(path)

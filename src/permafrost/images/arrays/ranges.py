@@ -18,7 +18,16 @@ from typing import Any, Final
 import numpy as np
 
 from permafrost.errors import DatasetError
-from permafrost.images.pixel_values import BYTES, FLOATS, INTEGERS, SLACK, PixelValues, blocks, pixel_values, together
+from permafrost.images.arrays.pixel_values import (
+    BYTES,
+    FLOATS,
+    INTEGERS,
+    SLACK,
+    PixelValues,
+    blocks,
+    pixel_values,
+    together,
+)
 
 DARK: Final = 16
 """No scale ends at a value from 2 to this, and images of no higher level of 255 are nearly black."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from permafrost.errors import ImageError
-from permafrost.images.tiff import read_directory
+from permafrost.images.formats.tiff import read_directory
 
 _DEVELOP: Final = "develop it to JPEG, PNG or TIFF"
 _EXPORT: Final = "export its images as PNG or TIFF"

@@ -1,0 +1,1 @@
+"""Arrays of images: the arrays of an npz file, what their values mean, and their labels."""

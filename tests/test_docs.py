@@ -92,19 +92,24 @@ def test_bin_has_no_other_programs():
     assert set(os.listdir(ROOT / "bin")) == {*COMMANDS, "permafrost", "test"}
 
 
-def test_the_page_of_commands_has_every_command_and_option():
-    code = "import write_commands; print(write_commands.page(), end='')"
+@pytest.mark.parametrize("name", ["commands", "errors"])
+def test_a_page_that_a_tool_writes_is_up_to_date(name):
+    tool = f"write_{name}"
+    code = f"import {tool}; print({tool}.page(), end='')"
     # In a separate process, so that width and colours of the terminal do not matter.
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tools", capture_output=True, text=True, check=True)
 
-    assert (ROOT / "docs" / "commands.md").read_text("utf-8") == done.stdout, "run tools/write_commands.py"
+    assert (ROOT / "docs" / f"{name}.md").read_text("utf-8") == done.stdout, f"run python tools/{tool}.py"
 
 
-def test_the_page_of_errors_has_every_error():
-    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "errors.md").read_text("utf-8"), re.MULTILINE)
+def test_the_page_of_errors_has_every_error_and_the_fixed_part_of_a_line():
+    page = (ROOT / "docs" / "errors.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| \w[^|]+ \| [^| ][^|]+ \|$", page, re.MULTILINE)
     known = {name for name, value in vars(errors).items() if isinstance(value, type)} - {"PermafrostError"}
 
     assert set(listed) == {name for name in known if issubclass(getattr(errors, name), errors.PermafrostError)}
+    for line in ("only one class in `{root}`", "unknown base `{spelled}`", "its checksum does not match"):
+        assert line in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

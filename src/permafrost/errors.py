@@ -64,43 +64,73 @@ class PermafrostError(Exception):
 
 
 class OptionError(PermafrostError):
-    """An option has a wrong value, or two options contradict each other."""
+    """An option has a wrong value, or two options contradict each other.
+
+    The line says what is expected; `--help` lists the values.
+    """
 
 
 class DatasetError(PermafrostError):
-    """The dataset cannot be read."""
+    """The dataset cannot be read.
+
+    docs/datasets.md says what datasets are; `--layout` where folders can be read in two ways.
+    """
 
 
 class ImageError(PermafrostError):
-    """An image cannot be decoded."""
+    """An image cannot be decoded.
+
+    `extract` skips such images and lists them; `--on-bad fail` stops at the first.
+    """
 
 
 class BaseError(PermafrostError):
-    """An unknown base, or one that cannot be built as requested."""
+    """An unknown base, or one that cannot be built as requested.
+
+    The line names the nearest bases, or what the base needs.
+    """
 
 
 class WeightsError(BaseError):
-    """Weights are missing, do not fit, or are not finite."""
+    """Weights are missing, do not fit, or are not finite.
+
+    Without a network, put the named file where the line says, or pass it as `--weights`.
+    """
 
 
 class CutError(BaseError):
-    """An unknown layer, or one that the base cannot be cut at."""
+    """An unknown layer, or one that the base cannot be cut at.
+
+    The line names the nearest layers.
+    """
 
 
 class EngineError(PermafrostError):
-    """An engine is not installed, or does not agree with Keras."""
+    """An engine is not installed, or does not agree with Keras.
+
+    `--engine auto` uses Keras then, and says why.
+    """
 
 
 class FeatureError(PermafrostError):
-    """A feature is not finite."""
+    """A feature is not finite.
+
+    `--precision float32`, `--dtype float32`, or other weights.
+    """
 
 
 class StoreError(PermafrostError):
-    """The files of cached features cannot be used."""
+    """The files of cached features cannot be used.
+
+    Run the same `extract` again.
+    """
 
 
 class ShardError(StoreError):
-    """A shard is missing, damaged, or from another trunk."""
+    """A shard is missing, damaged, or from another trunk.
+
+    Run the same `extract` again: it computes what is missing.
+    """
 
     @property
     def kind(self) -> str:
@@ -109,27 +139,45 @@ class ShardError(StoreError):
 
 
 class SetError(StoreError):
-    """Not a feature set, a damaged one, or one that does not match its store."""
+    """Not a feature set, a damaged one, or one that does not match its store.
+
+    Move the set and the folder `store` together, or run `extract` again.
+    """
 
 
 class VersionError(StoreError):
-    """A store or a feature set of another format version. It is left alone."""
+    """A store or a feature set of another format version. It is left alone.
+
+    Run `extract` again, which makes a new one beside it.
+    """
 
 
 class WriteError(StoreError):
-    """A file cannot be written."""
+    """A file cannot be written.
+
+    Free some space, or choose another `--out`; existing files are intact.
+    """
 
 
 class HeadError(PermafrostError):
-    """A head cannot be fitted to these features."""
+    """A head cannot be fitted to these features.
+
+    The line says why, and which head can.
+    """
 
 
 class ParityError(PermafrostError):
-    """The exported model does not agree with the head or the trunk."""
+    """The exported model does not agree with the head or the trunk.
+
+    Nothing was written; the line says what to do.
+    """
 
 
 class RunError(PermafrostError):
-    """Not a run, a damaged one, or a model that does not classify images."""
+    """Not a run, a damaged one, or a model that does not classify images.
+
+    Fit again, or give the folder that `fit-head` or `finetune` made.
+    """
 
 
 def one_line(text: str) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from permafrost.images.assignment import assign_splits
 from permafrost.images.splits import TEST_FRACTION, VALIDATION_FRACTION
-from permafrost.images.units import connect_images
+from permafrost.images.splitting.assignment import assign_splits
+from permafrost.images.splitting.units import connect_images
 
 SIZES = ((100, 5), (1000, 50), (1000, 5), (10_000, 5))
 TRIALS = 200

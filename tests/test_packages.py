@@ -170,8 +170,8 @@ WITHOUT_KERAS = """
     from permafrost.store.description import describe_set
     from permafrost.store.feature_set import open_features
     from permafrost.store.set_file import write_set
-    from permafrost.images.assignment import assign_splits
-    from permafrost.images.units import connect_images
+    from permafrost.images.splitting.assignment import assign_splits
+    from permafrost.images.splitting.units import connect_images
     from permafrost.store.shard import digest_rows
     from permafrost.images.dataset import read_dataset
     from permafrost.images.decoding import decode_resized, read_file

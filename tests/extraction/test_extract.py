@@ -18,11 +18,11 @@ from permafrost.errors import ImageError
 from permafrost.extraction import reader as reading
 from permafrost.extraction.extract import compute_features
 from permafrost.extraction.options import PipelineOptions
-from permafrost.images.assignment import assign_splits
 from permafrost.images.dataset import read_dataset
 from permafrost.images.decoding import decode_resized
 from permafrost.images.splits import SPLITS
-from permafrost.images.units import connect_images
+from permafrost.images.splitting.assignment import assign_splits
+from permafrost.images.splitting.units import connect_images
 from permafrost.store.description import describe_set
 from permafrost.store.duplicates import find_duplicates
 from permafrost.store.feature_set import FeatureSet

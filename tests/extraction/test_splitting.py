@@ -11,7 +11,7 @@ import pytest
 from permafrost import open_features
 from permafrost.extraction import splitting
 from permafrost.images.splits import SPLITS
-from permafrost.images.units import group_numbers
+from permafrost.images.splitting.units import group_numbers
 from samples import CLASSES, write_photos
 
 pytest_plugins = ["upper"]

@@ -14,10 +14,10 @@ from permafrost.extraction.options import ExtractOptions
 from permafrost.extraction.pipeline import only_images
 from permafrost.extraction.reader import Reader
 from permafrost.extraction.tuned_base import TunedBase, tuned_base
-from permafrost.images.assignment import assign_splits
 from permafrost.images.dataset import Dataset
 from permafrost.images.splits import SPLITS
-from permafrost.images.units import connect_images, group_numbers
+from permafrost.images.splitting.assignment import assign_splits
+from permafrost.images.splitting.units import connect_images, group_numbers
 from permafrost.progress import progress_bar
 from permafrost.store.shard import digest_rows
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.heads.head import HeadData, identical_features
-from permafrost.images.assignment import hold_out_images
 from permafrost.images.splits import SPLITS
-from permafrost.images.units import NO_GROUP, connect_images
+from permafrost.images.splitting.assignment import hold_out_images
+from permafrost.images.splitting.units import NO_GROUP, connect_images
 from permafrost.store.feature_set import FeatureSet, open_features
 from permafrost.store.run_images import RunImages
 from permafrost.store.streaming import FeatureRows

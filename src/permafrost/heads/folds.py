@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from permafrost.errors import HeadError
 from permafrost.heads.head import HeadData
-from permafrost.images.units import unit_classes
+from permafrost.images.splitting.units import unit_classes
 
 FOLDS: Final = 5
 

@@ -20,11 +20,11 @@ from permafrost.images.arrays.ranges import PixelRange
 from permafrost.images.arrays.reading import read_arrays
 from permafrost.images.entries import Entries
 from permafrost.images.folders.reading import read_folder
-from permafrost.images.groups import find_groups
 from permafrost.images.labels import require_classes
 from permafrost.images.options import RECOGNISED, ReadingOptions
 from permafrost.images.skipped import what_was_found
 from permafrost.images.sources import ArrayImage, FileImage, ImageSource, ListedImage
+from permafrost.images.splitting.groups import find_groups
 from permafrost.images.tables.missing import MissingImages
 from permafrost.images.tables.reading import read_table
 from permafrost.options import as_path

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from permafrost.images.splits import SPLITS
-from permafrost.images.units import NO_GROUP
+from permafrost.images.splitting.units import NO_GROUP
 from permafrost.store.duplicates import describe_duplicates
 from permafrost.store.feature_set import FeatureSet
 from permafrost.store.set_content import SetContent

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from permafrost.images.splits import SPLITS
-from permafrost.images.units import number_contents
+from permafrost.images.splitting.units import number_contents
 from permafrost.store.set_content import SetContent
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from permafrost.errors import SetError, VersionError
 from permafrost.images.splits import SPLITS
-from permafrost.images.units import NO_GROUP
+from permafrost.images.splitting.units import NO_GROUP
 from permafrost.store.hdf5 import plain_dataset, read_text, read_version
 from permafrost.store.set_content import SetContent, ViewRows, parts
 from permafrost.store.set_file import (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from permafrost.errors import DatasetError
 from permafrost.images.dataset import Dataset, read_dataset
 from permafrost.images.options import ReadingOptions
-from permafrost.images.split_names import split_named
+from permafrost.images.splitting.names import split_named
 from samples import SMALL_IMAGE
 
 Tree: TypeAlias = "Mapping[str, bytes | Tree]"

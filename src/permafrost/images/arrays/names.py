@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from permafrost.errors import DatasetError
-from permafrost.images.split_names import split_named
 from permafrost.images.splits import SPLITS
+from permafrost.images.splitting.names import split_named
 
 IMAGES: Final = ("x", "images", "image", "imgs", "img", "data", "pixels", "inputs")
 LABELS: Final = ("y", "labels", "label", "targets", "target")

@@ -9,7 +9,7 @@ from typing import Final
 
 from permafrost.errors import DatasetError
 from permafrost.images.folders.tree import Folder
-from permafrost.images.split_names import split_folders
+from permafrost.images.splitting.names import split_folders
 
 BESIDE_SPLITS: Final = "beside the split folders"
 

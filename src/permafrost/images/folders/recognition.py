@@ -18,7 +18,7 @@ from permafrost.images.folders.wrappers import (
     with_images,
     wrapped,
 )
-from permafrost.images.split_names import combined_names, says_nothing, split_folders, split_named
+from permafrost.images.splitting.names import combined_names, says_nothing, split_folders, split_named
 
 
 def recognised_layout(root: Folder) -> Layout:

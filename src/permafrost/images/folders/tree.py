@@ -8,7 +8,7 @@ from typing import Final
 
 from permafrost.images.decoding import EXTENSIONS
 from permafrost.images.formats.signatures import starts_as_image
-from permafrost.images.split_names import split_named
+from permafrost.images.splitting.names import split_named
 
 _SYSTEM_FOLDERS: Final = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
 """Folders that operating systems and disks add, in lower case; some hold small copies of the images."""

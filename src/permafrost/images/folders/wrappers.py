@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from permafrost.images.folders.layouts import class_name
 from permafrost.images.folders.tree import Folder
-from permafrost.images.split_names import says_nothing, split_folders, split_named
+from permafrost.images.splitting.names import says_nothing, split_folders, split_named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Final
 
 from permafrost.errors import DatasetError, OptionError
 from permafrost.images.decoding import EXTENSIONS
-from permafrost.images.split_names import split_named
 from permafrost.images.splits import SPLITS
+from permafrost.images.splitting.names import split_named
 from permafrost.images.tables.text import listed, stripped, undecodable
 
 NAMES: Final = {

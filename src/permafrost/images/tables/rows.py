@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from permafrost.errors import DatasetError
-from permafrost.images.split_names import split_named
+from permafrost.images.splitting.names import split_named
 from permafrost.images.tables.columns import Columns
 from permafrost.images.tables.paths import URL, existing, is_plain, usual
 from permafrost.images.tables.text import is_blank, listed, stripped, undecodable

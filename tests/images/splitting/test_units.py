@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from permafrost.images.units import NO_GROUP, connect_images, group_numbers, number_contents, unit_classes
+from permafrost.images.splitting.units import NO_GROUP, connect_images, group_numbers, number_contents, unit_classes
 
 
 def digests_of(*numbers: int) -> np.ndarray:

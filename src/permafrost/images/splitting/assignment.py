@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from permafrost.images.splits import SPLITS, TEST_FRACTION, VALIDATION_FRACTION, check_fractions
-from permafrost.images.units import Units, unit_classes
+from permafrost.images.splitting.units import Units, unit_classes
 
 TRAIN, VALIDATION, TEST = (SPLITS.index(name) for name in ("train", "validation", "test"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from permafrost.images.split_names import combined_names, split_folders, split_named
+from permafrost.images.splitting.names import combined_names, split_folders, split_named
 
 SPELLINGS = {
     "train": "train Train TRAINING train_set training_set train-images images_train trainset TrainSet trainingData "

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from permafrost.errors import OptionError
-from permafrost.images.assignment import assign_splits, hold_out_images, unit_positions
 from permafrost.images.decoding import content_digest
 from permafrost.images.splits import SPLITS
-from permafrost.images.units import Units, connect_images, group_numbers
+from permafrost.images.splitting.assignment import assign_splits, hold_out_images, unit_positions
+from permafrost.images.splitting.units import Units, connect_images, group_numbers
 
 
 def digest_at(position: float, number: int = 0) -> bytes:

@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from permafrost.images.assignment import assign_splits, splits_at, unit_positions
 from permafrost.images.splits import SPLITS
-from permafrost.images.units import connect_images, group_numbers
+from permafrost.images.splitting.assignment import assign_splits, splits_at, unit_positions
+from permafrost.images.splitting.units import connect_images, group_numbers
 
 FRACTIONS = st.sampled_from([0.0, 0.05, 0.15, 0.3, 0.49])
 

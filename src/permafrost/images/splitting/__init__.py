@@ -1,0 +1,1 @@
+"""Splits of images: named by folders and tables, or decided by content and group."""

@@ -103,6 +103,12 @@ def test_a_class_that_would_be_all_train_is_spread_by_position():
     assert assign(digests) == ["test"] * 9 + ["validation"] * 9 + ["train"] * 82
 
 
+def test_a_class_with_a_whole_image_for_a_split_occurs_in_it():
+    digests = [digest_at(0.5 + number / 20) for number in range(9)]
+
+    assert assign(digests) == ["test"] + ["validation"] + ["train"] * 7
+
+
 def test_a_fraction_of_zero_holds_nothing_out():
     splits = assign(some(50), validation_fraction=0, test_fraction=0)
 

@@ -258,8 +258,11 @@ def _limits(size: int, fraction: float) -> tuple[int, int]:
     if not fraction:
         return 0, 0
     number, part = SLACK
-    slack = number + part * fraction * size
-    return max(0, math.ceil(fraction * size - slack - 1e-9)), math.floor(fraction * size + slack + 1e-9)
+    wanted = fraction * size
+    slack = number + part * wanted
+    # A class that has a whole image for the split occurs in it.
+    low = max(int(wanted + 1e-9 >= 1), math.ceil(wanted - slack - 1e-9))
+    return low, math.floor(wanted + slack + 1e-9)
 
 
 def _train_each_class(classes: _Classes) -> None:

@@ -143,11 +143,10 @@ class _Classes:
         self.trained = self._count_units(units.numbers[~free][fixed == TRAIN], labels[~free][fixed == TRAIN])
         of_image, of_label = units.numbers[free], labels[free]
         self.sizes: list[int] = np.bincount(of_label, minlength=self._count).tolist()
-        self.counts: list[list[int]] = [
-            np.bincount(of_label[splits[of_image] == split], minlength=self._count).tolist()
-            for split in range(len(SPLITS))
-        ]
         in_split = [splits[of_image] == split for split in range(len(SPLITS))]
+        self.counts: list[list[int]] = [
+            np.bincount(of_label[rows], minlength=self._count).tolist() for rows in in_split
+        ]
         self.units = [self._count_units(of_image[rows], of_label[rows]) for rows in in_split]
         self._of_image, self._of_label = of_image, of_label
 

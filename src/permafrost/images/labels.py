@@ -1,4 +1,4 @@
-"""Labels that are numbers to predict, and no classes."""
+"""Labels that are numbers to predict, not classes."""
 
 from __future__ import annotations
 

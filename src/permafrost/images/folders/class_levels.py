@@ -13,7 +13,7 @@ _NUMBERED: Final = {
     "folds": "fold cv split",
     "batches or parts": "batch part chunk shard folder dir set subset archive group collection images img",
 }
-"""What numbered folders are that are no classes, with the words before the number."""
+"""Kinds of numbered folders that are not classes, with the words before the number."""
 
 _MONTHS: Final = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _PATTERNS: Final = {
@@ -23,11 +23,11 @@ _PATTERNS: Final = {
     "kinds of files": "(jpeg)?(image|img|photo|picture|mask|label|annotation|ground[-_ ]?truth|thumbnail)s?|segment.*",
     **{kind: rf"(.*[-_. ])?({'|'.join(words.split())})s?([-_. ]?\d+|[-_. ][a-z])" for kind, words in _NUMBERED.items()},
 }
-"""What folders are that are no classes, with a regular expression for their names in lower case."""
+"""Kinds of folders that are not classes, with a regular expression for their names in lower case."""
 
 
 def resembled(names: Collection[str]) -> Iterator[str]:
-    """Yield what class names look like, if all of them look like the same thing that is no class, such as years."""
+    """Yield each kind of folder other than a class, such as years, that all of the names look like."""
     for kind, pattern in _PATTERNS.items():
         if len(names) > 1 and all(re.fullmatch(pattern, name.lower(), re.DOTALL) for name in names):
             yield kind

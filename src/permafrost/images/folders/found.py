@@ -71,9 +71,7 @@ def find_images(images: Images, *, pixels: PixelRange | None = None) -> FoundIma
     return found
 
 
-def _listed(
-    images: Images,
-) -> list[str | os.PathLike[str] | np.ndarray]:
+def _listed(images: Images) -> list[str | os.PathLike[str] | np.ndarray]:
     """Return images, or a single one, as a list of paths and arrays."""
     if isinstance(images, str | os.PathLike) or (isinstance(images, np.ndarray) and _is_one_image(images.shape)):
         return [images]

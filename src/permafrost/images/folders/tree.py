@@ -1,4 +1,4 @@
-"""A folder and all that is below it: folders, images, and the reason why anything else is no image."""
+"""A folder and all that is below it: folders, images, and the reason why anything else is not an image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Folder:
         path: the folder's path; empty for the root itself.
         name: the last part of the path.
         children: the path of each child, in order of the names, with the folder that it is, None for an image, or the
-            reason why it is no image.
+            reason why it is not an image.
         folders: the folders directly in it.
         own_images: number of images directly in it.
         images: number of images in it and below.
@@ -100,7 +100,7 @@ class Folder:
 
 
 def _reason(entry: os.DirEntry[str]) -> str | None:
-    """Return why something that is no folder is no image; None for an image. It is opened if it has no extension."""
+    """Return why a file or a link is not an image; None for an image. It is opened if it has no extension."""
     if entry.is_symlink() and os.path.isdir(entry.path):
         return _LINK
     extension = os.path.splitext(entry.name)[1].lower()

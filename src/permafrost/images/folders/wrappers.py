@@ -69,9 +69,9 @@ def unwrapped(folder: Folder) -> Unwrapped:
 
 
 def _fitting(found: Unwrapped, names: set[str]) -> Unwrapped:
-    """Look through only so many lone folders that the most class folders are called like `names`.
+    """Look through lone folders down to the one with the most class folders that have one of `names`.
 
-    Where none is, only folders whose names are none of a class are looked through.
+    Where there are none, only folders whose names cannot be those of classes are looked through.
     """
     depths = range(found.depth + 1)
     parts = [Unwrapped(folder=found.folder, wrappers=found.wrappers[:depth]) for depth in depths]
@@ -85,7 +85,7 @@ def _fitting(found: Unwrapped, names: set[str]) -> Unwrapped:
 
 
 def _lone(folder: Folder) -> Folder | None:
-    """Return the only folder with images in `folder` if these are in folders, or if its name is none of a class."""
+    """Return the only folder with images in `folder` if these are in folders, or if its name is not that of a class."""
     folders = with_images(folder)
     return folders[0] if len(folders) == 1 and (holds_folders(folders[0]) or _is_no_class(folders[0])) else None
 

@@ -114,7 +114,7 @@ def _settle_labels(rows: Rows) -> list[str]:
 
 
 def _doubtful_labels(rows: Rows) -> list[str]:
-    """Return warnings on labels that are no classes: those that programs write where there is none; all if alike."""
+    """Return warnings on labels that may not be classes: those that mean a missing value, or all if alike."""
     labels = sorted({value.label for value in rows.values})
     missing = [label for label in labels if label.casefold() in _NO_LABEL]
     return [f"{label} is a class: leave out the rows of images without a label" for label in missing] + [

@@ -37,7 +37,7 @@ class Rows:
         lines: the number of the line where each image's row starts.
         skipped: paths of rows that are not used, each with the reason.
         repeated: of each further row for an image, the image's index, the row's line and its value.
-        unknown_splits: values of the column of the split that are no split, each with its first line.
+        unknown_splits: values of the column of the split that do not name a split, each with its first line.
     """
 
     def __init__(self, path: str, columns: Columns) -> None:

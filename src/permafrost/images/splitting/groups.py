@@ -29,10 +29,9 @@ def find_groups(entries: Entries, split_by: str | None) -> Entries:
     """
     if not entries.names:
         return entries
-    if entries.groups is None and split_by is None:
-        return entries
     if entries.groups is None:
-        assert split_by is not None
+        if split_by is None:
+            return entries
         groups, grouped_by = _from_names(entries, split_by)
         entries = dataclasses.replace(entries, groups=groups, grouped_by=grouped_by)
     if _groups_are_classes(entries):

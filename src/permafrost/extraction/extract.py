@@ -30,7 +30,7 @@ from permafrost.extraction.splitting import Splitting
 from permafrost.images.arrays.ranges import DARK
 from permafrost.images.augmentation import read_views
 from permafrost.images.dataset import Dataset, read_dataset
-from permafrost.images.splits import SPLITS
+from permafrost.images.splits import TRAIN
 from permafrost.keras_state import keras_defaults
 from permafrost.options import as_path, documented
 from permafrost.store.feature_set import STORE_FOLDER
@@ -187,7 +187,7 @@ class Extraction:
         """
         if splits is None:
             return only_images
-        trained, every = (splits == SPLITS.index("train")).tolist(), range(self._options.views)
+        trained, every = (splits == TRAIN).tolist(), range(self._options.views)
         return lambda index, _: every if trained[index] else (0,)
 
 

@@ -7,15 +7,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from permafrost.errors import BaseError, RunError
-from permafrost.images.splits import SPLITS
+from permafrost.images.splits import SPLITS, TRAIN
 from permafrost.store.run_images import IMAGES_FILE, UNKNOWN, RunImages, read_run_images
-
-TRAIN: Final = SPLITS.index("train")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from permafrost.finetuning.run_features import find_features
 from permafrost.finetuning.selection import ImageSelection
 from permafrost.heads.data import split_rows
 from permafrost.images.augmentation import read_views
-from permafrost.images.splits import SPLITS
+from permafrost.images.splits import TRAIN
 from permafrost.model.run import Run, free_folder, open_run
 from permafrost.store.run_images import RunImages
 from permafrost.training.loop import require_validation
@@ -53,7 +53,7 @@ class Request:
     def warnings(self) -> list[str]:
         """Return what is wrong with the images, one line each: some tell epochs apart, but nothing beyond that."""
         digests = self.selection.features.digests()[self.selection.rows["validation"]]
-        count = int((self.run.images.splits_of(digests) == SPLITS.index("train")).sum())
+        count = int((self.run.images.splits_of(digests) == TRAIN).sum())
         return [f"{self.run.folder} was trained on {count:,} of the validation images"] if count else []
 
     def settings(self) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from permafrost.errors import OptionError
 SPLITS: Final = ("train", "validation", "test")
 """The splits, in the order of their numbers in a feature set."""
 
+TRAIN, VALIDATION, TEST = range(len(SPLITS))
+"""The number of each split."""
+
 VALIDATION_FRACTION: Final = 0.15
 """Default fraction of the images without a given split that go to validation."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from permafrost.errors import DatasetError, ImageError
 from permafrost.images.dataset import Dataset
 from permafrost.images.sources import ImageSource
-from permafrost.images.splits import SPLITS
+from permafrost.images.splits import SPLITS, TEST, TRAIN
 from permafrost.machine import cpu_count
 from permafrost.store.run_images import UNKNOWN, RunImages
 from permafrost.threads import in_order
@@ -22,8 +22,6 @@ ALL: Final = "all"
 
 _USES: Final = ("was trained on", "was validated on", "was tested on")
 """What a run did with the images of each split."""
-
-TRAIN: Final = SPLITS.index("train")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class ImageUses:
     def default_split(self) -> str:
         """The test images if the run knows any image, or if only the dataset can say which they are; else all."""
         if self.used is None:
-            return "test" if (self.given == SPLITS.index("test")).any() else ALL
+            return "test" if (self.given == TEST).any() else ALL
         return "test" if self.known.any() else ALL
 
     def rows(self, split: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.images.splits import SPLITS
+from permafrost.images.splits import SPLITS, TRAIN
 from permafrost.images.splitting.units import NO_GROUP
 from permafrost.store.duplicates import describe_duplicates
 from permafrost.store.feature_set import FeatureSet
@@ -53,7 +53,7 @@ def describe_splits(content: SetContent) -> dict[str, dict[str, Any]]:
 def split_warnings(content: SetContent) -> list[str]:
     """Return a line for each way in which the splits of a set suit no fit or no honest evaluation."""
     lines = []
-    trained = np.bincount(content.labels[content.splits == SPLITS.index("train")], minlength=len(content.class_names))
+    trained = np.bincount(content.labels[content.splits == TRAIN], minlength=len(content.class_names))
     absent = [name for name, count in zip(content.class_names, trained.tolist(), strict=True) if not count]
     if absent:
         shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10:,} more" if len(absent) > 10 else "")

@@ -14,10 +14,16 @@ from typing import Final
 
 import numpy as np
 
-from permafrost.images.splits import SPLITS, TEST_FRACTION, VALIDATION_FRACTION, check_fractions
+from permafrost.images.splits import (
+    SPLITS,
+    TEST,
+    TEST_FRACTION,
+    TRAIN,
+    VALIDATION,
+    VALIDATION_FRACTION,
+    check_fractions,
+)
 from permafrost.images.splitting.units import Units, unit_classes
-
-TRAIN, VALIDATION, TEST = (SPLITS.index(name) for name in ("train", "validation", "test"))
 
 MIN_TRAINING: Final = 2
 """A class has this many units for training if it has them at all: cross-validation needs two."""

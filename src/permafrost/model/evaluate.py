@@ -67,13 +67,7 @@ def evaluate(
     rows = uses.rows(split)
     if not len(rows):
         raise uses.nothing_to_score(dataset.root, split)
-    results = classify([dataset.image(row) for row in rows], opened)
-    found = list(zip(rows, results, strict=True))
-    bad = [(dataset.names[row], str(result)) for row, result in found if isinstance(result, ImageError)]
-    scored = np.array([row for row, result in found if isinstance(result, np.ndarray)], np.int64)
-    outputs = [result for result in results if isinstance(result, np.ndarray)]
-    if not outputs:
-        raise DatasetError(f"none of the {len(rows)} images to score can be decoded", found=": ".join(bad[0]))
+    scored, outputs, bad = _outputs(dataset, rows, opened)
     labels = np.array([numbers[dataset.labels[row]] for row in scored], np.int64)
     about = _about(dataset, opened, split, uses, scored, bad)
     if not bare.class_names:
@@ -81,7 +75,28 @@ def evaluate(
         about["notes"].append(
             f"the model does not name its classes; they are taken to be the dataset's, in order: {names}"
         )
-    return metrics(labels, np.stack(outputs), opened.class_names) | about
+    return metrics(labels, outputs, opened.class_names) | about
+
+
+def _outputs(
+    dataset: Dataset, rows: np.ndarray, model: OpenModel
+) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
+    """Run a model on some images of a dataset.
+
+    Returns:
+        The images that can be decoded, (k,) int64; their probabilities, (k, classes) float32; and the name and reason
+        of each other image.
+
+    Raises:
+        DatasetError: none of them can be decoded.
+    """
+    found = list(zip(rows, classify([dataset.image(row) for row in rows], model), strict=True))
+    bad = [(dataset.names[row], str(result)) for row, result in found if isinstance(result, ImageError)]
+    scored = [(row, result) for row, result in found if isinstance(result, np.ndarray)]
+    if not scored:
+        raise DatasetError(f"none of the {len(rows)} images to score can be decoded", found=": ".join(bad[0]))
+    decoded, outputs = zip(*scored, strict=True)
+    return np.array(decoded, np.int64), np.stack(outputs), bad
 
 
 def _about(

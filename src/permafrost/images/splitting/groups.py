@@ -12,7 +12,8 @@ from typing import Final
 from permafrost.errors import OptionError
 from permafrost.images.entries import Entries
 
-_FOLDER: Final = re.compile(r"folder-(\d+)")
+FOLDER_LEVEL: Final = re.compile(r"folder-(\d+)")
+"""How `split_by` names a level of folders: `folder-1` is an image's own folder."""
 
 Groups = list[str | None]
 
@@ -25,7 +26,7 @@ def find_groups(entries: Entries, split_by: str | None) -> Entries:
     for in the path, with `/` between folders: its first group, or what it matches, is the image's group.
 
     Raises:
-        OptionError: no image has a group, each class would be in one split, or it is no regular expression.
+        OptionError: no image has a group, each class would be in one split, or it is not a regular expression.
     """
     if not entries.names:
         return entries
@@ -48,7 +49,7 @@ def find_groups(entries: Entries, split_by: str | None) -> Entries:
 
 def _from_names(entries: Entries, split_by: str) -> tuple[Groups, str]:
     """Return the group of each image, and what decides it."""
-    if number := _FOLDER.fullmatch(split_by):
+    if number := FOLDER_LEVEL.fullmatch(split_by):
         return _folders(entries.names, int(number[1])), split_by
     find = _pattern(split_by)
     groups = [find(name) for name in entries.names]

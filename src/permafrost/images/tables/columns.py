@@ -11,6 +11,7 @@ from typing import Final
 from permafrost.errors import DatasetError, OptionError
 from permafrost.images.decoding import EXTENSIONS
 from permafrost.images.splits import SPLITS
+from permafrost.images.splitting.groups import FOLDER_LEVEL
 from permafrost.images.splitting.names import split_named
 from permafrost.images.tables.text import listed, stripped, undecodable
 
@@ -35,8 +36,7 @@ NAMES: Final = {
 _FLAG: Final = re.compile(r"^is(?=[ _A-Z-])")
 """How the name of a column of yes and no starts, such as `is_valid`."""
 
-_FOLDER: Final = re.compile(r"folder-\d+")
-_PATTERN: Final = re.compile(r"folder-\d+|.*[\\^$.|?*+()\[\]{}]")
+_PATTERN: Final = re.compile(rf"{FOLDER_LEVEL.pattern}|.*[\\^$.|?*+()\[\]{{}}]")
 """What `split_by` can be apart from a column: a level of folders or a regular expression."""
 
 
@@ -131,7 +131,7 @@ def _asked(path: str, names: Sequence[str], split_by: str) -> int | None:
         found = [at for at, name in enumerate(names) if asked and form(name) == asked]
         if len(found) > 1:
             raise _several(path, names, found, split_by)
-        if found and _FOLDER.fullmatch(split_by):
+        if found and FOLDER_LEVEL.fullmatch(split_by):
             raise OptionError(
                 f"--split-by {split_by} is a column of {path} and a level of folders",
                 do="give another name to the column, or a regular expression for the folder, such as ([^/]+)/[^/]+$",

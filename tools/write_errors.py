@@ -203,7 +203,7 @@ def joined(parts: list[list[str]]) -> list[str]:
 
 
 def assigned(name: str, scope: Scope) -> list[str]:
-    """Return the texts that a local variable or a constant can have; none if it is no text."""
+    """Return the texts that a local variable or a constant can have; none if it is not text."""
     values = [scope.constants[name]] if name in scope.constants and name.isupper() else []
     for node in ast.walk(scope.function) if scope.function else ():
         if isinstance(node, ast.Assign):

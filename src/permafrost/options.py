@@ -197,7 +197,7 @@ def as_path(value: Any, what: str) -> Path:
         what: what it should be, for the error: "a feature set".
 
     Raises:
-        OptionError: it is no path, or empty, which the system takes for the current folder.
+        OptionError: it is not a path, or it is empty, which the system takes for the current folder.
     """
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in os.fspath(value):
         found = repr(value) if isinstance(value, str | bytes | os.PathLike) else type(value).__name__

@@ -321,7 +321,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "HDF5": (
         lambda folder: with_layer(folder / "m.h5", layers.Identity()),
-        "m.h5 is no .keras file; expected a run's folder or a .keras file. Convert it: keras.saving.load_model(",
+        "m.h5 is not a .keras file; expected a run's folder or a .keras file. Convert it: keras.saving.load_model(",
     ),
     "weights alone": (
         lambda folder: shutil.copy(with_layer(folder / "m.keras", layers.Identity()), folder / "m.weights.h5"),

@@ -190,9 +190,8 @@ def split_rows(features: FeatureSet, *, hold_out: bool) -> dict[str, np.ndarray]
     """Return the rows of each split.
 
     If `hold_out` and the set has no validation images, a tenth of the training images becomes validation, as
-    `hold_out_images` chooses them.
-    A copy of a training image is no test image: content that is in several splits counts in the first of them only, and
-    its copies in the others are in none.
+    `hold_out_images` chooses them. A copy of a training image is not a test image: content that is in several splits
+    counts only in the first of them, and its copies in the others are left out.
 
     Raises:
         HeadError: there are no training images.

@@ -156,7 +156,7 @@ def _no_model(path: Path) -> RunError:
             "save the model with model.save('NAME.keras')",
         )
     elif path.is_file() and path.suffix in (".h5", ".hdf5"):
-        what = f"{path} is no .keras file"
+        what = f"{path} is not a .keras file"
         do = f"convert it: keras.saving.load_model({str(path)!r}).save({str(path.with_suffix('.keras'))!r})"
     return RunError(what, expected="a run's folder or a .keras file", do=do)
 

@@ -106,7 +106,7 @@ class Interface:
         """Return the probabilities (n, classes) float32 for outputs (n, units) float32.
 
         Raises:
-            RunError: the outputs are no distribution over classes.
+            RunError: the outputs are not a distribution over classes.
         """
         if self.kind == "linear":
             outputs = _sigmoid(outputs) if self.units == 1 else _softmax(outputs)

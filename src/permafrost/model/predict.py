@@ -28,7 +28,7 @@ def predict(
         images: paths of image files, or of folders with image files; or arrays (h, w, 3), 0 to 255, or of another
             range that all of them together make clear, or that of the arrays that the run was trained on
             (`images.arrays.ranges`). A single path or image need not be in a list.
-            Hidden files in folders, and files that are no images, are skipped.
+            Hidden files in folders, and files that are not images, are skipped.
         top: the number of classes to return per image, the most probable first.
 
     Returns:

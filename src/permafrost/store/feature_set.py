@@ -218,7 +218,7 @@ def open_features(path: ObjectPlace) -> FeatureSet:
             beside it, in `store/`.
 
     Raises:
-        OptionError: `path` is no path.
+        OptionError: `path` is not a path.
         SetError: the file is not a feature set, or is damaged; or its store is gone, or holds another trunk's features.
         VersionError: the set or its store is of another format version.
     """

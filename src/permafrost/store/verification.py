@@ -72,7 +72,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         path: a folder of sets and their stores, one set, or one store.
 
     Raises:
-        SetError: `path` is none of these, or the set is damaged.
+        SetError: `path` is not one of these, or the set is damaged.
         VersionError: the set is of another format version.
     """
     sets, folders = _contents(Path(path))

@@ -93,7 +93,7 @@ def _only(path: str, what: str, names: Sequence[str]) -> str:
 def _by_split(names: Mapping[str, object], words: Sequence[str]) -> dict[str | None, list[str]]:
     """Return the arrays whose names are one of `words` with or without a split, by split.
 
-    What is no split stays as it is, in lower case: `query` for `X_query`.
+    What is not a split stays as it is, in lower case: `query` for `X_query`.
     """
     found: dict[str | None, list[str]] = {}
     for name in names:

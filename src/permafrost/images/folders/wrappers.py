@@ -39,7 +39,7 @@ class Unwrapped:
 
 
 def wrapped(folder: Folder) -> Folder | None:
-    """Return the only folder with images in `folder` if it stands for `folder`, and is no split folder."""
+    """Return the only folder with images in `folder` if it stands for `folder`, and is not a split folder."""
     lone = _lone(folder)
     if lone is None or not split_folders([lone.name]):
         return lone

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where it is no image that can be decoded."""
+"""What a file is by its first bytes, if it is not an image that can be decoded."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The first directory of a TIFF, which is also the form of EXIF data: read without trust in it.
 
-Pillow reads a few kinds of TIFF wrongly, or says something else than what is wrong with them. `sound` finds these
+Pillow misreads a few kinds of TIFF, or gives a misleading reason for refusing them. `sound` finds these
 before Pillow opens them.
 """
 
@@ -29,13 +29,13 @@ _NEEDED: Final = frozenset({256, 257, BITS, 273, 279, 324, 325})
 """Tags without which there are no pixels: size, bits, places and lengths of strips or tiles."""
 
 _MAX_VALUES: Final = 64
-"""More values than this are not read."""
+"""The maximum number of values of a tag that is read."""
 
 _MAX_ENTRIES: Final = 65535
-"""There are no more tags."""
+"""The maximum number of tags that is read."""
 
 _MAX_BANDS: Final = 6
-"""Pillow reads no more."""
+"""The maximum number of bands that Pillow reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _entry(data: bytes, raw: bytes, order: str, *, big: bool) -> tuple[bytes, tu
 
 
 def sound(data: bytes) -> tuple[bytes, Directory | None]:
-    """Return a TIFF as Pillow reads it rightly, and its first directory; other files as they are.
+    """Return a TIFF in a form that Pillow reads correctly, and its first directory; other files as they are.
 
     Raises:
         ImageError: Pillow would read it wrongly, or complain on standard error.

@@ -46,7 +46,7 @@ _FILLERS: Final = frozenset({
 _OTHER_FILES: Final = frozenset(
     ["mask", "masks", "label", "labels", "annotation", "annotations", "gt", "truth", "boxes", "bbox", "depth"]
 )
-"""Words for files that come with the images of a split: `train_masks` is no split."""
+"""Words for files that come with the images of a split: `train_masks` is not a split."""
 
 _SPLIT_WORDS: Final = _WORDS | {word + filler: split for word, split in _WORDS.items() for filler in _FILLERS}
 """The words for splits, also joined with a filler, as in `trainset`."""

@@ -70,11 +70,7 @@ def evaluate(
     scored, outputs, bad = _outputs(dataset, rows, opened)
     labels = np.array([numbers[dataset.labels[row]] for row in scored], np.int64)
     about = _about(dataset, opened, split, uses, scored, bad)
-    if not bare.class_names:
-        names = ", ".join(dataset.class_names)
-        about["notes"].append(
-            f"the model does not name its classes; they are taken to be the dataset's, in order: {names}"
-        )
+    about["notes"] += _class_notes(bare, dataset)
     return metrics(labels, outputs, opened.class_names) | about
 
 
@@ -102,7 +98,7 @@ def _outputs(
 def _about(
     dataset: Dataset, opened: OpenModel, split: str, uses: ImageUses, scored: np.ndarray, bad: list[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Return what the metrics are of."""
+    """Return the part of the result that says what was scored."""
     skipped = [*dataset.skipped, *bad]
     missing = opened.run.about.get("images_missing") if opened.run else None
     behind = [f"what the base of this run was trained on is not fully known: {missing}"] if missing else []
@@ -121,11 +117,19 @@ def _about(
     }
 
 
+def _class_notes(model: OpenModel, dataset: Dataset) -> list[str]:
+    """Return a note if a model's classes are unknown, so that those of the dataset stand for them."""
+    if model.class_names:
+        return []
+    names = ", ".join(dataset.class_names)
+    return [f"the model does not name its classes; they are taken to be the dataset's, in order: {names}"]
+
+
 def class_numbers(dataset: Dataset, class_names: Sequence[str]) -> list[int]:
     """Return the number of each class of a dataset among a model's classes. Names in any Unicode form are equal.
 
     Raises:
-        DatasetError: the model does not know one of them.
+        DatasetError: the dataset has a class that the model does not know.
     """
     numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(class_names)}
     found = [numbers.get(unicodedata.normalize("NFC", name)) for name in dataset.class_names]

@@ -15,6 +15,7 @@ from permafrost.images.sources import ImageSource
 from permafrost.images.splits import SPLITS, TEST, TRAIN
 from permafrost.machine import cpu_count
 from permafrost.store.run_images import UNKNOWN, RunImages
+from permafrost.store.shard import digest_rows
 from permafrost.threads import in_order
 
 ALL: Final = "all"
@@ -149,8 +150,7 @@ def uses_of(dataset: Dataset, images: RunImages | None) -> ImageUses:
     used = np.full(len(dataset), UNKNOWN, np.int64)
     digests = content_digests([dataset.image(index) for index in range(len(dataset))])
     readable = [index for index, digest in enumerate(digests) if digest is not None]
-    found = b"".join(digest for digest in digests if digest is not None)
-    used[readable] = images.splits_of(np.frombuffer(found, np.uint8).reshape(-1, 32))
+    used[readable] = images.splits_of(digest_rows(digest for digest in digests if digest is not None))
     return ImageUses(used=used, given=given)
 
 

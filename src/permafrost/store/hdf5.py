@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from permafrost.trunk.spec import canonical_json
 
 if TYPE_CHECKING:
     import h5py
+
+READ_ERRORS: Final = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
+"""What HDF5 and the functions below raise for a file that is damaged or of another kind."""
 
 
 def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:

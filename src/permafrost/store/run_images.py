@@ -11,7 +11,7 @@ import numpy as np
 
 from permafrost.errors import RunError
 from permafrost.images.splits import SPLITS
-from permafrost.store.hdf5 import arrays_checksum, hdf5_bytes, plain_dataset, read_text, write_text
+from permafrost.store.hdf5 import READ_ERRORS, arrays_checksum, hdf5_bytes, plain_dataset, read_text, write_text
 
 IMAGES_FILE: Final = "images.h5"
 FORMAT: Final = "permafrost run images"
@@ -140,7 +140,7 @@ def read_run_images(path: Path, *, checksum: str) -> RunImages:
             arrays = {name: _read_array(file, name) for name in DATASETS}
             stated = read_text(file, "checksum")
         images = _checked(arrays, stated)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
+    except READ_ERRORS as error:
         raise RunError(f"damaged record of a run's images: {path}", found=str(error), do="fit again") from error
     if images.checksum != checksum:
         raise RunError(

@@ -12,7 +12,7 @@ import numpy as np
 from permafrost.errors import SetError, VersionError
 from permafrost.images.splits import SPLITS
 from permafrost.images.splitting.units import NO_GROUP
-from permafrost.store.hdf5 import plain_dataset, read_text, read_version
+from permafrost.store.hdf5 import READ_ERRORS, plain_dataset, read_text, read_version
 from permafrost.store.set_content import SetContent, ViewRows, parts
 from permafrost.store.set_file import (
     DATASETS,
@@ -50,7 +50,7 @@ def read_set(place: ObjectPlace) -> SetContent:
     try:
         with h5py.File(place.readable(), "r", locking=False) as file:
             return _read_content(place, file)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
+    except READ_ERRORS as error:
         raise SetError(f"not a feature set: {place}", found=str(error), do="run extract again") from error
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from permafrost.errors import ShardError
-from permafrost.store.hdf5 import hdf5_bytes, plain_dataset, read_text, read_version, write_text
+from permafrost.store.hdf5 import READ_ERRORS, hdf5_bytes, plain_dataset, read_text, read_version, write_text
 from permafrost.store.storage import Storage
 from permafrost.trunk.spec import TrunkSpec, canonical_json
 
@@ -237,7 +237,7 @@ class Shard:
                 raise self._damaged("it is of another format")
             if read_text(file, "index_checksum") != _index_checksum(datasets | index, trunk, self.engine):
                 raise self._damaged("the checksum of its index does not match")
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        except READ_ERRORS as error:
             raise self._damaged(str(error)) from error
         self.digests, self.views, self.checksums = (index[name] for name in INDEX)
         self.tensors = [datasets[name] for name in names]

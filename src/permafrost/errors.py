@@ -186,6 +186,13 @@ def one_line(text: str) -> str:
     return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def listed(names: Iterable[str], maximum: int = 4) -> str:
+    """Return names as text: the first ones, and the number of the others: `"a, b and 3 more"`."""
+    names = list(names)
+    more = len(names) - maximum
+    return ", ".join(names[:maximum]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def nearest(name: str, names: Iterable[str], *, n: int = 3) -> str:
     """Return the names most similar to `name` as text for an error: `"mixed7, mixed8"`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from permafrost.errors import one_line
+from permafrost.errors import listed, one_line
 from permafrost.images.skipped import commonest
 
 
@@ -93,7 +93,7 @@ def absent_class_lines(split: str, metrics: dict[str, Any]) -> list[str]:
     absent = [label for label, values in metrics.get("classes", {}).items() if not values["n"]]
     if not absent:
         return []
-    shown = ", ".join(map(one_line, absent[:10])) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+    shown = listed(map(one_line, absent), 10)
     return [f"warning: {split} has no images of {shown}: their recall is n/a, and balanced accuracy omits them"]
 
 

@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from permafrost.errors import DatasetError, ImageError, OptionError
+from permafrost.errors import DatasetError, ImageError, OptionError, listed
 from permafrost.images.dataset import Dataset, read_dataset
-from permafrost.images.folders.layouts import listed
 from permafrost.images.options import ReadingOptions
 from permafrost.images.splits import SPLITS
 from permafrost.keras_state import keras_defaults

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from permafrost.errors import listed
 from permafrost.images.splits import SPLITS, TRAIN
 from permafrost.images.splitting.units import NO_GROUP
 from permafrost.store.duplicates import describe_duplicates
@@ -56,8 +57,7 @@ def split_warnings(content: SetContent) -> list[str]:
     trained = np.bincount(content.labels[content.splits == TRAIN], minlength=len(content.class_names))
     absent = [name for name, count in zip(content.class_names, trained.tolist(), strict=True) if not count]
     if absent:
-        shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10:,} more" if len(absent) > 10 else "")
-        lines.append(f"there are no training images of {shown}, so no head can be fitted")
+        lines.append(f"there are no training images of {listed(absent, 10)}, so no head can be fitted")
     decided = content.about.get("splits", {"decided": 0})
     for split in ("validation", "test") if decided["decided"] else ():
         fraction = decided[f"{split}_fraction"]

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from permafrost.errors import DatasetError
+from permafrost.errors import DatasetError, listed
 from permafrost.images.folders.tree import Folder
 from permafrost.images.splitting.names import split_folders
 
@@ -97,9 +97,3 @@ def given_layout(root: Folder, levels: Sequence[str]) -> Layout:
             found=listed(folder.name for folder in root.folders) or "no folders",
         )
     return layout
-
-
-def listed(names: Iterable[str], maximum: int = 4) -> str:
-    """Return names as text: the first ones, and the number of the others."""
-    names = list(names)
-    return ", ".join(names[:maximum]) + (f" and {len(names) - maximum} more" if len(names) > maximum else "")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Sequence
 
-from permafrost.errors import DatasetError
+from permafrost.errors import DatasetError, listed
 from permafrost.images.entries import Entries
 from permafrost.images.folders.class_levels import resembled
-from permafrost.images.folders.layouts import Layout, given_layout, listed
+from permafrost.images.folders.layouts import Layout, given_layout
 from permafrost.images.folders.recognition import recognised_layout
 from permafrost.images.folders.tree import Folder
 from permafrost.images.options import RECOGNISED, ReadingOptions, read_levels

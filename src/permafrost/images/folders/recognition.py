@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from permafrost.errors import DatasetError
-from permafrost.images.folders.layouts import BESIDE_SPLITS, Layout, class_name, listed
+from permafrost.errors import DatasetError, listed
+from permafrost.images.folders.layouts import BESIDE_SPLITS, Layout, class_name
 from permafrost.images.folders.tree import Folder
 from permafrost.images.folders.wrappers import (
     Unwrapped,

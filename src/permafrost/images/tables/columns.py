@@ -13,7 +13,7 @@ from permafrost.images.decoding import EXTENSIONS
 from permafrost.images.splits import SPLITS
 from permafrost.images.splitting.groups import FOLDER_LEVEL
 from permafrost.images.splitting.names import split_named
-from permafrost.images.tables.text import listed, stripped, undecodable
+from permafrost.images.tables.text import listed_fields, stripped, undecodable
 
 NAMES: Final = {
     "path": (
@@ -142,7 +142,7 @@ def _asked(path: str, names: Sequence[str], split_by: str) -> int | None:
         return None
     raise OptionError(
         f"no column for --split-by in {path}",
-        expected=f"one of {listed(names)}, folder-1, folder-2, ..., or a regular expression",
+        expected=f"one of {listed_fields(names)}, folder-1, folder-2, ..., or a regular expression",
         found=split_by,
     )
 
@@ -159,10 +159,12 @@ def _missing(path: str, names: Sequence[str], what: str) -> DatasetError:
     if not any(names):
         return DatasetError(f"{path} is empty", expected="a first line path,label, and a line for each image")
     if any(os.path.splitext(name)[1].lower() in EXTENSIONS for name in names):
-        return DatasetError(f"no header in {path}", found=listed(names), do="put a first line path,label before it")
+        return DatasetError(
+            f"no header in {path}", found=listed_fields(names), do="put a first line path,label before it"
+        )
     return DatasetError(
         f"no column for the {what} in {path}",
         expected="path, label and optionally split and group" + ", separated by commas" * (len(names) == 1),
-        found=listed(names),
+        found=listed_fields(names),
         do=f"call the column of the {what} {what}",
     )

@@ -15,7 +15,7 @@ from permafrost.images.skipped import what_was_found
 from permafrost.images.splits import SPLITS
 from permafrost.images.tables.columns import Columns, find_columns
 from permafrost.images.tables.rows import Rows, Value
-from permafrost.images.tables.text import contains, is_blank, listed, open_text, read_records
+from permafrost.images.tables.text import contains, is_blank, listed_fields, open_text, read_records
 
 DELIMITERS: Final = ",;\t|"
 """What may separate the fields of a table."""
@@ -118,7 +118,7 @@ def _doubtful_labels(rows: Rows) -> list[str]:
     labels = sorted({value.label for value in rows.values})
     missing = [label for label in labels if label.casefold() in _NO_LABEL]
     return [f"{label} is a class: leave out the rows of images without a label" for label in missing] + [
-        f"the labels look like {kind}: {listed(labels, fields_shown=3)}" for kind in resembled(labels)
+        f"the labels look like {kind}: {listed_fields(labels, maximum=3)}" for kind in resembled(labels)
     ]
 
 

@@ -13,7 +13,7 @@ from permafrost.errors import DatasetError
 from permafrost.images.splitting.names import split_named
 from permafrost.images.tables.columns import Columns
 from permafrost.images.tables.paths import URL, existing, is_plain, usual
-from permafrost.images.tables.text import is_blank, listed, stripped, undecodable
+from permafrost.images.tables.text import is_blank, listed_fields, stripped, undecodable
 
 
 class Value(NamedTuple):
@@ -92,7 +92,7 @@ class Rows:
             raise DatasetError(
                 f"too many fields in {self._path}, line {line}",
                 expected=width,
-                found=f"{len(record)}: {listed(record)}",
+                found=f"{len(record)}: {listed_fields(record)}",
                 do="put quotes around a field that has a comma in it",
             )
         return record[:width] + [""] * (width - len(record))

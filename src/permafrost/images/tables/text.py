@@ -6,10 +6,10 @@ import codecs
 import contextlib
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final, TextIO
 
-from permafrost.errors import DatasetError
+from permafrost.errors import DatasetError, listed
 from permafrost.images.entries import read_errors
 
 MARKS: Final = (
@@ -125,11 +125,9 @@ def is_blank(record: list[str]) -> bool:
     return not any(map(stripped, record))
 
 
-def listed(fields: Sequence[str], *, fields_shown: int = 20, characters_shown: int = 60) -> str:
-    """Return fields in words, without the end of long ones and of many."""
-    shown = [each[:characters_shown] + "..." * (len(each) > characters_shown) for each in fields[:fields_shown]]
-    more = len(fields) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+def listed_fields(fields: Iterable[str], *, maximum: int = 20) -> str:
+    """Return fields as text: the first ones, of each at most 60 characters, and the number of the others."""
+    return listed((each[:60] + "..." * (len(each) > 60) for each in fields), maximum)
 
 
 def undecodable(text: str) -> bytes | None:

@@ -62,8 +62,8 @@ WORDS = {
 """What a placeholder is called, by the name in the source."""
 
 SHOWN_AS_ARGUMENT = (
-    *("fromkeys", "getattr", "int", "join", "list", "listed", "map", "max", "min", "next", "one_line", "repr"),
-    *("set", "sorted", "str", "tuple"),
+    *("fromkeys", "getattr", "int", "join", "list", "listed", "listed_fields", "map", "max", "min", "next", "one_line"),
+    *("repr", "set", "sorted", "str", "tuple"),
 )
 """Functions whose result is called as their last argument is."""
 

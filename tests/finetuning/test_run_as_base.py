@@ -113,6 +113,8 @@ def test_an_image_that_the_base_was_tuned_on_is_a_training_image_whatever_the_da
     assert again.summary["warnings"] == [
         f"the base {tuned.folder} was trained on 18 images that the dataset names test: they are training images"
     ]
+    # The other test images are the 9 of the base, and the 9 that it was validated on, which the dataset names test.
+    assert again.summary["notes"] == [f"27 images have the split that they have in {tuned.folder}, the base"]
 
 
 def test_a_run_on_a_tuned_base_knows_what_the_base_was_tuned_on(tuned, split_photos, tmp_path):

@@ -28,7 +28,7 @@ def content_without_rows(
     splits: np.ndarray,
     skipped: Sequence[tuple[int, str]],
 ) -> SetContent:
-    """Return the content of a set that says all about its images except where their features are.
+    """Return the content of a set, with everything about its images except where their features are.
 
     Args:
         splitting: the dataset and the options.
@@ -95,7 +95,7 @@ def describe_images(content: SetContent, splitting: Splitting, indices: Sequence
         "classes": list(content.class_names),
         "splits": describe_splits(content),
         "splitting": content.about["splits"],
-        "notes": [*dataset.notes, *splitting.notes(content.digests)],
+        "notes": [*dataset.notes, *splitting.notes(indices, content.digests)],
         "warnings": [
             *dataset.warnings,
             *splitting.warnings(indices, content.digests),

@@ -56,16 +56,19 @@ class Splitting:
 
     def _given(self, indices: Sequence[int], digests: np.ndarray) -> list[str | None]:
         """Return the split that each image is given, by the dataset or by the run that the base comes from."""
-        named = [self.dataset.splits[index] for index in indices]
+        named = self._named(indices)
         return named if self.base is None else self.base.given(digests, named)
 
-    def notes(self, digests: np.ndarray) -> list[str]:
-        """Return what a user should know of the splits of some images, one line each."""
-        return [] if self.base is None else self.base.notes(digests)
+    def _named(self, indices: Sequence[int]) -> list[str | None]:
+        return [self.dataset.splits[index] for index in indices]
+
+    def notes(self, indices: Sequence[int], digests: np.ndarray) -> list[str]:
+        """Return notes on the splits of some images, one line each."""
+        return [] if self.base is None else self.base.notes(digests, self._named(indices))
 
     def warnings(self, indices: Sequence[int], digests: np.ndarray) -> list[str]:
         """Return what is wrong with the splits that the dataset names, one line each."""
-        return [] if self.base is None else self.base.warnings(digests, [self.dataset.splits[i] for i in indices])
+        return [] if self.base is None else self.base.warnings(digests, self._named(indices))
 
     def groups_of(self, indices: Sequence[int]) -> np.ndarray | None:
         """Return the groups of some images, (k,) int64; None without groups."""

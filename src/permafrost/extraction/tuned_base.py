@@ -49,13 +49,15 @@ class TunedBase:
             for used, split in zip(self.images.splits_of(digests).tolist(), named, strict=True)
         ]
 
-    def notes(self, digests: np.ndarray) -> list[str]:
-        """Return what a user should know of images, one line each."""
-        known = int((self.images.splits_of(digests) != UNKNOWN).sum())
-        return [f"{known:,} images have the split that they have in {self.folder}, the base"] if known else []
+    def notes(self, digests: np.ndarray, named: Sequence[str | None]) -> list[str]:
+        """Return notes on the splits of images, one line each; `digests` and `named` are as for `given`."""
+        given = [UNKNOWN if split is None else SPLITS.index(split) for split in self.given(digests, named)]
+        used = self.images.splits_of(digests)
+        same = int(((used != UNKNOWN) & (used == given)).sum())
+        return [f"{same:,} images have the split that they have in {self.folder}, the base"] if same else []
 
     def warnings(self, digests: np.ndarray, named: Sequence[str | None]) -> list[str]:
-        """Return what is wrong with the splits that the dataset names, one line each."""
+        """Return what is wrong with the splits of images; `digests` and `named` are as for `given`."""
         used = self.images.splits_of(digests)
         behind = [f"what the base was trained on is not fully known: {self.missing}"] if self.missing else []
         return behind + [

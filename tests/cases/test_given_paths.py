@@ -54,12 +54,12 @@ def test_an_empty_path_is_not_the_current_folder(read, photos, monkeypatch):
 
 
 @pytest.mark.parametrize("data", [None, 5, ["a.png", "b.png"], {"path": "a"}])
-def test_a_dataset_that_is_no_path_is_told_so(data):
+def test_a_dataset_that_is_not_a_path_is_refused(data):
     with pytest.raises(OptionError, match=f"not the path of a dataset; found {type(data).__name__}$"):
         read_dataset(data)
 
 
 @pytest.mark.parametrize("image", [None, 5, Image.new("RGB", (4, 4))])
-def test_what_is_no_image_is_told_so(image):
+def test_what_is_not_an_image_is_refused(image):
     with pytest.raises(OptionError, match="not an image; expected paths, or arrays"):
         find_images(image)

@@ -1,4 +1,4 @@
-"""A model that no run wrote is looked at: its answers are probabilities of classes, or one line says why not."""
+"""A model that no run wrote gives probabilities of classes, or one line says why not."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def softmax_of_one_unit():
 
 
 @refused("from Add for an image")
-def numbers_that_are_no_distribution():
+def numbers_that_are_not_a_distribution():
     images = keras.Input((SIDE, SIDE, 3))
     return keras.Model(images, over(images, 3, "relu") + 1.0)
 
@@ -356,6 +356,6 @@ def test_a_saved_model_of_tensorflow_is_named_as_such(fruit, tmp_path):
 
 
 @pytest.mark.parametrize("model", [None, 7, {"a": 1}])
-def test_what_is_no_model_at_all_is_refused(model, fruit):
+def test_what_is_not_a_model_is_refused(model, fruit):
     with pytest.raises(PermafrostError, match="not a model; expected a run, a Keras model, or a path"):
         predict(model, [fruit])

@@ -131,7 +131,7 @@ def test_a_value_of_another_kind_is_refused_in_one_line(features, tmp_path, head
 
 
 @pytest.mark.parametrize("place", [None, 7, b"set.h5", "a\0b", [7], {"a": 1}], ids=repr)
-def test_what_is_no_path_is_refused_in_one_line(run, place, split_photos, tmp_path):
+def test_what_is_not_a_path_is_refused_in_one_line(run, place, split_photos, tmp_path):
     assert "feature set" in refused_line(pf.fit_head, place)
     assert refused_line(pf.finetune, place)
     assert "a dataset" in refused_line(pf.extract, place, out=tmp_path / "set.h5")
@@ -152,7 +152,7 @@ def test_a_layer_is_a_name_or_an_index(run, split_photos, tiny_base, tmp_path, l
 
 
 @pytest.mark.parametrize("images", [7, None, [7], [None]], ids=repr)
-def test_what_is_no_image_is_refused_in_one_line(run, images):
+def test_what_is_not_an_image_is_refused_in_one_line(run, images):
     assert "not an image; expected paths, or arrays (h, w, 3)" in refused_line(pf.predict, run, images)
 
 

@@ -278,7 +278,7 @@ def test_a_model_without_a_record_is_scored_on_training_images_only_with_a_warni
     found = evaluate(bare, tmp_path / "data")
 
     assert (found["split"], found["n"]) == ("all", 27)
-    assert found["warnings"] == ["the dataset names 18 of the 27 images that are scored train"]
+    assert found["warnings"] == ["18 of the 27 images that are scored are training images of the dataset"]
     assert evaluate(bare, tmp_path / "data", split="validation")["warnings"] == []
 
 

@@ -50,7 +50,10 @@ class ImageUses:
 
     @property
     def default_split(self) -> str:
-        """The test images if the run knows any image, or if only the dataset can say which they are; else all."""
+        """The split that is scored if none is given.
+
+        `test` if the run knows any image, or if there is no record and the dataset names test images; else `ALL`.
+        """
         if self.used is None:
             return "test" if (self.given == TEST).any() else ALL
         return "test" if self.known.any() else ALL
@@ -70,7 +73,7 @@ class ImageUses:
         return 0 if split == ALL else int((self.splits == UNKNOWN).sum())
 
     def notes(self, split: str) -> list[str]:
-        """Return what a user should know who asked for the metrics of a split, one line each."""
+        """Return notes on the metrics of a split, one line each."""
         if self.used is None:
             lines = ["there is no record of what this model was trained on"]
         else:
@@ -85,7 +88,7 @@ class ImageUses:
         return lines
 
     def warnings(self, split: str, scored: np.ndarray) -> list[str]:
-        """Return what is wrong with the metrics of a split, one line each.
+        """Return warnings about the metrics of a split, one line each.
 
         Args:
             split: the split.
@@ -96,7 +99,7 @@ class ImageUses:
         if split == ALL and trained:
             lines.append(f"the model was trained on {trained:,} of the {len(scored):,} images that are scored")
         if split == ALL and self.used is None and named:
-            lines.append(f"the dataset names {named:,} of the {len(scored):,} images that are scored train")
+            lines.append(f"{named:,} of the {len(scored):,} images that are scored are training images of the dataset")
         return lines
 
     def nothing_to_score(self, root: str, split: str) -> DatasetError:
@@ -115,7 +118,7 @@ class ImageUses:
         )
 
     def _differences(self, split: str) -> Iterator[tuple[int, str]]:
-        """Yield a line for images of which the run and the dataset differ, and one says `split`; with the run's use."""
+        """Yield the run's split and a line for each way in which run and dataset differ on images of `split`."""
         if self.used is None or split == ALL:
             return
         wanted = SPLITS.index(split)

@@ -1,7 +1,7 @@
 """How images go into a Keras model, and how probabilities come out of it.
 
 A model that no run wrote may take images in other forms than RGB, and may return other numbers than probabilities. Its
-graph tells which; what the graph does not tell is checked on the numbers that the model returns.
+graph says which; what the graph does not say is checked on the numbers that the model returns.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ _BOM: Final = "\ufeff"
 def labels_bytes(names: Sequence[str]) -> bytes:
     """Return the content of the file that `read_labels` reads.
 
-    A name is written as it is, bytes that are not UTF-8 too (surrogates, PEP 383). A name that would then be read as
-    another one, such as one with a line break, is written as a JSON string.
+    A name is written as it is, even if it has bytes that are not UTF-8 (surrogates, PEP 383). A name that would then
+    be read as another one, such as one with a line break, is written as a JSON string.
     """
     return b"".join(_line(name) + b"\n" for name in names)
 

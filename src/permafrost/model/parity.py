@@ -42,7 +42,7 @@ FLOAT16_PRECISION: Final = 2.0**-11
 """The largest relative difference between a feature and its value as a float16."""
 
 OFFSET: Final = 0.25
-"""The distance of pixels from whole levels in the check: a model that does not round them has other features."""
+"""The distance of pixels from whole levels in the check: a model that does not round them computes other features."""
 
 Features = np.ndarray | tuple[np.ndarray, ...]
 """The features (k, *shape) of k images: one tensor, or several at a branching cut."""

@@ -26,7 +26,7 @@ def predict(
     Args:
         model: a run, its folder, a `.keras` file, or a Keras model.
         images: paths of image files, or of folders with image files; or arrays (h, w, 3), 0 to 255, or of another
-            range that all of them together make clear, or that of the arrays that the run was trained on
+            range: the one that all of them together make clear, or that of the arrays that the run was trained on
             (`images.arrays.ranges`). A single path or image need not be in a list.
             Hidden files in folders, and files that are not images, are skipped.
         top: the number of classes to return per image, the most probable first.

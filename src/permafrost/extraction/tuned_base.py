@@ -14,6 +14,7 @@ import numpy as np
 from permafrost.errors import BaseError, RunError
 from permafrost.images.splits import SPLITS, TRAIN
 from permafrost.store.run_images import IMAGES_FILE, UNKNOWN, RunImages, read_run_images
+from permafrost.trunk.run_base import RUN_FILE, run_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,7 @@ class TunedBase:
     def warnings(self, digests: np.ndarray, named: Sequence[str | None]) -> list[str]:
         """Return what is wrong with the splits of images; `digests` and `named` are as for `given`."""
         used = self.images.splits_of(digests)
-        behind = [f"what the base was trained on is not fully known: {self.missing}"] if self.missing else []
-        return behind + [
+        return missing_warnings(self.missing) + [
             f"the base {self.folder} was trained on {count:,} images that the dataset names {split}: "
             "they are training images"
             for split in SPLITS[1:]
@@ -77,8 +77,6 @@ def tuned_base(base: str | None) -> TunedBase | None:
     """
     if base is None:
         return None
-    from permafrost.trunk.run_base import RUN_FILE, run_folder
-
     folder = run_folder(base)
     if folder is None:
         return None
@@ -94,6 +92,11 @@ def tuned_base(base: str | None) -> TunedBase | None:
         raise BaseError(f"{folder} does not say which images it was trained on", do="fit again")
     images = read_run_images(folder / IMAGES_FILE, checksum=str(checksum))
     return TunedBase(os.path.abspath(folder), images, missing)
+
+
+def missing_warnings(missing: str | None) -> list[str]:
+    """Return a warning if images are missing in the record of what a base was trained on; `missing` is the reason."""
+    return [f"what the base was trained on is not fully known: {missing}"] if missing else []
 
 
 def with_images_behind(images: RunImages, about: Mapping[str, Any]) -> tuple[RunImages, str | None]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from permafrost.errors import HeadError, OptionError
 from permafrost.extraction.extracted import trunk_of
-from permafrost.extraction.tuned_base import with_images_behind
+from permafrost.extraction.tuned_base import missing_warnings, with_images_behind
 from permafrost.heads.data import COPIES, Features, FitData, left_out_notes, load_fit_data, open_sets, set_name
 from permafrost.heads.evaluation import EvaluatedHead, evaluate_head
 from permafrost.heads.head import FittedHead, Head
@@ -273,7 +273,7 @@ def _run_content(
             "parity": dataclasses.asdict(parity),
             "notes": left_out_notes(features, result.data.rows),
             "warnings": [
-                *([f"what the base was trained on is not fully known: {missing}"] if missing else []),
+                *missing_warnings(missing),
                 *variation_warnings(result.data.training.x),
                 *parity.warnings,
             ],

@@ -117,6 +117,17 @@ def test_an_image_that_the_base_was_tuned_on_is_a_training_image_whatever_the_da
     assert again.summary["notes"] == [f"27 images have the split that they have in {tuned.folder}, the base"]
 
 
+@pytest.mark.parametrize("form", ["folder", "model file"])
+def test_a_tuned_base_below_the_home_is_known_as_such(tuned, split_photos, tmp_path, monkeypatch, form):
+    monkeypatch.setenv("HOME", str(tuned.folder.parent))
+    base = f"~/{tuned.folder.name}" + ("/model.keras" if form == "model file" else "")
+
+    features = pf.extract(split_photos, base=base, pool="avg", out=tmp_path / "f" / "set.h5", progress=False)
+
+    assert features.about["base_run"]["folder"] == str(tuned.folder)
+    assert features.summary["notes"] == [f"36 images have the split that they have in {tuned.folder}, the base"]
+
+
 def test_a_run_on_a_tuned_base_knows_what_the_base_was_tuned_on(tuned, split_photos, tmp_path):
     new = write_photos(tmp_path / "new", per_class=8, first=900)
     features = pf.extract(new, base=str(tuned.folder), pool="avg", out=tmp_path / "f" / "set.h5", progress=False)

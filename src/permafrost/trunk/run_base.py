@@ -20,8 +20,11 @@ RUN_FILE: Final = "run.json"
 
 
 def run_folder(base: str) -> Path | None:
-    """Return the folder of the run that `base` names, by its folder or its model file; None if it names no run."""
-    path = Path(base)
+    """Return the folder of the run that `base` names, by its folder or its model file; None if it names no run.
+
+    A `~` at the start of `base` is the home.
+    """
+    path = Path(os.path.expanduser(base))
     folder = path.parent if path.name == MODEL_FILE else path
     return folder if (folder / MODEL_FILE).is_file() and (folder / RUN_FILE).is_file() else None
 

@@ -1,9 +1,10 @@
-"""Paths that people give: in the home folder, empty ones, and what is no path at all."""
+"""Paths that people give: in the home folder, empty ones, and values that are not paths."""
 
 from __future__ import annotations
 
 import shutil
 
+import keras
 import pytest
 from PIL import Image
 
@@ -11,6 +12,7 @@ from permafrost import cli
 from permafrost.errors import OptionError
 from permafrost.images.dataset import read_dataset
 from permafrost.images.folders.found import find_images
+from permafrost.model.inference import open_model
 from permafrost.model.run import open_run
 from permafrost.store.feature_set import open_features
 
@@ -25,6 +27,13 @@ def home(photos, tmp_path, monkeypatch):
 def test_the_home_folder_is_known_where_no_shell_has_put_it_in(home):
     assert read_dataset("~/pictures").root == str(home / "pictures")
     assert str(find_images("~/pictures").images[0][0]).startswith(str(home))
+
+
+def test_a_model_in_the_home_folder_is_opened(home):
+    images = keras.Input((8, 8, 3))
+    keras.Model(images, keras.layers.Softmax()(keras.layers.GlobalAveragePooling2D()(images))).save(home / "m.keras")
+
+    assert open_model("~/m.keras").name == str(home / "m.keras")
 
 
 def test_the_home_folder_is_known_after_an_equals_sign_too(home, tiny_base, monkeypatch):
@@ -44,7 +53,7 @@ def test_a_folder_that_is_called_like_the_home_folder_is_given_with_its_own_fold
 
 
 @pytest.mark.parametrize(
-    "read", [read_dataset, find_images, lambda path: find_images(["a.png", path]), open_run, open_features]
+    "read", [read_dataset, find_images, lambda path: find_images(["a.png", path]), open_run, open_model, open_features]
 )
 def test_an_empty_path_is_not_the_current_folder(read, photos, monkeypatch):
     monkeypatch.chdir(photos)

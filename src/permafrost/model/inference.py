@@ -28,6 +28,7 @@ from permafrost.model.assembly import is_assembled
 from permafrost.model.interface import Interface, inspect
 from permafrost.model.labels import LABELS_FILE, read_labels
 from permafrost.model.run import Run, file_digest, open_run
+from permafrost.options import as_path
 from permafrost.threads import in_order
 from permafrost.trunk.bases import as_graph, load_model_file
 
@@ -101,6 +102,7 @@ def open_model(model: ModelLike) -> OpenModel:
 
     Raises:
         BaseError: the model cannot be opened, or has no graph of layers.
+        OptionError: `model` is an empty path.
         RunError: `model` is neither a run nor a model, or the model does not classify images.
     """
     if isinstance(model, OpenModel):
@@ -111,7 +113,7 @@ def open_model(model: ModelLike) -> OpenModel:
         return _open(as_graph(model, "the model"), "a model in memory")
     if not isinstance(model, str | os.PathLike):
         raise RunError("not a model", expected="a run, a Keras model, or a path", found=type(model).__name__)
-    path = Path(model)
+    path = as_path(model, "a run or a model")
     if path.is_dir() and not (path / SAVED_MODEL).is_file():
         return _open_run(open_run(path), os.fspath(model))
     if not path.is_file() or path.suffix != ".keras":

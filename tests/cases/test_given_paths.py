@@ -15,6 +15,8 @@ from permafrost.images.folders.found import find_images
 from permafrost.model.inference import open_model
 from permafrost.model.run import open_run
 from permafrost.store.feature_set import open_features
+from permafrost.store.pruning import prune
+from permafrost.store.verification import verify
 
 
 @pytest.fixture
@@ -53,7 +55,11 @@ def test_a_folder_that_is_called_like_the_home_folder_is_given_with_its_own_fold
 
 
 @pytest.mark.parametrize(
-    "read", [read_dataset, find_images, lambda path: find_images(["a.png", path]), open_run, open_model, open_features]
+    "read",
+    [
+        *(read_dataset, find_images, lambda path: find_images(["a.png", path]), open_run, open_model, open_features),
+        *(verify, lambda path: prune(path, confirm=lambda _: True)),
+    ],
 )
 def test_an_empty_path_is_not_the_current_folder(read, photos, monkeypatch):
     monkeypatch.chdir(photos)

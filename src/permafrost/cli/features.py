@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from permafrost.cli import COMMANDS
 from permafrost.cli.command import command, show
 from permafrost.cli.text import class_lines, duplicate_lines, split_lines
 from permafrost.errors import SetError, StoreError
+from permafrost.options import as_path
 from permafrost.units import size
 
 
@@ -31,10 +31,11 @@ def list_sets(*, folder: str, as_json: bool) -> None:
     from permafrost.store.feature_set import open_features
     from permafrost.store.verification import set_files, stores_of_other_versions
 
-    if not Path(folder).is_dir():
+    place = as_path(folder, "a folder of feature sets")
+    if not place.is_dir():
         raise SetError(f"no such folder: {folder}", do="make a feature set with extract")
     entries: list[dict[str, Any]] = []
-    for path in set_files(Path(folder)):  # A damaged one is listed with its error.
+    for path in set_files(place):  # A damaged one is listed with its error.
         try:
             opened = open_features(path)
             entry = {"data": opened.root, "images": len(opened), "shape": list(opened.shape), "key": opened.spec.key}
@@ -43,7 +44,7 @@ def list_sets(*, folder: str, as_json: bool) -> None:
             entries.append({"set": str(path), **entry})
         except StoreError as error:
             entries.append({"set": str(path), "error": str(error)})
-    entries += [{"store": str(path), "error": str(error)} for path, error in stores_of_other_versions(folder)]
+    entries += [{"store": str(path), "error": str(error)} for path, error in stores_of_other_versions(place)]
     lines = [_line(entry) for entry in entries] or [f"no feature sets in {folder}"]
     show(entries, lines, as_json=as_json)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from permafrost.errors import SetError, StoreError, VersionError
+from permafrost.options import as_path
 from permafrost.store.hdf5 import plain_dataset
 from permafrost.store.row_reader import relocate
 from permafrost.store.set_content import Part, parts
@@ -84,10 +85,11 @@ def prune(folder: str | os.PathLike[str], *, confirm: Callable[[Pruning], bool])
         What could be removed, and whether it was.
 
     Raises:
+        OptionError: `folder` is not a path, or is empty.
         SetError: the folder does not exist, or has a damaged set, which may use anything.
         StoreError: the store of a set is damaged, or something cannot be removed.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "a folder of feature sets")
     if not folder.is_dir():
         raise SetError(f"no such folder: {folder}", expected="the folder of the feature sets")
     with contextlib.ExitStack() as stack:

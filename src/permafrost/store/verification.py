@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from permafrost.errors import SetError, ShardError, StoreError, VersionError
+from permafrost.options import as_path
 from permafrost.store.feature_set import STORE_FOLDER, open_features
 from permafrost.store.row_index import RowIndex
 from permafrost.store.row_reader import relocate
@@ -72,10 +73,11 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         path: a folder of sets and their stores, one set, or one store.
 
     Raises:
+        OptionError: `path` is not a path, or is empty.
         SetError: `path` is not one of these, or the set is damaged.
         VersionError: the set is of another format version.
     """
-    sets, folders = _contents(Path(path))
+    sets, folders = _contents(as_path(path, "a feature set, a store or a folder of them"))
     findings: list[Finding] = []
     shards = rows = size = 0
     for folder in folders:

@@ -122,16 +122,6 @@ def check(record: Any) -> None:
             raise OptionError(f"{name} is out of range", expected=description.range, found=value)
 
 
-_KINDS: Final[dict[Any, tuple[str, str, Callable[[Any], Any]]]] = {
-    bool: ("True or False", "True or False", lambda value: _as(bool, value)),
-    int: ("a whole number", "whole numbers", lambda value: _whole(value)),
-    float: ("a number", "numbers", lambda value: _number(value)),
-    str: ("text", "names", lambda value: _text(value)),
-    os.PathLike: ("a path", "paths", lambda value: _as(os.PathLike, value)),
-}
-"""What a type is called, alone and in a sequence, and a function that converts a value or raises TypeError."""
-
-
 def checked(name: str, value: Any, annotation: Any) -> Any:
     """Return a value as its annotation has it; values of annotations that are not in `_KINDS` are checked elsewhere.
 
@@ -187,6 +177,16 @@ def _whole(value: Any) -> int:
     if not _number(value).is_integer():
         raise TypeError
     return int(value)
+
+
+_KINDS: Final[dict[Any, tuple[str, str, Callable[[Any], Any]]]] = {
+    bool: ("True or False", "True or False", lambda value: _as(bool, value)),
+    int: ("a whole number", "whole numbers", _whole),
+    float: ("a number", "numbers", _number),
+    str: ("text", "names", _text),
+    os.PathLike: ("a path", "paths", lambda value: _as(os.PathLike, value)),
+}
+"""What a type is called, alone and in a sequence, and a function that converts a value or raises TypeError."""
 
 
 def as_path(value: Any, what: str) -> Path:

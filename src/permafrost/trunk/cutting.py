@@ -121,7 +121,7 @@ def find_layer(model: keras.Model, cut: str | int | None) -> str:
         return str(names[index])
     if cut not in names:
         for member in model.layers:
-            if hasattr(member, "layers") and any(leaf.name == cut for leaf in leaves(member)):
+            if any(leaf.name == cut for leaf in leaves(member)):
                 raise _nested(f"layer {cut} is within the nested model {member.name}")
         raise CutError(f"{model.name} has no layer {cut}", do=f"try {nearest(str(cut), names)}")
     return str(cut)

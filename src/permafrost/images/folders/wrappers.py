@@ -71,7 +71,7 @@ def unwrapped(folder: Folder) -> Unwrapped:
 def _fitting(found: Unwrapped, names: set[str]) -> Unwrapped:
     """Look through lone folders down to the one with the most class folders that have one of `names`.
 
-    Where there are none, only folders whose names cannot be those of classes are looked through.
+    If no class folder has one, only folders whose names cannot be those of classes are looked through.
     """
     depths = range(found.depth + 1)
     parts = [Unwrapped(folder=found.folder, wrappers=found.wrappers[:depth]) for depth in depths]
